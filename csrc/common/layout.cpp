@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <algorithm>
+#include <numeric>
+
+#include "common/error.h"
+#include "common/lstm.h"
+
+namespace lstm_fused {
+namespace {
+
+void fill_offsets(SequenceLayout& layout) {
+  layout.step_offset.assign(layout.active.size() + 1, 0);
+  std::partial_sum(layout.active.begin(), layout.active.end(), layout.step_offset.begin() + 1);
+}
+
+}  // namespace
+
+SequenceLayout dense_layout(int64_t steps, int64_t batch) {
+  SequenceLayout layout;
+  layout.active.assign(steps, batch);
+  fill_offsets(layout);
+  return layout;
+}
+
+SequenceLayout padded_layout(int64_t steps, const std::vector<int64_t>& lengths) {
+  const int64_t batch = static_cast<int64_t>(lengths.size());
+  SequenceLayout layout;
+  layout.active.assign(steps, 0);
+  for (int64_t n = 0; n < batch; ++n) {
+    LSTM_CHECK(lengths[n] >= 0 && lengths[n] <= steps, "lengths must be between 0 and T = ", steps,
+               ", got ", lengths[n], " for row ", n);
+    if (lengths[n] > 0) ++layout.active[lengths[n] - 1];
+  }
+  // Rows that end at t or later take part in step t.
+  for (int64_t t = steps - 2; t >= 0; --t) layout.active[t] += layout.active[t + 1];
+  fill_offsets(layout);
+
+  // NOTE: a stable sort keeps equal rows in batch order, so that dense batches need no map.
+  layout.row_of.resize(batch);
+  std::iota(layout.row_of.begin(), layout.row_of.end(), int64_t{0});
+  if (std::is_sorted(lengths.begin(), lengths.end(), std::greater<>())) {
+    layout.row_of.clear();
+  } else {
+    std::stable_sort(layout.row_of.begin(), layout.row_of.end(),
+                     [&](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
+  }
+  return layout;
+}
+
+SequenceLayout packed_layout(const std::vector<int64_t>& batch_sizes) {
+  SequenceLayout layout;
+  layout.active = batch_sizes;
+  layout.packed = true;
+  for (size_t t = 0; t < batch_sizes.size(); ++t) {
+    LSTM_CHECK(batch_sizes[t] > 0 && (t == 0 || batch_sizes[t] <= batch_sizes[t - 1]),
+               "batch_sizes must be positive and never increase, got ", batch_sizes[t],
+               " at step ", t);
+  }
+  fill_offsets(layout);
+  return layout;
+}
+
+}  // namespace lstm_fused

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The LSTM cell, written once, for scalars and for SIMD vectors, host and device.
+//
+// With pre-activations a_i, a_f, a_g, a_o (gate order i, f, g, o, as in PyTorch):
+//   i = σ(a_i)   f = σ(a_f)   g = tanh(a_g)   o = σ(a_o)
+//   c = f·c_prev + i·g        h = o·tanh(c)
+// Hochreiter & Schmidhuber 1997; forget gate: Gers, Schmidhuber & Cummins 2000.
+//
+// `Math` supplies sigmoid(V) and tanh(V) for the value type V.
+#pragma once
+
+#if defined(__CUDACC__)
+#define LSTM_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define LSTM_HOST_DEVICE inline __attribute__((always_inline))
+#endif
+
+namespace lstm_fused {
+
+// Activated gates, or gradients with respect to their pre-activations.
+template <typename V>
+struct Gates {
+  V i, f, g, o;
+};
+
+template <typename V>
+struct CellOutput {
+  V h, c;
+};
+
+template <typename Math, typename V>
+LSTM_HOST_DEVICE Gates<V> activate_gates(V a_i, V a_f, V a_g, V a_o) {
+  return {Math::sigmoid(a_i), Math::sigmoid(a_f), Math::tanh(a_g), Math::sigmoid(a_o)};
+}
+
+template <typename Math, typename V>
+LSTM_HOST_DEVICE CellOutput<V> lstm_cell_forward(const Gates<V>& gates, V c_prev) {
+  const V c = gates.f * c_prev + gates.i * gates.g;
+  return {gates.o * Math::tanh(c), c};
+}
+
+template <typename V>
+struct CellGradient {
+  Gates<V> gates;  // with respect to the pre-activations
+  V c_prev;
+};
+
+// dh: whole gradient of h. dc: gradient of c that arrives from the next step and from outside.
+template <typename Math, typename V>
+LSTM_HOST_DEVICE CellGradient<V> lstm_cell_backward(const Gates<V>& gates, V c, V c_prev, V dh,
+                                                    V dc) {
+  const V tanh_c = Math::tanh(c);
+  const V dc_total = dc + dh * gates.o * (1 - tanh_c * tanh_c);
+  CellGradient<V> grad;
+  grad.gates.i = dc_total * gates.g * gates.i * (1 - gates.i);
+  grad.gates.f = dc_total * c_prev * gates.f * (1 - gates.f);
+  grad.gates.g = dc_total * gates.i * (1 - gates.g * gates.g);
+  grad.gates.o = dh * tanh_c * gates.o * (1 - gates.o);
+  grad.c_prev = dc_total * gates.f;
+  return grad;
+}
+
+}  // namespace lstm_fused

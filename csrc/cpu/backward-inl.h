@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// backward_step: the gradient of h in registers, the cell's backward in its epilogue.
+
+template <bool kFull, typename S, typename E>
+LSTM_INLINE void finish_gradients(const BackwardStep& step, Vec<AccumulatorOf<E>> dh, int64_t row,
+                                  int64_t unit, int count) {
+  using A = AccumulatorOf<E>;
+  using V = Vec<A>;
+  const int64_t hidden = step.hidden_size;
+
+  // Complete the gradients of h and c that arrive at this step.
+  for (const Rows& addend : step.addends) {
+    if (addend.base) dh += load_lanes<kFull, V>(row_pointer<S>(addend, row) + unit, count);
+  }
+  A* dc_row = static_cast<A*>(step.dc) + row * hidden + unit;
+  V dc = load_lanes<kFull, V>(dc_row, count);
+  if (step.grad_cell_states.base) {
+    dc += load_lanes<kFull, V>(row_pointer<S>(step.grad_cell_states, row) + unit, count);
+  }
+
+  // Step back through the cell.
+  const S* gate_row = row_pointer<S>(step.gates, row) + unit;
+  const Gates<V> gates = {load_lanes<kFull, V>(gate_row + kInputGate * hidden, count),
+                          load_lanes<kFull, V>(gate_row + kForgetGate * hidden, count),
+                          load_lanes<kFull, V>(gate_row + kCellGate * hidden, count),
+                          load_lanes<kFull, V>(gate_row + kOutputGate * hidden, count)};
+  const bool reset = is_reset(step.reset, row);
+  const V c = load_lanes<kFull, V>(row_pointer<A>(step.cells, row) + unit, count);
+  const V c_prev =
+      reset ? V{} : load_lanes<kFull, V>(row_pointer<A>(step.c_prev, row) + unit, count);
+  const CellGradient<V> grad = lstm_cell_backward<VectorMath>(gates, c, c_prev, dh, dc);
+
+  // A reset cuts the gradient between this step and the one before it.
+  store_lanes<kFull>(dc_row, reset ? V{} : grad.c_prev, count);
+  S* grad_row = row_pointer<S>(step.grad_gates, row) + unit;
+  E* operand_row = row_pointer<E>(step.operand_out, row) + unit;
+  const V all[kGates] = {grad.gates.i, grad.gates.f, grad.gates.g, grad.gates.o};
+#pragma GCC unroll 4
+  for (int g = 0; g < kGates; ++g) {
+    store_lanes<kFull>(grad_row + g * hidden, all[g], count);
+    store_lanes<kFull>(operand_row + g * hidden, reset ? V{} : all[g], count);
+  }
+}
+
+template <typename S, typename E>
+struct BackwardTile {
+  const BackwardStep& step;
+
+  template <int kRows, int kPanels>
+  inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
+    using A = AccumulatorOf<E>;
+    constexpr int64_t width = kWidth<A>;
+    constexpr int kSlots = kPanels * kPanelSlots;
+    Vec<A> acc[kRows][kSlots] = {};
+    multiply<E, kRows, kPanels>(acc, step.product, row, panel);
+
+    // NOTE: a copy in memory, so that the loop below can index it and `acc` stays in registers.
+    Vec<A> dh[kRows][kSlots];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int s = 0; s < kSlots; ++s) dh[r][s] = acc[r][s];
+    }
+#pragma GCC unroll 1
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 1
+      for (int s = 0; s < kSlots; ++s) {
+        const int64_t unit = (panel * kPanelSlots + s) * width;
+        const int64_t left = step.hidden_size - unit;
+        if (left >= width) {
+          finish_gradients<true, S, E>(step, dh[r][s], row + r, unit, width);
+        } else if (left > 0) {
+          finish_gradients<false, S, E>(step, dh[r][s], row + r, unit, static_cast<int>(left));
+        }
+      }
+    }
+  }
+};
+
+template <typename S, typename E>
+void backward_step(const BackwardStep& step) {
+  for_each_tile(step.rows, step.panel_begin, step.panel_end, BackwardTile<S, E>{step});
+}

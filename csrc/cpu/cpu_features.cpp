@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "cpu/cpu_features.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+
+#include "common/error.h"
+
+namespace lstm_fused::cpu {
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx512Bf16:
+      return "avx512_bf16";
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kAvx2:
+      return "avx2";
+    default:
+      return "baseline";
+  }
+}
+
+std::vector<Isa> available_isas() {
+  std::vector<Isa> isas = {Isa::kBaseline};
+#if defined(LSTM_X86)
+  // NOTE: the compiler's builtin also asks whether the system saves the wide registers.
+  __builtin_cpu_init();
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
+      !__builtin_cpu_supports("f16c")) {
+    return isas;
+  }
+  isas.push_back(Isa::kAvx2);
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+      !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq")) {
+    return isas;
+  }
+  isas.push_back(Isa::kAvx512);
+  if (__builtin_cpu_supports("avx512bf16")) isas.push_back(Isa::kAvx512Bf16);
+#endif
+  return isas;
+}
+
+Isa best_isa() {
+  static const std::vector<Isa> available = available_isas();
+  const char* limit = std::getenv("LSTM_FUSED_MAX_ISA");
+  if (!limit || !*limit) return available.back();
+  for (Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
+    if (std::string(limit) == isa_name(isa)) return isa < available.back() ? isa : available.back();
+  }
+  fail("LSTM_FUSED_MAX_ISA must be baseline, avx2, avx512 or avx512_bf16, got ", limit);
+}
+
+CpuFacts cpu_facts(int threads) {
+  static const int64_t l2_bytes = [] {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    const int64_t bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    if (bytes > 0) return bytes;
+#endif
+    return CpuFacts().l2_bytes;
+  }();
+  return {best_isa(), threads, l2_bytes};
+}
+
+const KernelTable& kernel_table(Isa isa, DType dtype) {
+  switch (isa) {
+#if defined(LSTM_X86)
+    case Isa::kAvx512Bf16:
+      return avx512_bf16::kernels(dtype);
+    case Isa::kAvx512:
+      return avx512::kernels(dtype);
+    case Isa::kAvx2:
+      return avx2::kernels(dtype);
+#endif
+    default:
+      return baseline::kernels(dtype);
+  }
+}
+
+}  // namespace lstm_fused::cpu

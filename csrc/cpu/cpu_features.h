@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What the processor can do, and what the user allows.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cpu/kernels.h"
+
+namespace lstm_fused::cpu {
+
+struct CpuFacts {
+  Isa isa = Isa::kBaseline;  // the best that may be used
+  int threads = 1;
+  int64_t l2_bytes = 1 << 20;  // a core's own cache
+};
+
+// "baseline", "avx2", "avx512", "avx512_bf16".
+const char* isa_name(Isa isa);
+
+// Instruction sets that this build holds and this processor runs, in rising order.
+std::vector<Isa> available_isas();
+
+// The best available one, or the best up to the name in LSTM_FUSED_MAX_ISA. Throws Error when the
+// variable names none. Reads the environment on every call: tests switch within a process.
+Isa best_isa();
+
+CpuFacts cpu_facts(int threads);
+
+const KernelTable& kernel_table(Isa isa, DType dtype);
+
+}  // namespace lstm_fused::cpu

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// forward_step and dot_step: pre-activations in registers, the cell in their epilogue.
+
+// Finishes one row and one panel: W units from their four pre-activations.
+template <bool kFull, typename S, typename E>
+LSTM_INLINE void finish_units(const ForwardStep& step, const Vec<AccumulatorOf<E>>* pre,
+                              int64_t row, int64_t unit, int count) {
+  using A = AccumulatorOf<E>;
+  using V = Vec<A>;
+  A* c_row = static_cast<A*>(step.c) + row * step.hidden_size + unit;
+
+  // Activate and step the cell.
+  const Gates<V> gates =
+      activate_gates<VectorMath>(pre[kInputGate], pre[kForgetGate], pre[kCellGate], pre[kOutputGate]);
+  const CellOutput<V> out =
+      lstm_cell_forward<VectorMath>(gates, load_lanes<kFull, V>(c_row, count));
+
+  // Hand the state to the next step.
+  const bool reset = is_reset(step.next_reset, row);
+  store_lanes<kFull>(c_row, reset ? V{} : out.c, count);
+  // NOTE: h goes through the storage type, so that the state is what y shows.
+  const bool clear_h = reset && step.h_is_state;
+  S* y_row = step.y.base ? row_pointer<S>(step.y, row) + unit : nullptr;
+  E* h_row = row_pointer<E>(step.h, row) + unit;
+  if constexpr (std::is_same_v<S, E>) {
+    store_lanes<kFull>(h_row, clear_h ? V{} : out.h, count);
+  } else {
+    const VecH half = narrow<S>(out.h);
+    const VecF widened = std::is_same_v<S, BFloat16> ? widen_bf16(half) : widen_fp16(half);
+    store_lanes<kFull>(h_row, clear_h ? V{} : widened, count);
+  }
+
+  // Write what the caller sees and what the backward needs.
+  if (y_row) store_lanes<kFull>(y_row, out.h, count);
+  if (step.gates.base) {
+    S* gate_row = row_pointer<S>(step.gates, row) + unit;
+    store_lanes<kFull>(gate_row + kInputGate * step.hidden_size, gates.i, count);
+    store_lanes<kFull>(gate_row + kForgetGate * step.hidden_size, gates.f, count);
+    store_lanes<kFull>(gate_row + kCellGate * step.hidden_size, gates.g, count);
+    store_lanes<kFull>(gate_row + kOutputGate * step.hidden_size, gates.o, count);
+  }
+  if (step.cells.base) {
+    store_lanes<kFull>(row_pointer<A>(step.cells, row) + unit, out.c, count);
+  }
+  if (step.cell_states.base) {
+    store_lanes<kFull>(row_pointer<S>(step.cell_states, row) + unit, out.c, count);
+  }
+}
+
+template <typename S, typename E>
+LSTM_INLINE void finish_panel(const ForwardStep& step, const Vec<AccumulatorOf<E>>* pre,
+                              int64_t row, int64_t panel) {
+  constexpr int64_t width = kWidth<AccumulatorOf<E>>;
+  const int64_t unit = panel * width;
+  const int64_t left = step.hidden_size - unit;
+  if (left >= width) {
+    finish_units<true, S, E>(step, pre, row, unit, width);
+  } else {
+    finish_units<false, S, E>(step, pre, row, unit, static_cast<int>(left));
+  }
+}
+
+template <typename S, typename E>
+struct ForwardTile {
+  const ForwardStep& step;
+
+  template <int kRows, int kPanels>
+  LSTM_INLINE void start(Vec<AccumulatorOf<E>> (&acc)[kRows][kPanels * kPanelSlots],
+                         const ForwardStep& step, int64_t row, int64_t panel) {
+    using A = AccumulatorOf<E>;
+    constexpr int64_t panel_width = kPanelSlots * kWidth<A>;
+    const A* bias = static_cast<const A*>(step.bias) + panel * panel_width;
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const A* from = step.preactivations.base
+                          ? row_pointer<A>(step.preactivations, row + r) +
+                                (panel - step.panel_begin) * panel_width
+                          : bias;
+#pragma GCC unroll 8
+      for (int s = 0; s < kPanels * kPanelSlots; ++s) {
+        acc[r][s] = load_unaligned<Vec<A>>(from + s * kWidth<A>);
+      }
+    }
+  }
+
+  template <int kRows, int kPanels>
+  inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
+    constexpr int kSlots = kPanels * kPanelSlots;
+    Vec<AccumulatorOf<E>> acc[kRows][kSlots];
+    start<kRows, kPanels>(acc, step, row, panel);
+    multiply<E, kRows, kPanels>(acc, step.input, row, panel);
+    multiply<E, kRows, kPanels>(acc, step.recurrent, row, panel);
+
+    // NOTE: a copy in memory, so that the loop below can index it and `acc` stays in registers.
+    Vec<AccumulatorOf<E>> pre[kRows][kSlots];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int s = 0; s < kSlots; ++s) pre[r][s] = acc[r][s];
+    }
+#pragma GCC unroll 1
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 1
+      for (int p = 0; p < kPanels; ++p) {
+        finish_panel<S, E>(step, pre[r] + p * kPanelSlots, row + r, panel + p);
+      }
+    }
+  }
+};
+
+template <typename S, typename E>
+void forward_step(const ForwardStep& step) {
+  for_each_tile(step.rows, step.panel_begin, step.panel_end, ForwardTile<S, E>{step});
+}
+
+// Σ_k weight[g][k] · x_r[k] for four weight rows and kRows operand rows.
+template <int kRows, typename S, typename A>
+LSTM_INLINE void accumulate_dots(Vec<A> (&acc)[kRows][kGates], const S* const (&weight)[kGates],
+                                 const S* const (&x)[kRows], int64_t k_size) {
+  constexpr int width = kWidth<A>;
+  int64_t k = 0;
+  for (; k + width <= k_size; k += width) {
+    Vec<A> w[kGates];
+#pragma GCC unroll 4
+    for (int g = 0; g < kGates; ++g) w[g] = load_lanes<true, Vec<A>>(weight[g] + k, width);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const Vec<A> v = load_lanes<true, Vec<A>>(x[r] + k, width);
+#pragma GCC unroll 4
+      for (int g = 0; g < kGates; ++g) acc[r][g] += w[g] * v;
+    }
+  }
+  if (const int left = static_cast<int>(k_size - k)) {
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const Vec<A> v = load_lanes<false, Vec<A>>(x[r] + k, left);
+#pragma GCC unroll 4
+      for (int g = 0; g < kGates; ++g) {
+        acc[r][g] += load_lanes<false, Vec<A>>(weight[g] + k, left) * v;
+      }
+    }
+  }
+}
+
+template <int kRows, typename S, typename A>
+LSTM_INLINE void dot_rows(const DotStep& dots, int64_t row) {
+  constexpr int width = kWidth<A>;
+  const ForwardStep& step = dots.step;
+  const int64_t hidden = step.hidden_size;
+  const S* x[kRows];
+  const S* h[kRows];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    x[r] = row_pointer<S>(step.input.operand, row + r);
+    h[r] = row_pointer<S>(step.recurrent.operand, row + r);
+  }
+  for (int64_t panel = step.panel_begin; panel < step.panel_end; ++panel) {
+    const int64_t left = hidden - panel * width;
+    const int count = static_cast<int>(left < width ? left : width);
+    // Lane by lane: four dot products for each row.
+    Vec<A> pre[kRows][kGates] = {};
+    for (int lane = 0; lane < count; ++lane) {
+      const S* w_ih[kGates];
+      const S* w_hh[kGates];
+#pragma GCC unroll 4
+      for (int g = 0; g < kGates; ++g) {
+        const int64_t weight_row = g * hidden + panel * width + lane;
+        w_ih[g] = static_cast<const S*>(dots.w_ih) + weight_row * step.input.size;
+        w_hh[g] = static_cast<const S*>(dots.w_hh) + weight_row * step.recurrent.size;
+      }
+      Vec<A> acc[kRows][kGates] = {};
+      accumulate_dots<kRows, S, A>(acc, w_ih, x, step.input.size);
+      accumulate_dots<kRows, S, A>(acc, w_hh, h, step.recurrent.size);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+        for (int g = 0; g < kGates; ++g) {
+          reinterpret_cast<A*>(&pre[r][g])[lane] = sum_lanes(acc[r][g]);
+        }
+      }
+    }
+    const A* bias = static_cast<const A*>(step.bias) + panel * kPanelSlots * width;
+#pragma GCC unroll 1
+    for (int r = 0; r < kRows; ++r) {
+      for (int g = 0; g < kGates; ++g) pre[r][g] += load_unaligned<Vec<A>>(bias + g * width);
+      finish_panel<S, S>(step, pre[r], row + r, panel);
+    }
+  }
+}
+
+// Rows that share one pass over a weight row: 4 gates × kDotRows sums, 4 weights and an operand.
+constexpr int kDotRows = kRegisters == 32 ? 4 : 2;
+static_assert(kDotRows * kGates + kGates + 1 <= kRegisters, "must not spill");
+
+template <typename S>
+void dot_step(const DotStep& dots) {
+  using A = AccumulatorOf<S>;
+  int64_t row = 0;
+  for (; row + kDotRows <= dots.step.rows; row += kDotRows) dot_rows<kDotRows, S, A>(dots, row);
+  for (; row < dots.step.rows; ++row) dot_rows<1, S, A>(dots, row);
+}
+
+template <bool kFull, typename S, typename A>
+LSTM_INLINE void output_lanes(const S* output_gate, const A* cells, S* out, int count) {
+  const Vec<A> o = load_lanes<kFull, Vec<A>>(output_gate, count);
+  const Vec<A> c = load_lanes<kFull, Vec<A>>(cells, count);
+  store_lanes<kFull>(out, o * VectorMath::tanh(c), count);
+}
+
+template <typename S, typename A>
+void unprojected_output(const void* gates, const void* cells, int64_t rows, int64_t hidden_size,
+                        void* out) {
+  for (int64_t j = 0; j < rows; ++j) {
+    const S* o = static_cast<const S*>(gates) + (j * kGates + kOutputGate) * hidden_size;
+    const A* c = static_cast<const A*>(cells) + j * hidden_size;
+    S* h = static_cast<S*>(out) + j * hidden_size;
+    for (int64_t unit = 0; unit < hidden_size; unit += kWidth<A>) {
+      const int64_t left = hidden_size - unit;
+      if (left >= kWidth<A>) {
+        output_lanes<true>(o + unit, c + unit, h + unit, kWidth<A>);
+      } else {
+        output_lanes<false>(o + unit, c + unit, h + unit, static_cast<int>(left));
+      }
+    }
+  }
+}

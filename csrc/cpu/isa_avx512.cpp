@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#define LSTM_ISA avx512
+#include "cpu/kernels-inl.h"
+
+namespace lstm_fused::cpu::avx512 {
+
+const KernelTable& kernels(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return kernel_table<float, float>("avx512");
+    case DType::kFloat64:
+      return kernel_table<double, double>("avx512");
+    case DType::kBFloat16:
+      return kernel_table<BFloat16, float>("avx512");
+    default:
+      return kernel_table<Float16, float>("avx512");
+  }
+}
+
+}  // namespace lstm_fused::cpu::avx512

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The kernels that exist once per instruction set and storage type, as a table of functions.
+//
+// Panels. A matrix B (K, columns) that is multiplied from the right is packed into panels of
+// 4 vectors: panel p holds [K][4][W] elements of the operand type, W = vector_width, so that one
+// pass over K feeds rows × 4 accumulators. Two orders of columns exist:
+//   gate order   panel p, slot q, lane l = gate q of unit p·W + l      (forward: the cell's fused)
+//   plain order  panel p, slot q, lane l = column (4p + q)·W + l       (everything else)
+// Columns past the end are zero. With the bfloat16 operand K goes in pairs, [K/2][4][W][2].
+//
+// Each step function works on rows [0, rows) of its arguments and on panels
+// [panel_begin, panel_end); it is thread-safe, allocates nothing and throws nothing.
+#pragma once
+
+#include <cstdint>
+
+#include "common/types.h"
+
+namespace lstm_fused::cpu {
+
+// Slots of a panel: the four gates.
+constexpr int64_t kPanelSlots = 4;
+
+// Row j is at base + (order ? order[j] : j) · stride elements. Null base: absent.
+struct Rows {
+  const void* base = nullptr;
+  int64_t stride = 0;
+  const int64_t* order = nullptr;
+};
+struct MutableRows {
+  void* base = nullptr;
+  int64_t stride = 0;
+  const int64_t* order = nullptr;
+};
+
+// Rows whose state is replaced by zero. Row j < limit is one where flags[order ? order[j] : j].
+struct Resets {
+  const uint8_t* flags = nullptr;
+  const int64_t* order = nullptr;
+  int64_t limit = 0;
+};
+
+// One product operand·panels, K = size. Absent when operand.base is null or size is 0.
+struct Product {
+  Rows operand;                  // operand type
+  int64_t size = 0;              // K
+  const void* panels = nullptr;  // see above
+};
+
+// gates = bias + x·W_ihᵀ + h·W_hhᵀ, then the cell.
+struct ForwardStep {
+  int64_t rows = 0;
+  int64_t hidden_size = 0;
+  int64_t panel_begin = 0, panel_end = 0;
+  Product input, recurrent;
+  const void* bias = nullptr;  // accumulator, gate order, all panels; or null
+  // Instead of bias and input: rows of (panel_end - panel_begin)·4·W accumulators, gate order.
+  Rows preactivations;
+  void* c = nullptr;  // in/out (rows, H) accumulator: the state
+  MutableRows h;      // out, operand: the state for the next step
+  MutableRows y;      // out, storage; absent with projection
+  MutableRows gates, cell_states;  // out, storage; or absent
+  MutableRows cells;               // out, accumulator; or absent
+  Resets next_reset;               // zero c, and h, after this step
+  bool h_is_state = true;          // false: h feeds an output projection; it is never zeroed
+};
+
+// The same from nn.LSTM's own row-major weights, nothing packed: one dot product per gate and
+// unit. For single steps, where packing would cost more than the step.
+struct DotStep {
+  ForwardStep step;  // panels are null; operands are storage rows
+  const void* w_ih = nullptr;
+  const void* w_hh = nullptr;
+};
+
+// out = addends + operand·panels in plain order, `columns` of them.
+struct LinearStep {
+  int64_t rows = 0;
+  int64_t columns = 0;
+  int64_t panel_begin = 0, panel_end = 0;
+  Product product;
+  const void* bias = nullptr;   // accumulator, in panel order; or null
+  Rows addends[2];              // storage; or absent
+  MutableRows out;              // storage; or absent
+  MutableRows accumulator_out;  // accumulator; whole panels from panel_begin on; or absent
+  MutableRows operand_out;      // operand; or absent
+  Resets reset;                 // zero operand_out
+};
+
+// dh = addends + operand·panels in plain order, then the cell's backward.
+struct BackwardStep {
+  int64_t rows = 0;
+  int64_t hidden_size = 0;
+  int64_t panel_begin = 0, panel_end = 0;
+  Product product;
+  Rows addends[2];          // storage: gradients of y and of h_n; or absent
+  Rows grad_cell_states;    // storage; or absent
+  Rows gates;               // storage
+  Rows cells, c_prev;       // accumulator
+  void* dc = nullptr;       // in/out (rows, H) accumulator
+  MutableRows grad_gates;   // out (4H) storage
+  MutableRows operand_out;  // out (4H) operand: the next step's operand
+  Resets reset;             // of this step: zero c_prev, dc and operand_out
+};
+
+struct KernelTable {
+  const char* name;      // of the instruction set
+  int64_t vector_width;  // W, accumulators per vector
+  int64_t row_block;     // rows that share one pass over a panel
+  int64_t operand_size;  // bytes of an operand element
+  int64_t k_multiple;    // K of a panel is padded to this
+
+  // Packs panels [begin, end) of Bᵀ = source (columns, K), in gate order (columns = 4H) or plain.
+  void (*pack_transposed)(const void* source, int64_t columns, int64_t k_size, bool gate_order,
+                          int64_t begin, int64_t end, void* panels);
+  // Packs panels [begin, end) of B = source (K, columns), plain order.
+  void (*pack_direct)(const void* source, int64_t columns, int64_t k_size, int64_t begin,
+                      int64_t end, void* panels);
+  // bias (accumulator, gate order, all panels) = b_ih + b_hh; either may be null.
+  void (*pack_bias)(const void* b_ih, const void* b_hh, int64_t hidden_size, void* bias);
+  // Elementwise conversions of n elements.
+  void (*storage_to_accumulator)(const void* source, int64_t n, void* out);
+  void (*storage_to_operand)(const void* source, int64_t n, void* out);
+  void (*accumulator_to_storage)(const void* source, int64_t n, void* out);
+  void (*operand_to_storage)(const void* source, int64_t n, void* out);
+
+  // out (rows, H) storage = o·tanh(c), from gates (rows, 4H) storage and cells (rows, H).
+  void (*unprojected_output)(const void* gates, const void* cells, int64_t rows,
+                             int64_t hidden_size, void* out);
+
+  void (*forward_step)(const ForwardStep&);
+  void (*dot_step)(const DotStep&);
+  void (*linear_step)(const LinearStep&);
+  void (*backward_step)(const BackwardStep&);
+};
+
+// Instruction sets in rising order.
+enum class Isa { kBaseline, kAvx2, kAvx512, kAvx512Bf16 };
+
+namespace baseline {
+const KernelTable& kernels(DType dtype);
+}
+namespace avx2 {
+const KernelTable& kernels(DType dtype);
+}
+namespace avx512 {
+const KernelTable& kernels(DType dtype);
+}
+namespace avx512_bf16 {
+const KernelTable& kernels(DType dtype);  // only bfloat16 differs from avx512
+}
+
+}  // namespace lstm_fused::cpu

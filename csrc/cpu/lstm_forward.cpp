@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "cpu/lstm_forward.h"
+
+#include <cstring>
+#include <vector>
+
+#include "cpu/group.h"
+#include "cpu/kernels.h"
+#include "cpu/scratch.h"
+
+namespace lstm_fused::cpu {
+namespace {
+
+// One direction's weights, in the form that the plan wants.
+struct PackedWeights {
+  PanelMatrix w_ih, w_hh, w_hr;
+  Buffer bias;  // gate order
+};
+
+// One group's way through time. Its state lives in two buffers of operand rows: step s reads the
+// one and writes the other, since every unit reads all of h.
+class ForwardGroup {
+ public:
+  ForwardGroup(const LstmForwardArgs& args, const LstmPlan& plan, const KernelTable& table,
+               const PackedWeights& weights, const Group& group,
+               const std::vector<int64_t>& lengths);
+
+  int64_t phases() const { return group_.steps * phases_per_step_; }
+  void run(int64_t phase, int share);
+  void store_final_states() const;
+  Team& team() { return team_; }
+
+ private:
+  // What a share keeps for itself: x·W_ih of the steps to come, for its own units.
+  struct Projection {
+    Buffer preactivations, x;
+    std::vector<int64_t> rows;         // row of x, for each row of `preactivations`
+    std::vector<int64_t> step_begin;   // first row of each of the steps
+    int64_t first_step = 0;
+  };
+
+  int64_t time(int64_t s) const { return group_.direction == 0 ? s : group_.steps - 1 - s; }
+  int64_t panel_of(int share, int64_t panels) const { return panels * share / plan_.team; }
+  void load_initial_states(const std::vector<int64_t>& lengths);
+  ForwardStep cell_step(int64_t s, int share);
+  void run_cells(int64_t s, int share);
+  void run_output_projection(int64_t s, int share);
+  void project_input(int64_t s, int share);
+  Resets next_reset(int64_t s) const {
+    if (s + 1 >= group_.steps) return {};
+    return group_.resets(args_.reset_mask, time(s + 1), group_.active(time(s + 1)));
+  }
+
+  const LstmForwardArgs& args_;
+  const LstmForwardDirection& direction_;
+  const LstmPlan& plan_;
+  const KernelTable& table_;
+  const PackedWeights& weights_;
+  const Group group_;
+  const int64_t storage_, accumulator_;  // bytes of an element
+  const int64_t operand_;                // of the state: storage rows where the plan is `dot`
+  const int64_t hidden_stride_, state_stride_;
+  const int phases_per_step_;
+  std::vector<int64_t> lengths_;  // of the group's rows
+  Buffer state_[2];               // (rows, P) operand
+  Buffer hidden_;                 // (rows, H) operand: o·tanh(c), with projection
+  Buffer c_;                      // (rows, H) accumulator
+  std::vector<Projection> projections_;  // for each share
+  Team team_;
+};
+
+ForwardGroup::ForwardGroup(const LstmForwardArgs& args, const LstmPlan& plan,
+                           const KernelTable& table, const PackedWeights& weights,
+                           const Group& group, const std::vector<int64_t>& lengths)
+    : args_(args),
+      direction_(args.direction[group.direction]),
+      plan_(plan),
+      table_(table),
+      weights_(weights),
+      group_(group),
+      storage_(dtype_size(args.dtype)),
+      accumulator_(accumulator_size(args.dtype)),
+      operand_(plan.dot ? storage_ : table.operand_size),
+      hidden_stride_(round_up(args.shape.hidden_size, kCacheLine / operand_)),
+      state_stride_(round_up(args.shape.output_size, kCacheLine / operand_)),
+      phases_per_step_(args.shape.projection ? 2 : 1),
+      lengths_(lengths.begin() + group.begin, lengths.begin() + group.end),
+      projections_(plan.team),
+      team_(plan.team) {
+  const LstmShape& shape = args.shape;
+  const int64_t rows = group.rows();
+  for (Buffer& state : state_) state = Buffer(rows * state_stride_ * operand_);
+  if (shape.projection) hidden_ = Buffer(rows * hidden_stride_ * operand_);
+  c_ = Buffer(rows * shape.hidden_size * accumulator_);
+  load_initial_states(lengths_);
+
+  if (plan.projection_steps == 0) return;
+  const int64_t panels = ceil_div(weights.w_ih.panels, plan.team);
+  const int64_t projected = plan.projection_steps * rows;
+  for (Projection& projection : projections_) {
+    projection.preactivations =
+        Buffer(projected * panels * kPanelSlots * table.vector_width * accumulator_);
+    projection.rows.reserve(projected);
+    projection.step_begin.reserve(plan.projection_steps);
+    if (operand_ != storage_) projection.x = Buffer(projected * shape.input_size * operand_);
+  }
+}
+
+// Both buffers begin as h_0: a row of the reverse direction enters at any step.
+void ForwardGroup::load_initial_states(const std::vector<int64_t>& lengths) {
+  const LstmShape& shape = args_.shape;
+  for (int64_t j = 0; j < group_.rows(); ++j) {
+    const int64_t n = group_.batch_row(j);
+    const void* h_0 = advance(direction_.h_0, n * shape.output_size, storage_);
+    const void* c_0 = advance(direction_.c_0, n * shape.hidden_size, storage_);
+    void* c = advance(c_.get(), j * shape.hidden_size, accumulator_);
+    const bool reset = group_.resets_first(args_.reset_mask, j, lengths[j]);
+    for (const Buffer& state : state_) {
+      void* h = advance(state.get(), j * state_stride_, operand_);
+      if (reset) {
+        std::memset(h, 0, shape.output_size * operand_);
+      } else if (plan_.dot) {
+        std::memcpy(h, h_0, shape.output_size * storage_);
+      } else {
+        table_.storage_to_operand(h_0, shape.output_size, h);
+      }
+    }
+    if (reset) {
+      std::memset(c, 0, shape.hidden_size * accumulator_);
+    } else {
+      table_.storage_to_accumulator(c_0, shape.hidden_size, c);
+    }
+  }
+}
+
+void ForwardGroup::run(int64_t phase, int share) {
+  const int64_t s = phase / phases_per_step_;
+  if (phase % phases_per_step_ == 0) {
+    if (plan_.projection_steps > 0 && s % plan_.projection_steps == 0) project_input(s, share);
+    run_cells(s, share);
+  } else {
+    run_output_projection(s, share);
+  }
+}
+
+// x·W_ih + b of steps s, s + 1, … for the share's own units.
+void ForwardGroup::project_input(int64_t s, int share) {
+  const LstmShape& shape = args_.shape;
+  Projection& projection = projections_[share];
+  const int64_t count = std::min(plan_.projection_steps, group_.steps - s);
+
+  // List the rows of x: those of each step, one step after the other.
+  projection.first_step = s;
+  projection.rows.clear();
+  projection.step_begin.clear();
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t t = time(s + i);
+    const int64_t first = group_.layout->sequence_row(t, shape.batch);
+    projection.step_begin.push_back(static_cast<int64_t>(projection.rows.size()));
+    for (int64_t j = 0; j < group_.active(t); ++j) {
+      projection.rows.push_back(first + group_.batch_row(j));
+    }
+  }
+
+  LinearStep step;
+  step.rows = static_cast<int64_t>(projection.rows.size());
+  step.panel_begin = panel_of(share, weights_.w_ih.panels);
+  step.panel_end = panel_of(share + 1, weights_.w_ih.panels);
+  step.product = {{args_.x, shape.input_size, projection.rows.data()},
+                  shape.input_size,
+                  weights_.w_ih.data.get()};
+  if (operand_ != storage_) {
+    for (int64_t i = 0; i < step.rows; ++i) {
+      table_.storage_to_operand(
+          advance(args_.x, projection.rows[i] * shape.input_size, storage_), shape.input_size,
+          advance(projection.x.get(), i * shape.input_size, operand_));
+    }
+    step.product.operand = {projection.x.get(), shape.input_size, nullptr};
+  }
+  step.bias = weights_.bias.get();
+  const int64_t stride =
+      (step.panel_end - step.panel_begin) * kPanelSlots * table_.vector_width;
+  step.accumulator_out = {projection.preactivations.get(), stride, nullptr};
+  table_.linear_step(step);
+}
+
+ForwardStep ForwardGroup::cell_step(int64_t s, int share) {
+  const LstmShape& shape = args_.shape;
+  const int64_t t = time(s);
+  const int64_t panels = ceil_div(shape.hidden_size, table_.vector_width);
+  ForwardStep step;
+  step.rows = group_.active(t);
+  step.hidden_size = shape.hidden_size;
+  step.panel_begin = panel_of(share, panels);
+  step.panel_end = panel_of(share + 1, panels);
+  step.bias = weights_.bias.get();
+  if (plan_.projection_steps > 0) {
+    const Projection& projection = projections_[share];
+    const int64_t stride =
+        (step.panel_end - step.panel_begin) * kPanelSlots * table_.vector_width;
+    const int64_t row = projection.step_begin[s - projection.first_step];
+    step.preactivations = {
+        advance(projection.preactivations.get(), row * stride, accumulator_), stride, nullptr};
+  } else {
+    step.input = {
+        group_.sequence_rows<Rows>(args_.x, shape.input_size, storage_, t), shape.input_size,
+        weights_.w_ih.data.get()};
+  }
+  step.recurrent = {{state_[s % 2].get(), state_stride_, nullptr},
+                    shape.output_size,
+                    weights_.w_hh.data.get()};
+  step.c = c_.get();
+  if (shape.projection) {
+    step.h = {hidden_.get(), hidden_stride_, nullptr};
+    step.h_is_state = false;
+  } else {
+    step.h = {state_[(s + 1) % 2].get(), state_stride_, nullptr};
+    step.y = group_.sequence_rows<MutableRows>(
+        direction_.y, shape.directions * shape.output_size, storage_, t);
+  }
+  step.cell_states = group_.sequence_rows<MutableRows>(
+      direction_.cell_states, shape.directions * shape.hidden_size, storage_, t);
+  step.gates = group_.data_rows<MutableRows>(direction_.gates, kGates * shape.hidden_size,
+                                             storage_, t);
+  step.cells =
+      group_.data_rows<MutableRows>(direction_.cells, shape.hidden_size, accumulator_, t);
+  step.next_reset = next_reset(s);
+  return step;
+}
+
+void ForwardGroup::run_cells(int64_t s, int share) {
+  const ForwardStep step = cell_step(s, share);
+  if (plan_.dot) {
+    table_.dot_step({step, direction_.weights.w_ih, direction_.weights.w_hh});
+  } else {
+    table_.forward_step(step);
+  }
+}
+
+void ForwardGroup::run_output_projection(int64_t s, int share) {
+  const LstmShape& shape = args_.shape;
+  const int64_t t = time(s);
+  LinearStep step;
+  step.rows = group_.active(t);
+  step.columns = shape.output_size;
+  step.panel_begin = panel_of(share, weights_.w_hr.panels);
+  step.panel_end = panel_of(share + 1, weights_.w_hr.panels);
+  step.product = {{hidden_.get(), hidden_stride_, nullptr},
+                  shape.hidden_size,
+                  weights_.w_hr.data.get()};
+  step.out = group_.sequence_rows<MutableRows>(
+      direction_.y, shape.directions * shape.output_size, storage_, t);
+  step.operand_out = {state_[(s + 1) % 2].get(), state_stride_, nullptr};
+  step.reset = next_reset(s);
+  table_.linear_step(step);
+}
+
+void ForwardGroup::store_final_states() const {
+  const LstmShape& shape = args_.shape;
+  for (int64_t j = 0; j < group_.rows(); ++j) {
+    const int64_t n = group_.batch_row(j);
+    // The buffer that the row's last step wrote: its own last in the forward direction.
+    const int64_t last = group_.direction == 0 ? lengths_[j] : group_.steps;
+    const void* h = advance(state_[last % 2].get(), j * state_stride_, operand_);
+    void* h_n = advance(direction_.h_n, n * shape.output_size, storage_);
+    if (plan_.dot) {
+      std::memcpy(h_n, h, shape.output_size * storage_);
+    } else {
+      table_.operand_to_storage(h, shape.output_size, h_n);
+    }
+    table_.accumulator_to_storage(advance(c_.get(), j * shape.hidden_size, accumulator_),
+                                  shape.hidden_size,
+                                  advance(direction_.c_n, n * shape.hidden_size, storage_));
+  }
+}
+
+}  // namespace
+
+void lstm_forward(const LstmForwardArgs& args, const LstmPlan& plan, const Parallel& parallel) {
+  const LstmShape& shape = args.shape;
+  const KernelTable& table = kernel_table(plan.isa, args.dtype);
+
+  // Bring the weights into the kernels' layout.
+  PackedWeights weights[kMaxDirections];
+  Packer packer(table);
+  for (int d = 0; d < shape.directions; ++d) {
+    const LstmWeights& from = args.direction[d].weights;
+    const int64_t bias_size =
+        round_up(shape.hidden_size, table.vector_width) * kGates * accumulator_size(args.dtype);
+    weights[d].bias = Buffer(bias_size);
+    table.pack_bias(from.b_ih, from.b_hh, shape.hidden_size, weights[d].bias.get());
+    if (plan.dot) continue;
+    packer.add_gates(from.w_ih, shape.hidden_size, shape.input_size, weights[d].w_ih);
+    packer.add_gates(from.w_hh, shape.hidden_size, shape.output_size, weights[d].w_hh);
+    if (shape.projection) {
+      packer.add_transposed(from.w_hr, shape.output_size, shape.hidden_size, weights[d].w_hr);
+    }
+  }
+  packer.run(parallel);
+
+  // Take every group through its steps.
+  const std::vector<int64_t> lengths = sorted_lengths(*args.layout, shape.batch);
+  std::vector<std::unique_ptr<ForwardGroup>> groups;
+  for (const Group& group : make_groups(shape, *args.layout, lengths, plan)) {
+    groups.push_back(std::make_unique<ForwardGroup>(args, plan, table, weights[group.direction],
+                                                    group, lengths));
+  }
+  parallel.for_each(static_cast<int64_t>(groups.size()) * plan.team, [&](int64_t i) {
+    ForwardGroup& group = *groups[i / plan.team];
+    group.team().work(static_cast<int>(i % plan.team), group.phases(),
+                      [&](int64_t phase, int share) { group.run(phase, share); });
+  });
+  for (const auto& group : groups) group->store_final_states();
+}
+
+}  // namespace lstm_fused::cpu

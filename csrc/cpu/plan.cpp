@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "cpu/plan.h"
+
+#include <algorithm>
+#include <sstream>
+
+namespace lstm_fused::cpu {
+namespace {
+
+// Multiply-adds below which a second thread costs more than it brings: waking one takes 5 to 50
+// microseconds, in which a core does some 10^6.
+constexpr int64_t kMinWorkPerThread = 1'000'000;
+
+// Multiply-adds of one step below which a team of threads loses to one: a step of a team ends
+// with a wait of 0.2 to 0.5 microseconds.
+constexpr int64_t kMinStepWorkPerThread = 30'000;
+
+// Rows in a group from which a pass over the weights is bound by arithmetic, not by the cache
+// that they come from.
+constexpr int64_t kMinGroupRows = 6;
+
+// Packing reads and writes the weights once, at about the price of three dot products with them.
+constexpr int64_t kMaxDotRows = 8;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Splits the batch, the directions and, where they do not suffice, the units over the threads.
+void split_over_threads(const LstmShape& shape, int64_t step_work, int64_t max_team,
+                        const CpuFacts& facts, LstmPlan& plan) {
+  const int64_t work = step_work * shape.steps * shape.directions;
+  const int64_t threads =
+      std::clamp<int64_t>(work / kMinWorkPerThread, 1, std::max(facts.threads, 1));
+  if (threads == 1) return;
+  const int64_t per_direction = ceil_div(threads, shape.directions);
+  const int64_t groups =
+      std::clamp<int64_t>(shape.batch / kMinGroupRows, 1, per_direction);
+  plan.row_groups = static_cast<int>(groups);
+  const int64_t step_threads = step_work / groups / kMinStepWorkPerThread;
+  plan.team = static_cast<int>(std::max<int64_t>(
+      1, std::min({per_direction / groups, step_threads, max_team})));
+}
+
+}  // namespace
+
+LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts) {
+  LstmPlan plan;
+  plan.isa = facts.isa;
+  const KernelTable& table = kernel_table(plan.isa, dtype);
+  const int64_t h = shape.hidden_size;
+  plan.dot = !shape.projection && shape.steps * shape.batch <= kMaxDotRows;
+
+  const int64_t step_work =
+      shape.batch * h * (kGates * (shape.input_size + shape.output_size) +
+                         (shape.projection ? shape.output_size : 0));
+  split_over_threads(shape, step_work, ceil_div(h, table.vector_width), facts, plan);
+  if (plan.dot) return plan;
+
+  // One product over several steps reads W_ih once for all of them; that pays where a step alone
+  // has too few rows to hide that reading. Its result should stay in half of the L2 cache.
+  const bool converts = table.operand_size != dtype_size(dtype);
+  const int64_t rows = ceil_div(shape.batch, plan.row_groups);
+  if (converts || rows < 2 * kMinGroupRows) {
+    const int64_t row_bytes = ceil_div(kGates * h, plan.team) * accumulator_size(dtype);
+    const int64_t fitting = std::max<int64_t>(1, facts.l2_bytes / 2 / (row_bytes * rows));
+    const int64_t wanted = ceil_div(8 * kMinGroupRows, rows);
+    plan.projection_steps = std::min({wanted, fitting, std::max<int64_t>(shape.steps, 1)});
+  }
+  return plan;
+}
+
+LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts) {
+  LstmPlan plan;
+  plan.isa = facts.isa;
+  const KernelTable& table = kernel_table(plan.isa, dtype);
+  const int64_t step_work = shape.batch * shape.hidden_size * shape.output_size *
+                            (kGates + (shape.projection ? 1 : 0));
+  const int64_t panels = ceil_div(shape.hidden_size, kPanelSlots * table.vector_width);
+  split_over_threads(shape, step_work, panels, facts, plan);
+  return plan;
+}
+
+std::string describe(const LstmPlan& plan) {
+  std::ostringstream text;
+  text << isa_name(plan.isa) << ", ";
+  text << (plan.dot ? "dot products on the weights as they are" : "packed panels") << ", ";
+  text << plan.row_groups << " row group(s) × team of " << plan.team;
+  if (!plan.dot) {
+    if (plan.projection_steps > 0) {
+      text << ", x·W_ih for " << plan.projection_steps << " step(s) at a time";
+    } else {
+      text << ", x·W_ih fused into the step";
+    }
+  }
+  return text.str();
+}
+
+}  // namespace lstm_fused::cpu

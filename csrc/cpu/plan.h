@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// How a call is carried out: a pure function of the shape, the dtype and the processor's facts.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "common/lstm.h"
+#include "cpu/cpu_features.h"
+
+namespace lstm_fused::cpu {
+
+struct LstmPlan {
+  Isa isa = Isa::kBaseline;
+  // Weights are used as they are, one dot product per gate and unit, since packing would cost more
+  // than the call.
+  bool dot = false;
+  // Batches are cut into groups of rows, which never wait for one another.
+  int row_groups = 1;
+  // Threads that share a group, each with its own hidden units, in step with one another.
+  int team = 1;
+  // Steps whose x·W_ih is done in one product ahead of them; 0: fused into each step's product.
+  int64_t projection_steps = 0;
+};
+
+LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts);
+LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts);
+
+// One line, for lstm_fused.explain.
+std::string describe(const LstmPlan& plan);
+
+}  // namespace lstm_fused::cpu

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "torch/layer.h"
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <sstream>
+#include <string>
+
+#include "common/error.h"
+
+namespace lstm_fused {
+namespace {
+
+using torch::headeronly::ScalarType;
+
+DType to_dtype(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float:
+      return DType::kFloat32;
+    case ScalarType::Double:
+      return DType::kFloat64;
+    case ScalarType::BFloat16:
+      return DType::kBFloat16;
+    case ScalarType::Half:
+      return DType::kFloat16;
+    default:
+      fail("input must be float32, float64, bfloat16 or float16, got dtype code ",
+           static_cast<int>(type));
+  }
+}
+
+template <typename Sizes>
+std::string to_text(const Sizes& sizes) {
+  std::ostringstream text;
+  text << "(";
+  for (size_t i = 0; i < sizes.size(); ++i) text << (i ? ", " : "") << sizes[i];
+  text << ")";
+  return text.str();
+}
+
+std::vector<int64_t> read_integers(const Tensor& tensor, const char* name) {
+  LSTM_CHECK(tensor.dim() == 1, name, " must have 1 dimension, got ", tensor.dim());
+  LSTM_CHECK(tensor.is_cpu(), name, " must be on the CPU for a CPU op");
+  const Tensor contiguous = torch::stable::contiguous(tensor);
+  const int64_t n = contiguous.size(0);
+  if (contiguous.scalar_type() == ScalarType::Long) {
+    const auto* p = static_cast<const int64_t*>(contiguous.const_data_ptr());
+    return {p, p + n};
+  }
+  LSTM_CHECK(contiguous.scalar_type() == ScalarType::Int, name, " must be int32 or int64");
+  const auto* p = static_cast<const int32_t*>(contiguous.const_data_ptr());
+  return {p, p + n};
+}
+
+void read_shape(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+                const std::vector<Tensor>& weights, bool packed, Layer& layer) {
+  LSTM_CHECK(input.is_cpu(), "input must be on the CPU for a CPU op");
+  LSTM_CHECK(input.dim() == (packed ? 2 : 3), "input must have ", packed ? 2 : 3,
+             " dimensions, got ", input.dim());
+  LSTM_CHECK(h_0.dim() == 3 && c_0.dim() == 3, "h_0 and c_0 must have 3 dimensions, got ",
+             h_0.dim(), " and ", c_0.dim());
+  layer.dtype = to_dtype(input.scalar_type());
+  LstmShape& shape = layer.shape;
+  shape.input_size = input.size(packed ? 1 : 2);
+  shape.directions = static_cast<int>(h_0.size(0));
+  shape.batch = h_0.size(1);
+  shape.output_size = h_0.size(2);
+  shape.hidden_size = c_0.size(2);
+  LSTM_CHECK(shape.directions == 1 || shape.directions == 2,
+             "h_0 must hold 1 or 2 directions, got ", shape.directions);
+  const int64_t each = static_cast<int64_t>(weights.size()) / shape.directions;
+  LSTM_CHECK(each * shape.directions == static_cast<int64_t>(weights.size()) && each >= 2 &&
+                 each <= 5,
+             "weights must hold 2 to 5 tensors for each direction, got ", weights.size());
+  shape.projection = each == 3 || each == 5;
+}
+
+void check_weights(const std::vector<Tensor>& weights, Layer& layer) {
+  const LstmShape& s = layer.shape;
+  const int64_t each = static_cast<int64_t>(weights.size()) / s.directions;
+  const int64_t gates = kGates * s.hidden_size;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const int64_t k = static_cast<int64_t>(i) % each;
+    if (k == 0) {
+      layer.weights.push_back(checked(weights[i], "w_ih", {gates, s.input_size}, layer));
+    } else if (k == 1) {
+      layer.weights.push_back(checked(weights[i], "w_hh", {gates, s.output_size}, layer));
+    } else if (s.projection && k == each - 1) {
+      layer.weights.push_back(checked(weights[i], "w_hr", {s.output_size, s.hidden_size}, layer));
+    } else {
+      layer.weights.push_back(checked(weights[i], k == 2 ? "b_ih" : "b_hh", {gates}, layer));
+    }
+  }
+}
+
+}  // namespace
+
+Tensor checked(const Tensor& tensor, const char* name, const std::vector<int64_t>& sizes,
+               const Layer& layer) {
+  const auto got = tensor.sizes();
+  bool same = got.size() == sizes.size();
+  for (size_t i = 0; same && i < sizes.size(); ++i) same = got[i] == sizes[i];
+  LSTM_CHECK(same, name, " must have shape ", to_text(sizes), ", got ", to_text(got));
+  LSTM_CHECK(tensor.is_cpu(), name, " must be on the CPU, as input is");
+  LSTM_CHECK(tensor.scalar_type() == layer.input.scalar_type(), name,
+             " must have input's dtype, ", dtype_name(layer.dtype));
+  return torch::stable::contiguous(tensor);
+}
+
+Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+                 const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
+                 const std::optional<Tensor>& batch_sizes,
+                 const std::optional<Tensor>& reset_mask) {
+  Layer layer;
+  read_shape(input, h_0, c_0, weights, batch_sizes.has_value(), layer);
+  LstmShape& shape = layer.shape;
+  layer.input = torch::stable::contiguous(input);
+
+  // Lay out the sequences.
+  if (batch_sizes) {
+    LSTM_CHECK(!lengths && !reset_mask, "lengths and reset_mask do not go with batch_sizes");
+    layer.layout = packed_layout(read_integers(*batch_sizes, "batch_sizes"));
+    shape.steps = layer.layout.steps();
+    LSTM_CHECK(layer.layout.data_rows() == input.size(0) &&
+                   (shape.steps == 0 || layer.layout.active[0] <= shape.batch),
+               "batch_sizes must add up to ", input.size(0), " rows of input, got ",
+               layer.layout.data_rows());
+  } else {
+    shape.steps = input.size(0);
+    LSTM_CHECK(input.size(1) == shape.batch, "h_0 must hold ", input.size(1),
+               " rows as input does, got ", shape.batch);
+    if (lengths) {
+      const std::vector<int64_t> values = read_integers(*lengths, "lengths");
+      LSTM_CHECK(static_cast<int64_t>(values.size()) == shape.batch, "lengths must have shape (",
+                 shape.batch, "), got (", values.size(), ")");
+      layer.layout = padded_layout(shape.steps, values);
+      layer.ragged = layer.layout.data_rows() != shape.steps * shape.batch;
+    } else {
+      layer.layout = dense_layout(shape.steps, shape.batch);
+    }
+  }
+
+  layer.h_0 = checked(h_0, "h_0", {shape.directions, shape.batch, shape.output_size}, layer);
+  layer.c_0 = checked(c_0, "c_0", {shape.directions, shape.batch, shape.hidden_size}, layer);
+  check_weights(weights, layer);
+  if (reset_mask) {
+    LSTM_CHECK(reset_mask->scalar_type() == ScalarType::Bool && reset_mask->is_cpu() &&
+                   reset_mask->dim() == 2 && reset_mask->size(0) == shape.steps &&
+                   reset_mask->size(1) == shape.batch,
+               "reset_mask must be bool of shape (", shape.steps, ", ", shape.batch,
+               ") on the CPU, got shape ", to_text(reset_mask->sizes()));
+    layer.reset_mask = torch::stable::contiguous(*reset_mask);
+  }
+  return layer;
+}
+
+LstmWeights Layer::direction_weights(int direction) const {
+  const int each = weights_per_direction();
+  const Tensor* from = weights.data() + direction * each;
+  LstmWeights out;
+  out.w_ih = from[0].const_data_ptr();
+  out.w_hh = from[1].const_data_ptr();
+  if (has_bias()) {
+    out.b_ih = from[2].const_data_ptr();
+    out.b_hh = from[3].const_data_ptr();
+  }
+  if (shape.projection) out.w_hr = from[each - 1].const_data_ptr();
+  return out;
+}
+
+const uint8_t* Layer::reset_flags() const {
+  return reset_mask ? static_cast<const uint8_t*>(reset_mask->const_data_ptr()) : nullptr;
+}
+
+}  // namespace lstm_fused

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// An op's tensors, checked, as the core's shapes and pointers.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "common/lstm.h"
+
+namespace lstm_fused {
+
+using torch::stable::Tensor;
+
+// The inputs that forward and backward share. Shapes as in common/lstm.h.
+struct Layer {
+  LstmShape shape;
+  DType dtype = DType::kFloat32;
+  SequenceLayout layout;
+  bool ragged = false;  // padded, and not all rows have T steps
+  Tensor input;         // contiguous (T, N, D) or (M, D)
+  Tensor h_0, c_0;      // contiguous (L, N, P), (L, N, H)
+  std::vector<Tensor> weights;  // contiguous, all directions' in nn.LSTM's order
+  std::optional<Tensor> reset_mask;  // contiguous (T, N) bool
+
+  int64_t sequence_rows() const { return layout.packed ? layout.data_rows() : shape.steps * shape.batch; }
+  int weights_per_direction() const { return static_cast<int>(weights.size()) / shape.directions; }
+  bool has_bias() const { return weights_per_direction() >= 4; }
+  LstmWeights direction_weights(int direction) const;
+  const uint8_t* reset_flags() const;
+};
+
+// Throws Error or std::runtime_error where the tensors do not fit together.
+Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+                 const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
+                 const std::optional<Tensor>& batch_sizes,
+                 const std::optional<Tensor>& reset_mask);
+
+// A contiguous tensor with the given sizes and the layer's dtype and device; else throws.
+Tensor checked(const Tensor& tensor, const char* name, const std::vector<int64_t>& sizes,
+               const Layer& layer);
+
+}  // namespace lstm_fused

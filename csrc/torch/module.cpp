@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// lstm_fused._C: importing it registers the ops; what is not an op is bound here.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "common/error.h"
+#include "common/lstm.h"
+#include "cpu/cpu_features.h"
+#include "cpu/plan.h"
+
+namespace lstm_fused {
+namespace {
+
+DType parse_dtype(const std::string& name) {
+  for (DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16}) {
+    if (name == dtype_name(dtype)) return dtype;
+  }
+  fail("dtype must be float32, float64, bfloat16 or float16, got ", name);
+}
+
+std::string plan_text(int64_t steps, int64_t batch, int64_t input_size, int64_t hidden_size,
+                      int64_t proj_size, int directions, const std::string& dtype, int threads,
+                      bool backward) {
+  const LstmShape shape = {steps,       batch,
+                           input_size,  hidden_size,
+                           proj_size > 0 ? proj_size : hidden_size,
+                           directions,  proj_size > 0};
+  const cpu::CpuFacts facts = cpu::cpu_facts(threads);
+  const DType type = parse_dtype(dtype);
+  return cpu::describe(backward ? cpu::make_backward_plan(shape, type, facts)
+                                : cpu::make_forward_plan(shape, type, facts));
+}
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (cpu::Isa isa : cpu::available_isas()) names.push_back(cpu::isa_name(isa));
+  return names;
+}
+
+}  // namespace
+}  // namespace lstm_fused
+
+PYBIND11_MODULE(_C, m) {
+  namespace py = pybind11;
+  m.doc() = "Compiled part of lstm_fused; importing it registers torch.ops.lstm_fused.*";
+  py::register_exception<lstm_fused::Error>(m, "Error", PyExc_RuntimeError);
+  m.def("available_isas", &lstm_fused::available_isas,
+        "Instruction sets that this build holds and this processor runs, in rising order.");
+  m.def(
+      "best_isa", [] { return std::string(lstm_fused::cpu::isa_name(lstm_fused::cpu::best_isa())); },
+      "The instruction set in use: the best one, or the best that LSTM_FUSED_MAX_ISA allows.");
+  m.def("compiler", [] { return std::string("gcc " __VERSION__); }, "The compiler that built this.");
+  m.def("plan_text", &lstm_fused::plan_text, py::arg("steps"), py::arg("batch"),
+        py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"),
+        py::arg("directions"), py::arg("dtype"), py::arg("threads"), py::arg("backward"),
+        "How a call of this shape is carried out on the CPU, in one line.");
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The ops on CPU tensors: allocate, call the core, and leave the GEMMs over all T to torch's BLAS.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <tuple>
+
+#include "cpu/lstm_backward.h"
+#include "cpu/lstm_forward.h"
+#include "torch/layer.h"
+#include "torch/torch_parallel.h"
+#include "torch/weight_gradients.h"
+
+namespace lstm_fused {
+namespace {
+
+using torch::headeronly::ScalarType;
+using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using BackwardResult = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>;
+
+ScalarType accumulator_type(const Layer& layer) {
+  return layer.dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float;
+}
+
+// Pointer to element `offset`; null for tensors that are absent.
+void* element(const Tensor& tensor, int64_t offset, int64_t size) {
+  if (tensor.numel() == 0) return nullptr;
+  return static_cast<char*>(tensor.mutable_data_ptr()) + offset * size;
+}
+const void* const_element(const Tensor& tensor, int64_t offset, int64_t size) {
+  if (tensor.numel() == 0) return nullptr;
+  return static_cast<const char*>(tensor.const_data_ptr()) + offset * size;
+}
+
+std::vector<int64_t> sequence_sizes(const Layer& layer, int64_t columns) {
+  if (layer.layout.packed) return {layer.layout.data_rows(), columns};
+  return {layer.shape.steps, layer.shape.batch, columns};
+}
+
+// A tensor in y's layout; zero where rows past their length are not written.
+Tensor new_sequence(const Layer& layer, int64_t columns) {
+  const std::vector<int64_t> sizes = sequence_sizes(layer, columns);
+  return layer.ragged ? torch::stable::new_zeros(layer.input, sizes)
+                      : torch::stable::new_empty(layer.input, sizes);
+}
+
+ForwardResult lstm_forward_cpu(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+                               const std::vector<Tensor>& weights,
+                               const std::optional<Tensor>& lengths,
+                               const std::optional<Tensor>& batch_sizes,
+                               const std::optional<Tensor>& reset_mask, bool save_for_backward,
+                               bool return_cell_states) {
+  const Layer layer = make_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
+  const LstmShape& s = layer.shape;
+  const int64_t rows = layer.sequence_rows();
+
+  // Allocate the results.
+  const Tensor none = torch::stable::new_empty(layer.input, {0});
+  Tensor y = new_sequence(layer, s.directions * s.output_size);
+  Tensor h_n = torch::stable::new_empty(layer.input, {s.directions, s.batch, s.output_size});
+  Tensor c_n = torch::stable::new_empty(layer.input, {s.directions, s.batch, s.hidden_size});
+  Tensor cell_states =
+      return_cell_states ? new_sequence(layer, s.directions * s.hidden_size) : none;
+  Tensor gates = none;
+  Tensor cells = torch::stable::new_empty(layer.input, {0}, accumulator_type(layer));
+  if (save_for_backward) {
+    gates = torch::stable::new_empty(layer.input, {s.directions, rows, kGates * s.hidden_size});
+    cells = torch::stable::new_empty(layer.input, {s.directions, rows, s.hidden_size},
+                                     accumulator_type(layer));
+  }
+
+  // Point the core at them.
+  const int64_t storage = dtype_size(layer.dtype), accumulator = accumulator_size(layer.dtype);
+  LstmForwardArgs args;
+  args.shape = s;
+  args.dtype = layer.dtype;
+  args.layout = &layer.layout;
+  args.x = layer.input.const_data_ptr();
+  args.reset_mask = layer.reset_flags();
+  for (int d = 0; d < s.directions; ++d) {
+    LstmForwardDirection& direction = args.direction[d];
+    direction.weights = layer.direction_weights(d);
+    direction.h_0 = const_element(layer.h_0, d * s.batch * s.output_size, storage);
+    direction.c_0 = const_element(layer.c_0, d * s.batch * s.hidden_size, storage);
+    direction.y = element(y, d * s.output_size, storage);
+    direction.h_n = element(h_n, d * s.batch * s.output_size, storage);
+    direction.c_n = element(c_n, d * s.batch * s.hidden_size, storage);
+    direction.cell_states = element(cell_states, d * s.hidden_size, storage);
+    direction.gates = element(gates, d * rows * kGates * s.hidden_size, storage);
+    direction.cells = element(cells, d * rows * s.hidden_size, accumulator);
+  }
+  const cpu::Parallel parallel = torch_parallel();
+  const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
+  cpu::lstm_forward(args, cpu::make_forward_plan(s, layer.dtype, facts), parallel);
+  return {y, h_n, c_n, cell_states, gates, cells};
+}
+
+BackwardResult lstm_backward_cpu(
+    const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
+    const std::optional<Tensor>& grad_c_n, const std::optional<Tensor>& grad_cell_states,
+    const Tensor& input, const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& weights,
+    const std::optional<Tensor>& lengths, const std::optional<Tensor>& batch_sizes,
+    const std::optional<Tensor>& reset_mask, const Tensor& y, const Tensor& gates,
+    const Tensor& cells, bool need_input, bool need_states, bool need_weights) {
+  const Layer layer = make_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
+  const LstmShape& s = layer.shape;
+  const int64_t rows = layer.sequence_rows();
+  const int64_t storage = dtype_size(layer.dtype), accumulator = accumulator_size(layer.dtype);
+
+  // Take the incoming gradients; an absent one is zero.
+  const auto incoming = [&](const std::optional<Tensor>& grad, const char* name,
+                            const std::vector<int64_t>& sizes) {
+    return grad ? checked(*grad, name, sizes, layer)
+                : torch::stable::new_empty(layer.input, {0});
+  };
+  const std::vector<int64_t> h_sizes = {s.directions, s.batch, s.output_size};
+  const std::vector<int64_t> c_sizes = {s.directions, s.batch, s.hidden_size};
+  const Tensor dy = incoming(grad_y, "grad_y", sequence_sizes(layer, s.directions * s.output_size));
+  const Tensor dh_n = incoming(grad_h_n, "grad_h_n", h_sizes);
+  const Tensor dc_n = incoming(grad_c_n, "grad_c_n", c_sizes);
+  const Tensor dcell_states = incoming(grad_cell_states, "grad_cell_states",
+                                       sequence_sizes(layer, s.directions * s.hidden_size));
+  const Tensor saved_gates =
+      checked(gates, "gates", {s.directions, rows, kGates * s.hidden_size}, layer);
+  const Tensor saved_y =
+      checked(y, "y", sequence_sizes(layer, s.directions * s.output_size), layer);
+
+  // Allocate the results.
+  GateGradients gradients;
+  const int64_t data_rows = layer.layout.data_rows();
+  gradients.gates = torch::stable::new_empty(
+      layer.input, {s.directions, data_rows, kGates * s.hidden_size});
+  gradients.output = torch::stable::new_empty(
+      layer.input, {s.projection ? s.directions : 0, data_rows, s.output_size});
+  Tensor dh_0 = torch::stable::new_empty(layer.input, need_states ? h_sizes : std::vector<int64_t>{0});
+  Tensor dc_0 = torch::stable::new_empty(layer.input, need_states ? c_sizes : std::vector<int64_t>{0});
+
+  // Run the recurrence.
+  LstmBackwardArgs args;
+  args.shape = s;
+  args.dtype = layer.dtype;
+  args.layout = &layer.layout;
+  args.reset_mask = layer.reset_flags();
+  for (int d = 0; d < s.directions; ++d) {
+    LstmBackwardDirection& direction = args.direction[d];
+    direction.weights = layer.direction_weights(d);
+    direction.c_0 = const_element(layer.c_0, d * s.batch * s.hidden_size, storage);
+    direction.gates = const_element(saved_gates, d * rows * kGates * s.hidden_size, storage);
+    direction.cells = const_element(cells, d * rows * s.hidden_size, accumulator);
+    direction.grad_y = const_element(dy, d * s.output_size, storage);
+    direction.grad_h_n = const_element(dh_n, d * s.batch * s.output_size, storage);
+    direction.grad_c_n = const_element(dc_n, d * s.batch * s.hidden_size, storage);
+    direction.grad_cell_states = const_element(dcell_states, d * s.hidden_size, storage);
+    direction.grad_gates =
+        element(gradients.gates, d * data_rows * kGates * s.hidden_size, storage);
+    direction.grad_output = element(gradients.output, d * data_rows * s.output_size, storage);
+    direction.grad_h_0 = element(dh_0, d * s.batch * s.output_size, storage);
+    direction.grad_c_0 = element(dc_0, d * s.batch * s.hidden_size, storage);
+  }
+  const cpu::Parallel parallel = torch_parallel();
+  const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
+  const cpu::LstmPlan plan = cpu::make_backward_plan(s, layer.dtype, facts);
+  cpu::lstm_backward(args, plan, parallel);
+
+  // Turn the gate gradients into those of the input and the weights.
+  const Tensor none = torch::stable::new_empty(layer.input, {0});
+  Tensor dx = need_input ? input_gradient(layer, gradients, parallel) : none;
+  std::vector<Tensor> dw;
+  if (need_weights) {
+    dw = weight_gradients(layer, gradients, saved_y, saved_gates, cells, plan.isa, parallel);
+  }
+  return {dx, dh_0, dc_0, dw};
+}
+
+}  // namespace
+}  // namespace lstm_fused
+
+STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) {
+  m.impl("lstm_forward", TORCH_BOX(&lstm_fused::lstm_forward_cpu));
+  m.impl("lstm_backward", TORCH_BOX(&lstm_fused::lstm_backward_cpu));
+}

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "cpu/team.h"
+
+namespace lstm_fused {
+
+// torch's intra-op thread pool, with torch.get_num_threads() threads. In a process forked after
+// the pool was used, one thread: the pool's threads did not survive the fork.
+cpu::Parallel torch_parallel();
+
+}  // namespace lstm_fused

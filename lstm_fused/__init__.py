@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Fused LSTM kernels for PyTorch, under a drop-in replacement of nn.LSTM.
+
+>>> from lstm_fused import FusedLSTM
+>>> lstm = FusedLSTM(10, 20, num_layers=2)   # in place of nn.LSTM(10, 20, num_layers=2)
+>>> y, (h_n, c_n) = lstm(torch.randn(5, 3, 10))
+"""
+
+from lstm_fused import functional, reference
+from lstm_fused.autograd import FusedLSTMFunction
+from lstm_fused.cell import FusedLSTMCell
+from lstm_fused.convert import convert
+from lstm_fused.info import build_info, explain
+from lstm_fused.module import FusedLSTM
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FusedLSTM",
+    "FusedLSTMCell",
+    "FusedLSTMFunction",
+    "__version__",
+    "build_info",
+    "convert",
+    "explain",
+    "functional",
+    "reference",
+]

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Loads the compiled ops and tells torch their shapes (fake kernels)."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+GATES = 4
+
+# Dtypes that the kernels compute in.
+KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+try:
+    from lstm_fused import _C
+except ImportError as error:
+    _C = None  # type: ignore[assignment]
+    warnings.warn(
+        f"lstm_fused: the compiled kernels did not load ({error}); the slow pure-PyTorch fallback "
+        "runs in their place. Reinstall with `pip install --no-build-isolation .` in an "
+        f"environment that holds torch {torch.__version__}.",
+        stacklevel=2,
+    )
+
+compiled = _C
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether compiled kernels serve this device; "meta" only has their shapes."""
+    return compiled is not None and device.type in ("cpu", "meta")
+
+
+def _accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _fake_lstm_forward(
+    input: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    weights: list[Tensor],
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    reset_mask: Tensor | None,
+    save_for_backward: bool,
+    return_cell_states: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    directions, batch, output_size = h_0.shape
+    hidden_size = c_0.shape[2]
+    leading = input.shape[:-1]
+    rows = leading.numel()
+    accumulator = _accumulator_dtype(input.dtype)
+    y = input.new_empty((*leading, directions * output_size))
+    h_n = input.new_empty((directions, batch, output_size))
+    c_n = input.new_empty((directions, batch, hidden_size))
+    if return_cell_states:
+        cell_states = input.new_empty((*leading, directions * hidden_size))
+    else:
+        cell_states = input.new_empty((0,))
+    if save_for_backward:
+        gates = input.new_empty((directions, rows, GATES * hidden_size))
+        cells = input.new_empty((directions, rows, hidden_size), dtype=accumulator)
+    else:
+        gates = input.new_empty((0,))
+        cells = input.new_empty((0,), dtype=accumulator)
+    return y, h_n, c_n, cell_states, gates, cells
+
+
+def _fake_lstm_backward(
+    grad_y: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    grad_cell_states: Tensor | None,
+    input: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    weights: list[Tensor],
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    reset_mask: Tensor | None,
+    y: Tensor,
+    gates: Tensor,
+    cells: Tensor,
+    need_input: bool,
+    need_states: bool,
+    need_weights: bool,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    # NOTE: the results are contiguous whatever the arguments' strides; empty_like would copy them.
+    grad_input = input.new_empty(input.shape if need_input else (0,))
+    grad_h_0 = input.new_empty(h_0.shape if need_states else (0,))
+    grad_c_0 = input.new_empty(c_0.shape if need_states else (0,))
+    grad_weights = [w.new_empty(w.shape) for w in weights] if need_weights else []
+    return grad_input, grad_h_0, grad_c_0, grad_weights
+
+
+if compiled is not None:
+    torch.library.register_fake("lstm_fused::lstm_forward", _fake_lstm_forward)
+    torch.library.register_fake("lstm_fused::lstm_backward", _fake_lstm_backward)
+    lstm_forward_op = torch.ops.lstm_fused.lstm_forward.default
+    lstm_backward_op = torch.ops.lstm_fused.lstm_backward.default

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`FusedLSTMCell`, the drop-in replacement of `torch.nn.LSTMCell`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lstm_fused.functional import lstm
+from lstm_fused.module import _share_state
+
+
+class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
+    """`nn.LSTMCell` with the kernels of :class:`FusedLSTM`: one step, one layer.
+
+    Args:
+        input_size: D.
+        hidden_size: H.
+        bias: use b_ih and b_hh.
+        device, dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, 4, device, dtype)
+
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One step.
+
+        Args:
+            input: (N, D), or (D,) unbatched.
+            hx: h and c, (N, H) each, or (H,) unbatched; zero if None.
+
+        Returns:
+            The next h and c, of the shapes of hx.
+
+        Raises:
+            ValueError, TypeError, RuntimeError: as nn.LSTMCell.
+        """
+        if input.dim() not in (1, 2):
+            raise ValueError(
+                f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead"
+            )
+        if hx is not None:
+            for index, value in enumerate(hx):
+                if value.dim() not in (1, 2):
+                    raise ValueError(
+                        f"LSTMCell: Expected hx[{index}] to be 1D or 2D, "
+                        f"got {value.dim()}D instead"
+                    )
+        is_batched = input.dim() == 2
+        if not is_batched:
+            input = input.unsqueeze(0)
+            hx = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
+        if hx is None:
+            zeros = torch.zeros(
+                input.size(0), self.hidden_size, dtype=input.dtype, device=input.device
+            )
+            hx = (zeros, zeros)
+        self._check_sizes(input, hx)
+
+        weights = [self.weight_ih, self.weight_hh]
+        if self.bias:
+            weights += [self.bias_ih, self.bias_hh]
+        states = (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
+        _, h, c, _ = lstm(input.unsqueeze(0), states, weights)
+        h, c = h.squeeze(0), c.squeeze(0)
+        return (h, c) if is_batched else (h.squeeze(0), c.squeeze(0))
+
+    def _check_sizes(self, input: Tensor, hx: tuple[Tensor, Tensor]) -> None:
+        if input.size(1) != self.input_size:
+            raise RuntimeError(
+                f"input has inconsistent input_size: got {input.size(1)} "
+                f"expected {self.input_size}"
+            )
+        for index, state in enumerate(hx):
+            if state.dim() != 2 or state.size(0) != input.size(0):
+                raise RuntimeError(
+                    f"Input batch size {input.size(0)} doesn't match hidden{index} "
+                    f"batch size {state.size(0)}"
+                )
+            if state.size(1) != self.hidden_size:
+                raise RuntimeError(
+                    f"hidden{index} has inconsistent hidden_size: got {state.size(1)}, "
+                    f"expected {self.hidden_size}"
+                )
+
+    @classmethod
+    def from_torch(cls, module: nn.LSTMCell) -> FusedLSTMCell:
+        """A FusedLSTMCell with the very Parameter objects and hooks of an nn.LSTMCell."""
+        if not isinstance(module, nn.LSTMCell):
+            raise TypeError(f"from_torch takes an nn.LSTMCell, got {type(module).__name__}")
+        cell: FusedLSTMCell = _share_state(module, cls)
+        return cell
+
+    def to_torch(self) -> nn.LSTMCell:
+        """An nn.LSTMCell with this module's very Parameter objects and hooks."""
+        cell: nn.LSTMCell = _share_state(self, nn.LSTMCell)
+        return cell

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The stateless form: `lstm`, a stack of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lstm_fused import _checks
+from lstm_fused.autograd import lstm_layer
+
+
+def lstm(
+    input: Tensor,
+    hx: tuple[Tensor, Tensor],
+    weights: Sequence[Tensor],
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    batch_first: bool = False,
+    lengths: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
+    reset_mask: Tensor | None = None,
+    return_cell_states: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """A multi-layer LSTM without a module.
+
+    With L directions, H hidden and P output features (P = H without projection), layer for layer::
+
+        i = σ(W_ii x + b_ii + W_hi h + b_hi)      f = σ(W_if x + b_if + W_hf h + b_hf)
+        g = tanh(W_ig x + b_ig + W_hg h + b_hg)   o = σ(W_io x + b_io + W_ho h + b_ho)
+        c = f ⊙ c + i ⊙ g                         h = o ⊙ tanh(c), or W_hr (o ⊙ tanh(c))
+
+    (Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000; Sak et al. 2014; conventions
+    of the PyTorch documentation of ``nn.LSTM``.)
+
+    Args:
+        input: (T, N, D), (N, T, D) with ``batch_first``, or a PackedSequence's data (M, D) with
+            ``batch_sizes``; float32, float64, bfloat16 or float16.
+        hx: h_0 (num_layers·L, N, P) and c_0 (num_layers·L, N, H), of input's dtype and device.
+        weights: nn.LSTM's, layer by layer and direction by direction: w_ih (4H, D or L·P),
+            w_hh (4H, P) [, b_ih (4H), b_hh (4H)] [, w_hr (P, H)].
+        num_layers, bidirectional, dropout, training: as nn.LSTM; dropout between layers draws from
+            torch's generator, and acts when ``training``.
+        lengths: int32 or int64 (N,), 0 ≤ length ≤ T, in any order, on any device. y is 0 past a
+            row's length, its states end there, and the reverse direction starts there.
+        batch_sizes: int64 (T,) on the CPU, as in a PackedSequence.
+        reset_mask: bool, (T, N) or (N, T) with ``batch_first``. True: the state that enters this
+            step, in the direction of processing, is zero. The same for every layer.
+        return_cell_states: also return every c_t of the last layer.
+
+    Returns:
+        y (input's layout, L·P features), h_n, c_n (as hx), and the cell states (y's layout, L·H
+        features) or None.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: arguments that do not fit together, before any kernel
+            runs.
+    """
+    weights = list(weights)
+    input, hx, weights = _cast_for_autocast(input, hx, weights)
+    _checks.check_tensors(input, hx, weights)
+    time_dim = 1 if batch_first and batch_sizes is None else 0
+    if batch_sizes is None:
+        lengths = _checks.check_lengths(lengths, input, batch_first)
+        _checks.check_reset_mask(reset_mask, input, batch_first)
+        if input.shape[time_dim] == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    elif lengths is not None or reset_mask is not None:
+        name = "lengths" if lengths is not None else "reset_mask"
+        raise ValueError(
+            f"{name} does not go with a PackedSequence, got both; pass padded input instead"
+        )
+
+    if time_dim == 1:
+        input = input.transpose(0, 1)
+        reset_mask = reset_mask.transpose(0, 1) if reset_mask is not None else None
+    h_0, c_0 = hx
+    directions = 2 if bidirectional else 1
+    per_layer = len(weights) // num_layers
+    final_h: list[Tensor] = []
+    final_c: list[Tensor] = []
+    cell_states: Tensor | None = None
+    y = input
+    for layer in range(num_layers):
+        if layer > 0 and dropout > 0 and training:
+            y = F.dropout(y, dropout)
+        states = slice(layer * directions, (layer + 1) * directions)
+        y, h_n, c_n, cell_states = lstm_layer(
+            y,
+            h_0[states] if num_layers > 1 else h_0,
+            c_0[states] if num_layers > 1 else c_0,
+            weights[layer * per_layer : (layer + 1) * per_layer],
+            lengths,
+            batch_sizes,
+            reset_mask,
+            return_cell_states and layer == num_layers - 1,
+        )
+        final_h.append(h_n)
+        final_c.append(c_n)
+    if time_dim == 1:
+        y = y.transpose(0, 1)
+        if return_cell_states:
+            assert cell_states is not None
+            cell_states = cell_states.transpose(0, 1)
+    h_n = final_h[0] if num_layers == 1 else torch.cat(final_h)
+    c_n = final_c[0] if num_layers == 1 else torch.cat(final_c)
+    return y, h_n, c_n, cell_states if return_cell_states else None
+
+
+def _cast_for_autocast(
+    input: Tensor, hx: tuple[Tensor, Tensor], weights: list[Tensor]
+) -> tuple[Tensor, tuple[Tensor, Tensor], list[Tensor]]:
+    """Casts to autocast's dtype, as torch does for nn.LSTM; float64 stays.
+
+    NOTE: here and not by `register_autocast`: casting beneath an autograd.Function breaks its
+    backward (it would save tensors of another dtype than its gradients have).
+    """
+    device = input.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return input, hx, weights
+    dtype = torch.get_autocast_dtype(device)
+
+    def cast(tensor: Tensor) -> Tensor:
+        eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
+        return tensor.to(dtype) if eligible else tensor
+
+    return cast(input), (cast(hx[0]), cast(hx[1])), [cast(w) for w in weights]

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What was built, and what a call will do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from lstm_fused import _native
+from lstm_fused.cell import FusedLSTMCell
+from lstm_fused.module import FusedLSTM
+
+
+def build_info() -> dict[str, Any]:
+    """What this installation holds and what it uses on this machine.
+
+    Keys: version, torch, kernels (whether the compiled part loaded), cuda, isas (instruction sets
+    built in and runnable here, rising), isa (the one in use), compiler, threads.
+    """
+    from lstm_fused import __version__
+
+    info: dict[str, Any] = {
+        "version": __version__,
+        "torch": torch.__version__,
+        "kernels": _native.compiled is not None,
+        "cuda": False,
+        "threads": torch.get_num_threads(),
+    }
+    if _native.compiled is not None:
+        info["isas"] = _native.compiled.available_isas()
+        info["isa"] = _native.compiled.best_isa()
+        info["compiler"] = _native.compiled.compiler()
+    return info
+
+
+def explain(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence) -> str:
+    """Prints, and returns, which kernels a call takes and how, layer by layer.
+
+    Args:
+        module: the module to be called.
+        x: an input as for its forward; only shape, dtype and device matter.
+    """
+    text = "\n".join(_explain_lines(module, x))
+    print(text)
+    return text
+
+
+def _explain_lines(module: nn.Module, x: Tensor | PackedSequence) -> list[str]:
+    data = x.data if isinstance(x, PackedSequence) else x
+    if not _native.has_kernels(data.device):
+        return [f"{data.device.type}: no kernels for this device, plain torch operations run"]
+    assert _native.compiled is not None
+    steps, batch = _steps_and_batch(module, x)
+    layers = getattr(module, "num_layers", 1)
+    directions = 2 if getattr(module, "bidirectional", False) else 1
+    hidden, proj = module.hidden_size, getattr(module, "proj_size", 0)
+    lines = [
+        f"{data.device.type}, {str(data.dtype).removeprefix('torch.')}: T={steps} N={batch} "
+        f"layers={layers} directions={directions} threads={torch.get_num_threads()}"
+    ]
+    for layer in range(layers):
+        input_size = module.input_size if layer == 0 else (proj or hidden) * directions
+        for backward in (False, True):
+            plan = _native.compiled.plan_text(
+                steps,
+                batch,
+                input_size,
+                hidden,
+                proj,
+                directions,
+                str(data.dtype).removeprefix("torch."),
+                torch.get_num_threads(),
+                backward,
+            )
+            name = "backward" if backward else "forward "
+            lines.append(f"  layer {layer} {name} D={input_size} H={hidden}: {plan}")
+    return lines
+
+
+def _steps_and_batch(module: nn.Module, x: Tensor | PackedSequence) -> tuple[int, int]:
+    if isinstance(x, PackedSequence):
+        return x.batch_sizes.numel(), int(x.batch_sizes[0])
+    if isinstance(module, FusedLSTMCell):
+        return 1, x.shape[0] if x.dim() == 2 else 1
+    if x.dim() == 2:
+        return x.shape[0], 1
+    time_dim = 1 if module.batch_first else 0
+    return x.shape[time_dim], x.shape[1 - time_dim]

@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`FusedLSTM`, the drop-in replacement of `torch.nn.LSTM`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from lstm_fused.functional import lstm
+
+Hidden = tuple[Tensor, Tensor]
+
+
+class FusedLSTM(nn.RNNBase):
+    """`nn.LSTM` with fused kernels: same arguments, parameters, initial values and results.
+
+    It is not a subclass of ``nn.LSTM``, because torch.compile breaks the graph at those. It never
+    aliases or caches weights: they are read by name at each call, so that weight_norm, pruning,
+    parametrizations, functional_call and FSDP work as on any module.
+
+    Args:
+        input_size: D, features of the input.
+        hidden_size: H, features of the state.
+        num_layers: stacked layers.
+        bias: use b_ih and b_hh.
+        batch_first: input and output are (N, T, features) in place of (T, N, features).
+        dropout: probability of dropout on the outputs of all layers but the last, in training.
+        bidirectional: run both directions (L = 2).
+        proj_size: P, features of the output if > 0 (Sak et al. 2014); else P = H.
+        device, dtype: of the parameters; float32, float64, bfloat16 or float16.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            "LSTM",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            device,
+            dtype,
+        )
+
+    def forward(  # type: ignore[override]
+        self,
+        input: Tensor | PackedSequence,
+        hx: Hidden | None = None,
+        *,
+        lengths: Tensor | None = None,
+        reset_mask: Tensor | None = None,
+        return_cell_states: bool = False,
+    ) -> Any:
+        """Runs the LSTM.
+
+        Args:
+            input: (T, N, D), (N, T, D) with ``batch_first``, (T, D) unbatched, or a
+                PackedSequence, sorted or not.
+            hx: h_0 (num_layers·L, N, P) and c_0 (num_layers·L, N, H), or without N when unbatched;
+                zero if None.
+            lengths: int32 or int64 (N,), on any device, in any order, 0 ≤ length ≤ T. Outputs past
+                a row's length are 0, h_n and c_n are the row's states at its own end (its initial
+                ones for length 0), and the reverse direction starts at the row's own end.
+            reset_mask: bool, of input's time and batch layout. True at t: the state that enters
+                step t, in the direction of processing, is zero, and the gradient is cut there.
+                Ignored past a row's length. The same mask holds for every layer.
+            return_cell_states: also return every cell state of the last layer.
+
+        Returns:
+            ``y, (h_n, c_n)``, or ``y, (h_n, c_n), c`` with ``return_cell_states``. y has input's
+            layout and L·P features, c has y's layout and L·H features; both are PackedSequences
+            when input is one.
+
+        Raises:
+            ValueError, TypeError, RuntimeError: as nn.LSTM for its arguments, and for lengths and
+                reset_mask that do not fit. lengths out of range raise RuntimeError.
+        """
+        if isinstance(input, PackedSequence):
+            if lengths is not None or reset_mask is not None:
+                name = "lengths" if lengths is not None else "reset_mask"
+                raise ValueError(
+                    f"{name} does not go with a PackedSequence, got both; "
+                    "pass padded input instead"
+                )
+            return self._forward_packed(input, hx, return_cell_states)
+        if input.dim() not in (2, 3):
+            raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
+        if input.dim() == 2:
+            return self._forward_unbatched(input, hx, lengths, reset_mask, return_cell_states)
+        if hx is not None and (hx[0].dim() != 3 or hx[1].dim() != 3):
+            raise RuntimeError(
+                "For batched 3-D input, hx and cx should "
+                f"also be 3-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
+            )
+        y, h_n, c_n, cell_states = self._run(
+            input, hx, lengths=lengths, reset_mask=reset_mask, return_cell_states=return_cell_states
+        )
+        if return_cell_states:
+            return y, (h_n, c_n), cell_states
+        return y, (h_n, c_n)
+
+    def _forward_unbatched(
+        self,
+        input: Tensor,
+        hx: Hidden | None,
+        lengths: Tensor | None,
+        reset_mask: Tensor | None,
+        return_cell_states: bool,
+    ) -> Any:
+        batch_dim = 0 if self.batch_first else 1
+        if hx is not None:
+            if hx[0].dim() != 2 or hx[1].dim() != 2:
+                raise RuntimeError(
+                    "For unbatched 2-D input, hx and cx should "
+                    f"also be 2-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
+                )
+            hx = (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
+        if lengths is not None:
+            raise ValueError("lengths needs batched 3-D input, got unbatched 2-D input")
+        if reset_mask is not None:
+            reset_mask = reset_mask.unsqueeze(batch_dim)
+        y, h_n, c_n, cell_states = self._run(
+            input.unsqueeze(batch_dim),
+            hx,
+            reset_mask=reset_mask,
+            return_cell_states=return_cell_states,
+        )
+        hidden = (h_n.squeeze(1), c_n.squeeze(1))
+        if return_cell_states:
+            assert cell_states is not None
+            return y.squeeze(batch_dim), hidden, cell_states.squeeze(batch_dim)
+        return y.squeeze(batch_dim), hidden
+
+    def _forward_packed(
+        self, input: PackedSequence, hx: Hidden | None, return_cell_states: bool
+    ) -> Any:
+        data, batch_sizes, sorted_indices, unsorted_indices = input
+        y, h_n, c_n, cell_states = self._run(
+            data,
+            None if hx is None else self.permute_hidden(hx, sorted_indices),
+            batch_sizes=batch_sizes,
+            return_cell_states=return_cell_states,
+        )
+        hidden = self.permute_hidden((h_n, c_n), unsorted_indices)
+        packed_y = PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices)
+        if return_cell_states:
+            assert cell_states is not None
+            packed_c = PackedSequence(cell_states, batch_sizes, sorted_indices, unsorted_indices)
+            return packed_y, hidden, packed_c
+        return packed_y, hidden
+
+    def _run(
+        self,
+        input: Tensor,
+        hx: Hidden | None,
+        *,
+        lengths: Tensor | None = None,
+        batch_sizes: Tensor | None = None,
+        reset_mask: Tensor | None = None,
+        return_cell_states: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        weights = self._flat_weights
+        self._check_input(input, batch_sizes, weights[0].dtype)
+        if hx is None:
+            sizes = self.get_expected_hidden_size(input, batch_sizes)
+            h_0 = torch.zeros(sizes, dtype=input.dtype, device=input.device)
+            if self.proj_size > 0:
+                sizes = self.get_expected_cell_size(input, batch_sizes)
+                c_0 = torch.zeros(sizes, dtype=input.dtype, device=input.device)
+            else:
+                c_0 = h_0
+            hx = (h_0, c_0)
+        else:
+            self._check_hidden(input, hx, batch_sizes)
+        return lstm(
+            input,
+            hx,
+            weights,
+            num_layers=self.num_layers,
+            bidirectional=self.bidirectional,
+            dropout=self.dropout,
+            training=self.training,
+            batch_first=self.batch_first,
+            lengths=lengths,
+            batch_sizes=batch_sizes,
+            reset_mask=reset_mask,
+            return_cell_states=return_cell_states,
+        )
+
+    # ---- Checks, with nn.LSTM's sentences ----
+
+    def _check_input(self, input: Tensor, batch_sizes: Tensor | None, dtype: torch.dtype) -> None:
+        if input.dtype != dtype and not torch.is_autocast_enabled(input.device.type):
+            raise ValueError(
+                f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
+                f"Convert input: input.to({dtype}), or convert model: model.to({input.dtype})"
+            )
+        expected = 2 if batch_sizes is not None else 3
+        if input.dim() != expected:
+            raise RuntimeError(f"input must have {expected} dimensions, got {input.dim()}")
+        if self.input_size != input.size(-1):
+            raise RuntimeError(
+                "input.size(-1) must be equal to input_size. "
+                f"Expected {self.input_size}, got {input.size(-1)}"
+            )
+
+    def _check_hidden(self, input: Tensor, hx: Hidden, batch_sizes: Tensor | None) -> None:
+        self.check_hidden_size(
+            hx[0],
+            self.get_expected_hidden_size(input, batch_sizes),
+            "Expected hidden[0] size {}, got {}",
+        )
+        self.check_hidden_size(
+            hx[1],
+            self.get_expected_cell_size(input, batch_sizes),
+            "Expected hidden[1] size {}, got {}",
+        )
+
+    def get_expected_cell_size(
+        self, input: Tensor, batch_sizes: Tensor | None
+    ) -> tuple[int, int, int]:
+        """(num_layers·L, N, H), as nn.LSTM's method."""
+        layers, batch, _ = self.get_expected_hidden_size(input, batch_sizes)
+        return layers, batch, self.hidden_size
+
+    def check_forward_args(  # type: ignore[override]
+        self, input: Tensor, hidden: Hidden, batch_sizes: Tensor | None
+    ) -> None:
+        """Raises as nn.LSTM does for shapes and dtypes that do not fit."""
+        self._check_input(input, batch_sizes, self._flat_weights[0].dtype)
+        self._check_hidden(input, hidden, batch_sizes)
+
+    def permute_hidden(  # type: ignore[override]
+        self, hx: Hidden, permutation: Tensor | None
+    ) -> Hidden:
+        """Both states' rows in the order of `permutation`; None leaves them."""
+        if permutation is None:
+            return hx
+        return hx[0].index_select(1, permutation), hx[1].index_select(1, permutation)
+
+    # ---- Weights: never aliased, never cached ----
+
+    @property
+    def _flat_weights(self) -> list[Tensor]:  # type: ignore[override]
+        parameters = self._parameters
+        weights = []
+        for name in self._flat_weights_names:
+            weight = parameters.get(name)
+            # NOTE: a parametrized weight is no parameter, but a property that computes it.
+            weights.append(getattr(self, name) if weight is None else weight)
+        return weights
+
+    @_flat_weights.setter
+    def _flat_weights(self, value: list[Tensor]) -> None:
+        """RNNBase keeps a list of the weights in step; ours is made when it is asked for."""
+
+    def _init_flat_weights(self) -> None:
+        self._flat_weight_refs: list[Any] = []
+
+    def _update_flat_weights(self) -> None:
+        """Nothing to bring up to date."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # NOTE: not RNNBase's, which writes into its list of weights.
+        nn.Module.__setattr__(self, name, value)
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: the kernels take the weights where they are. Kept for nn.LSTM's callers."""
+
+    # ---- From and to torch ----
+
+    @classmethod
+    def from_torch(cls, module: nn.LSTM) -> FusedLSTM:
+        """A FusedLSTM with the very Parameter objects, hooks and settings of an nn.LSTM."""
+        if not isinstance(module, nn.LSTM):
+            raise TypeError(f"from_torch takes an nn.LSTM, got {type(module).__name__}")
+        return _share_state(module, cls)
+
+    def to_torch(self) -> nn.LSTM:
+        """An nn.LSTM with this module's very Parameter objects, hooks and settings."""
+        module = _share_state(self, nn.LSTM)
+        module._init_flat_weights()
+        return module
+
+
+_NOT_SHARED = ("_flat_weights", "_flat_weight_refs")
+
+
+def _share_state(source: nn.Module, target_class: Any) -> Any:
+    """A module of another class with the attributes of `source`; containers are copied, so that
+    later changes to one module's parameters or hooks are not changes to the other's."""
+    target = target_class.__new__(target_class)
+    nn.Module.__init__(target)
+    for name, value in source.__dict__.items():
+        if name not in _NOT_SHARED:
+            copied = value.copy() if isinstance(value, dict | list | set) else value
+            target.__dict__[name] = copied
+    return target

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Differentiable moves between a PackedSequence's data and padded sequences."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def packed_positions(batch_sizes: Tensor, batch: int) -> Tensor:
+    """Rows of the flattened padded sequence (T·N) that hold the packed data, in packed order.
+
+    Args:
+        batch_sizes: int64 (T,), on the CPU: rows at each step.
+        batch: N.
+    """
+    steps = torch.arange(batch_sizes.numel())
+    first = torch.cumsum(batch_sizes, 0) - batch_sizes
+    step_of = torch.repeat_interleave(steps, batch_sizes)
+    within = torch.arange(step_of.numel()) - first[step_of]
+    return step_of * batch + within
+
+
+def packed_lengths(batch_sizes: Tensor, batch: int) -> Tensor:
+    """Lengths (N,) of the sorted rows of a PackedSequence."""
+    rows = torch.arange(batch)
+    return (batch_sizes[:, None] > rows[None, :]).sum(0)
+
+
+def pad_rows(data: Tensor, positions: Tensor, steps: int, batch: int) -> Tensor:
+    """Packed data (M, F) as padded (T, N, F), zero past each row's length."""
+    padded = data.new_zeros(steps * batch, data.shape[1])
+    return padded.index_copy(0, positions, data).view(steps, batch, data.shape[1])
+
+
+def pack_rows(padded: Tensor, positions: Tensor) -> Tensor:
+    """Padded (T, N, F) as packed data (M, F)."""
+    return padded.flatten(0, 1).index_select(0, positions)

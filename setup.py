@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Builds the extension modules of lstm_fused with CMake and ninja. Metadata is in pyproject.toml.
+
+Environment:
+  MAX_JOBS          how many compilers run at once (ninja's own choice if unset)
+  LSTM_FUSED_DEBUG  1: a debug build, in a build directory of its own
+  LSTM_FUSED_CUDA   reserved for the CUDA module
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+OLDEST_TORCH = (2, 11)
+
+
+def find_tool(name: str, bin_dir_attribute: str) -> str:
+    """The path of cmake or ninja: from its PyPI package if that is installed, else from PATH."""
+    if find_spec(name) is not None:
+        path = Path(getattr(import_module(name), bin_dir_attribute)) / name
+        if path.exists():
+            return str(path)
+    found = shutil.which(name)
+    if found is None:
+        sys.exit(f"lstm_fused: building needs {name}, found none: run 'pip install {name}'")
+    return found
+
+
+def find_torch() -> Path:
+    """The directory of the installed torch, found without importing it."""
+    spec = find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        sys.exit(
+            "lstm_fused: building needs torch >= 2.11, found none: install torch first, then run "
+            "'pip install --no-build-isolation .'"
+        )
+    version = metadata.version("torch")
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TORCH:
+        sys.exit(f"lstm_fused: building needs torch >= 2.11, found {version}")
+    return Path(spec.submodule_search_locations[0])
+
+
+def check_python_headers() -> None:
+    """Stops early, with a remedy, where CMake would only say that Development.Module is missing."""
+    include = Path(sysconfig.get_config_var("INCLUDEPY"))
+    if not (include / "Python.h").exists():
+        sys.exit(
+            f"lstm_fused: building needs Python.h, found none in {include}: "
+            "install Python's development files (on Debian: apt-get install python3-dev)"
+        )
+
+
+class CMakeBuild(build_ext):
+    """Builds every extension in one CMake project, in a directory that later builds reuse."""
+
+    def build_extensions(self) -> None:
+        check_python_headers()
+        torch = find_torch()
+        build_type = "Debug" if os.environ.get("LSTM_FUSED_DEBUG", "0") == "1" else "Release"
+        tag = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}-{build_type.lower()}"
+        build_dir = ROOT / "build" / f"cmake-{tag}"
+        cmake = find_tool("cmake", "CMAKE_BIN_DIR")
+
+        definitions = {
+            "CMAKE_BUILD_TYPE": build_type,
+            "CMAKE_MAKE_PROGRAM": find_tool("ninja", "BIN_DIR"),
+            "LSTM_BUILD_PYTHON": "ON",
+            "LSTM_TORCH_INCLUDE_DIR": torch / "include",
+            "LSTM_TORCH_LIB_DIR": torch / "lib",
+            "Python_EXECUTABLE": sys.executable,
+            "pybind11_DIR": import_module("pybind11").get_cmake_dir(),
+        }
+        subprocess.run(
+            [cmake, "-S", str(ROOT), "-B", str(build_dir), "-G", "Ninja"]
+            + [f"-D{name}={value}" for name, value in definitions.items()],
+            check=True,
+        )
+        jobs = os.environ.get("MAX_JOBS")
+        subprocess.run(
+            [cmake, "--build", str(build_dir)] + (["--parallel", jobs] if jobs else []),
+            check=True,
+        )
+        # CMake installs into <prefix>/lstm_fused, where setuptools expects the modules.
+        prefix = Path(self.get_ext_fullpath("lstm_fused._C")).resolve().parent.parent
+        subprocess.run(
+            [cmake, "--install", str(build_dir), "--prefix", str(prefix), "--component", "python"],
+            check=True,
+        )
+
+
+setup(
+    ext_modules=[Extension("lstm_fused._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)
