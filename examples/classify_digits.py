@@ -65,7 +65,7 @@ class RowReader(nn.Module):
 
 @dataclass
 class Part:
-    """Images (N, rows, columns) in [0, 1], and the digit that each shows (N,)."""
+    """Images (N, rows, columns), and the digit that each shows (N,)."""
 
     images: Tensor
     digits: Tensor
@@ -76,10 +76,17 @@ class Part:
 
 @dataclass
 class Digits:
+    """The three parts, with pixels scaled to mean 0 and standard deviation 1 over `train`."""
+
     name: str
     train: Part
     dev: Part
     test: Part
+
+    def __post_init__(self) -> None:
+        mean, deviation = self.train.images.mean(), self.train.images.std()
+        for part in (self.train, self.dev, self.test):
+            part.images = (part.images - mean) / deviation
 
 
 def sklearn_digits() -> Digits:
@@ -162,9 +169,9 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add("--mnist", type=Path, metavar="DIR", help="read MNIST's IDX files, plain or .gz, from here")
     add("--hidden", type=at_least(int, 1), default=128, metavar="H", help="(default %(default)s)")
     add("--batch", type=at_least(int, 1), default=64, metavar="N", help="(default %(default)s)")
-    add("--lr", type=at_least(float, 0), default=2e-3, help="(default %(default)s)")
+    add("--lr", type=at_least(float, 0), default=5e-3, help="(default %(default)s)")
     add("--dropout", type=at_least(float, 0, 1), default=0.3, help="(default %(default)s)")
-    add("--patience", type=at_least(int, 1), default=8, metavar="N",
+    add("--patience", type=at_least(int, 1), default=10, metavar="N",
         help="stop after so many epochs without a lower dev loss (default %(default)s)")
     return parser, parser.parse_args()
 
@@ -181,7 +188,7 @@ def main() -> int:
 
     contest = Contest(
         options, ranks, build, fingerprint(train_set.images), ("train loss", "dev loss"),
-        lr=options.lr, watch="dev loss", patience=options.patience,
+        lr=options.lr, weight_decay=0.1, clip=1.0, watch="dev loss", patience=options.patience,
     )
 
     def train(side: Side, epoch: int) -> float:

@@ -7,6 +7,7 @@
 """
 
 from lstm_fused import functional, reference
+from lstm_fused._fork import protect_forked_children
 from lstm_fused.autograd import FusedLSTMFunction
 from lstm_fused.cell import FusedLSTMCell
 from lstm_fused.convert import convert
@@ -14,6 +15,8 @@ from lstm_fused.info import build_info, explain
 from lstm_fused.module import FusedLSTM
 
 __version__ = "0.1.0"
+
+protect_forked_children()
 
 __all__ = [
     "FusedLSTM",

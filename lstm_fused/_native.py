@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -13,18 +15,17 @@ GATES = 4
 # Dtypes that the kernels compute in.
 KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
+# The extension module, or None where it did not load.
+compiled: ModuleType | None = None
 try:
-    from lstm_fused import _C
+    compiled = import_module("lstm_fused._C")
 except ImportError as error:
-    _C = None  # type: ignore[assignment]
     warnings.warn(
         f"lstm_fused: the compiled kernels did not load ({error}); the slow pure-PyTorch fallback "
         "runs in their place. Reinstall with `pip install --no-build-isolation .` in an "
         f"environment that holds torch {torch.__version__}.",
         stacklevel=2,
     )
-
-compiled = _C
 
 
 def has_kernels(device: torch.device) -> bool:

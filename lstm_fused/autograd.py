@@ -2,7 +2,7 @@
 """One LSTM layer as a differentiable function: kernels first, the reference beyond them.
 
 The first derivative runs in the kernels. Derivatives of the derivative (gradient penalties, MAML,
-Hessians) differentiate `lstm_fused.reference`, which is plain torch, so they are exact at any order.
+Hessians) differentiate `lstm_fused.reference`, which is plain torch: exact at any order.
 """
 
 from __future__ import annotations
@@ -177,9 +177,8 @@ class FusedLSTMBackwardFunction(torch.autograd.Function):
             # gradients with respect to the aliases are those that this function owes.
             parameters = [_differentiable_alias(t) for t in (input, h_0, c_0, *weights)]
             incoming = [None if g is None else _differentiable_alias(g) for g in grads]
-            outputs = _reference_layer(
-                *parameters[:3], parameters[3:], lengths, batch_sizes, reset_mask
-            )
+            x, h, c, *w = parameters
+            outputs = _reference_layer(x, h, c, w, lengths, batch_sizes, reset_mask)
             pairs = [(o, g) for o, g in zip(outputs, incoming, strict=True) if g is not None]
             first = torch.autograd.grad(
                 [o for o, _ in pairs],
@@ -190,9 +189,7 @@ class FusedLSTMBackwardFunction(torch.autograd.Function):
                 materialize_grads=True,
             )
             # Differentiate it along the gradients that arrive here.
-            wanted = [
-                (g, gg) for g, gg in zip(first, grad_grads, strict=False) if gg is not None
-            ]
+            wanted = [(g, gg) for g, gg in zip(first, grad_grads, strict=False) if gg is not None]
             variables = [*(g for g in incoming if g is not None), *parameters]
             second = iter(
                 torch.autograd.grad(

@@ -6,8 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lstm_fused._share import share_state
 from lstm_fused.functional import lstm
-from lstm_fused.module import _share_state
 
 
 class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
@@ -46,15 +46,12 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
             ValueError, TypeError, RuntimeError: as nn.LSTMCell.
         """
         if input.dim() not in (1, 2):
-            raise ValueError(
-                f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead"
-            )
+            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
         if hx is not None:
             for index, value in enumerate(hx):
                 if value.dim() not in (1, 2):
                     raise ValueError(
-                        f"LSTMCell: Expected hx[{index}] to be 1D or 2D, "
-                        f"got {value.dim()}D instead"
+                        f"LSTMCell: Expected hx[{index}] to be 1D or 2D, got {value.dim()}D instead"
                     )
         is_batched = input.dim() == 2
         if not is_batched:
@@ -78,8 +75,7 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
     def _check_sizes(self, input: Tensor, hx: tuple[Tensor, Tensor]) -> None:
         if input.size(1) != self.input_size:
             raise RuntimeError(
-                f"input has inconsistent input_size: got {input.size(1)} "
-                f"expected {self.input_size}"
+                f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}"
             )
         for index, state in enumerate(hx):
             if state.dim() != 2 or state.size(0) != input.size(0):
@@ -98,10 +94,8 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         """A FusedLSTMCell with the very Parameter objects and hooks of an nn.LSTMCell."""
         if not isinstance(module, nn.LSTMCell):
             raise TypeError(f"from_torch takes an nn.LSTMCell, got {type(module).__name__}")
-        cell: FusedLSTMCell = _share_state(module, cls)
-        return cell
+        return share_state(module, cls)
 
     def to_torch(self) -> nn.LSTMCell:
         """An nn.LSTMCell with this module's very Parameter objects and hooks."""
-        cell: nn.LSTMCell = _share_state(self, nn.LSTMCell)
-        return cell
+        return share_state(self, nn.LSTMCell)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from lstm_fused import _native
@@ -48,15 +48,16 @@ def explain(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence) -> st
     return text
 
 
-def _explain_lines(module: nn.Module, x: Tensor | PackedSequence) -> list[str]:
+def _explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence) -> list[str]:
     data = x.data if isinstance(x, PackedSequence) else x
     if not _native.has_kernels(data.device):
         return [f"{data.device.type}: no kernels for this device, plain torch operations run"]
     assert _native.compiled is not None
     steps, batch = _steps_and_batch(module, x)
-    layers = getattr(module, "num_layers", 1)
-    directions = 2 if getattr(module, "bidirectional", False) else 1
-    hidden, proj = module.hidden_size, getattr(module, "proj_size", 0)
+    layers, directions, proj, hidden = 1, 1, 0, module.hidden_size
+    if isinstance(module, FusedLSTM):
+        layers, proj = module.num_layers, module.proj_size
+        directions = 2 if module.bidirectional else 1
     lines = [
         f"{data.device.type}, {str(data.dtype).removeprefix('torch.')}: T={steps} N={batch} "
         f"layers={layers} directions={directions} threads={torch.get_num_threads()}"
@@ -80,7 +81,9 @@ def _explain_lines(module: nn.Module, x: Tensor | PackedSequence) -> list[str]:
     return lines
 
 
-def _steps_and_batch(module: nn.Module, x: Tensor | PackedSequence) -> tuple[int, int]:
+def _steps_and_batch(
+    module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence
+) -> tuple[int, int]:
     if isinstance(x, PackedSequence):
         return x.batch_sizes.numel(), int(x.batch_sizes[0])
     if isinstance(module, FusedLSTMCell):

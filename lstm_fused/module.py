@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from lstm_fused._share import share_state
 from lstm_fused.functional import lstm
 
 Hidden = tuple[Tensor, Tensor]
@@ -60,7 +61,7 @@ class FusedLSTM(nn.RNNBase):
             dtype,
         )
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input: Tensor | PackedSequence,
         hx: Hidden | None = None,
@@ -97,8 +98,7 @@ class FusedLSTM(nn.RNNBase):
             if lengths is not None or reset_mask is not None:
                 name = "lengths" if lengths is not None else "reset_mask"
                 raise ValueError(
-                    f"{name} does not go with a PackedSequence, got both; "
-                    "pass padded input instead"
+                    f"{name} does not go with a PackedSequence, got both; pass padded input instead"
                 )
             return self._forward_packed(input, hx, return_cell_states)
         if input.dim() not in (2, 3):
@@ -259,9 +259,9 @@ class FusedLSTM(nn.RNNBase):
     # ---- Weights: never aliased, never cached ----
 
     @property
-    def _flat_weights(self) -> list[Tensor]:  # type: ignore[override]
+    def _flat_weights(self) -> list[Any]:
         parameters = self._parameters
-        weights = []
+        weights: list[Any] = []
         for name in self._flat_weights_names:
             weight = parameters.get(name)
             # NOTE: a parametrized weight is no parameter, but a property that computes it.
@@ -269,7 +269,7 @@ class FusedLSTM(nn.RNNBase):
         return weights
 
     @_flat_weights.setter
-    def _flat_weights(self, value: list[Tensor]) -> None:
+    def _flat_weights(self, value: list[Any]) -> None:
         """RNNBase keeps a list of the weights in step; ours is made when it is asked for."""
 
     def _init_flat_weights(self) -> None:
@@ -292,25 +292,10 @@ class FusedLSTM(nn.RNNBase):
         """A FusedLSTM with the very Parameter objects, hooks and settings of an nn.LSTM."""
         if not isinstance(module, nn.LSTM):
             raise TypeError(f"from_torch takes an nn.LSTM, got {type(module).__name__}")
-        return _share_state(module, cls)
+        return share_state(module, cls)
 
     def to_torch(self) -> nn.LSTM:
         """An nn.LSTM with this module's very Parameter objects, hooks and settings."""
-        module = _share_state(self, nn.LSTM)
+        module = share_state(self, nn.LSTM)
         module._init_flat_weights()
         return module
-
-
-_NOT_SHARED = ("_flat_weights", "_flat_weight_refs")
-
-
-def _share_state(source: nn.Module, target_class: Any) -> Any:
-    """A module of another class with the attributes of `source`; containers are copied, so that
-    later changes to one module's parameters or hooks are not changes to the other's."""
-    target = target_class.__new__(target_class)
-    nn.Module.__init__(target)
-    for name, value in source.__dict__.items():
-        if name not in _NOT_SHARED:
-            copied = value.copy() if isinstance(value, dict | list | set) else value
-            target.__dict__[name] = copied
-    return target

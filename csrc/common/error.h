@@ -24,7 +24,7 @@ template <typename... Parts>
 }  // namespace lstm_fused
 
 // Throws Error with the sentence made of `...` unless `condition` holds.
-#define LSTM_CHECK(condition, ...)                          \
-  do {                                                      \
-    if (!(condition)) ::lstm_fused::fail(__VA_ARGS__);      \
+#define LSTM_CHECK(condition, ...)                     \
+  do {                                                 \
+    if (!(condition)) ::lstm_fused::fail(__VA_ARGS__); \
   } while (false)

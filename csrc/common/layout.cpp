@@ -53,8 +53,8 @@ SequenceLayout packed_layout(const std::vector<int64_t>& batch_sizes) {
   layout.packed = true;
   for (size_t t = 0; t < batch_sizes.size(); ++t) {
     LSTM_CHECK(batch_sizes[t] > 0 && (t == 0 || batch_sizes[t] <= batch_sizes[t - 1]),
-               "batch_sizes must be positive and never increase, got ", batch_sizes[t],
-               " at step ", t);
+               "batch_sizes must be positive and never increase, got ", batch_sizes[t], " at step ",
+               t);
   }
   fill_offsets(layout);
   return layout;

@@ -76,8 +76,8 @@ struct LstmForwardArgs {
   LstmShape shape;
   DType dtype = DType::kFloat32;
   const SequenceLayout* layout = nullptr;
-  const void* x = nullptr;                // (T, N, D), or (M, D) when packed; storage
-  const uint8_t* reset_mask = nullptr;    // (T, N) or null; only with padded layouts
+  const void* x = nullptr;              // (T, N, D), or (M, D) when packed; storage
+  const uint8_t* reset_mask = nullptr;  // (T, N) or null; only with padded layouts
   LstmForwardDirection direction[kMaxDirections];
 };
 
@@ -90,7 +90,7 @@ struct LstmBackwardDirection {
   const void* grad_h_n = nullptr;          // (N, P) storage; null: zero
   const void* grad_c_n = nullptr;          // (N, H) storage; null: zero
   const void* grad_cell_states = nullptr;  // as cell_states; null: zero
-  void* grad_gates = nullptr;   // out (M, 4H) storage: gradient of the pre-activations
+  void* grad_gates = nullptr;              // out (M, 4H) storage: gradient of the pre-activations
   void* grad_output = nullptr;  // out (M, P) storage: whole gradient of h; null without projection
   void* grad_h_0 = nullptr;     // out (N, P) storage
   void* grad_c_0 = nullptr;     // out (N, H) storage

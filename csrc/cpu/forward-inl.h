@@ -10,8 +10,8 @@ LSTM_INLINE void finish_units(const ForwardStep& step, const Vec<AccumulatorOf<E
   A* c_row = static_cast<A*>(step.c) + row * step.hidden_size + unit;
 
   // Activate and step the cell.
-  const Gates<V> gates =
-      activate_gates<VectorMath>(pre[kInputGate], pre[kForgetGate], pre[kCellGate], pre[kOutputGate]);
+  const Gates<V> gates = activate_gates<VectorMath>(pre[kInputGate], pre[kForgetGate],
+                                                    pre[kCellGate], pre[kOutputGate]);
   const CellOutput<V> out =
       lstm_cell_forward<VectorMath>(gates, load_lanes<kFull, V>(c_row, count));
 
@@ -72,10 +72,9 @@ struct ForwardTile {
     const A* bias = static_cast<const A*>(step.bias) + panel * panel_width;
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const A* from = step.preactivations.base
-                          ? row_pointer<A>(step.preactivations, row + r) +
-                                (panel - step.panel_begin) * panel_width
-                          : bias;
+      const A* from = step.preactivations.base ? row_pointer<A>(step.preactivations, row + r) +
+                                                     (panel - step.panel_begin) * panel_width
+                                               : bias;
 #pragma GCC unroll 8
       for (int s = 0; s < kPanels * kPanelSlots; ++s) {
         acc[r][s] = load_unaligned<Vec<A>>(from + s * kWidth<A>);

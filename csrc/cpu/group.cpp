@@ -27,8 +27,8 @@ std::vector<Group> make_groups(const LstmShape& shape, const SequenceLayout& lay
       while (end < shape.batch && (last || seen + lengths[end] / 2 < target)) {
         seen += lengths[end++];
       }
-      groups.push_back({&layout, shape.batch, direction, begin, end,
-                        begin < end ? lengths[begin] : 0});
+      groups.push_back(
+          {&layout, shape.batch, direction, begin, end, begin < end ? lengths[begin] : 0});
       begin = end;
     }
   }

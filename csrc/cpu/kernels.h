@@ -56,9 +56,9 @@ struct ForwardStep {
   const void* bias = nullptr;  // accumulator, gate order, all panels; or null
   // Instead of bias and input: rows of (panel_end - panel_begin)·4·W accumulators, gate order.
   Rows preactivations;
-  void* c = nullptr;  // in/out (rows, H) accumulator: the state
-  MutableRows h;      // out, operand: the state for the next step
-  MutableRows y;      // out, storage; absent with projection
+  void* c = nullptr;               // in/out (rows, H) accumulator: the state
+  MutableRows h;                   // out, operand: the state for the next step
+  MutableRows y;                   // out, storage; absent with projection
   MutableRows gates, cell_states;  // out, storage; or absent
   MutableRows cells;               // out, accumulator; or absent
   Resets next_reset;               // zero c, and h, after this step

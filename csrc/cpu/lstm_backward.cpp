@@ -57,9 +57,8 @@ class BackwardGroup {
   void run_cells(int64_t k, int share);
   Product recurrent_product(int64_t k, int64_t row) const;
   Rows grad_y_rows(int64_t t) const {
-    return group_.sequence_rows<Rows>(direction_.grad_y,
-                                      args_.shape.directions * args_.shape.output_size, storage_,
-                                      t);
+    return group_.sequence_rows<Rows>(
+        direction_.grad_y, args_.shape.directions * args_.shape.output_size, storage_, t);
   }
   Rows grad_h_n_rows() const {
     return group_.batch_rows<Rows>(direction_.grad_h_n, args_.shape.output_size, storage_);
@@ -131,10 +130,10 @@ void BackwardGroup::run(int64_t phase, int share) {
 
 // What step k - 1 sends back to h, for rows from `row` on.
 Product BackwardGroup::recurrent_product(int64_t k, int64_t row) const {
-  return {{advance(grad_gates_[k % 2].get(), row * gates_stride_, operand_), gates_stride_,
-           nullptr},
-          kGates * args_.shape.hidden_size,
-          weights_.w_hh.data.get()};
+  return {
+      {advance(grad_gates_[k % 2].get(), row * gates_stride_, operand_), gates_stride_, nullptr},
+      kGates * args_.shape.hidden_size,
+      weights_.w_hh.data.get()};
 }
 
 // Gradients of h_0 of the rows whose first step was k.
@@ -147,9 +146,9 @@ void BackwardGroup::run_initial_gradients(int64_t k, int share) {
   step.panel_begin = panel_of(share, weights_.w_hh.panels);
   step.panel_end = panel_of(share + 1, weights_.w_hh.panels);
   step.product = recurrent_product(k + 1, row);
-  step.out = skip_rows(group_.batch_rows<MutableRows>(direction_.grad_h_0,
-                                                      args_.shape.output_size, storage_),
-                       row, storage_);
+  step.out = skip_rows(
+      group_.batch_rows<MutableRows>(direction_.grad_h_0, args_.shape.output_size, storage_), row,
+      storage_);
   table_.linear_step(step);
 }
 
@@ -173,11 +172,11 @@ void BackwardGroup::run_output_gradients(int64_t k, int share) {
     } else {
       step.addends[1] = skip_rows(grad_h_n_rows(), row, storage_);
     }
-    step.out = skip_rows(group_.data_rows<MutableRows>(direction_.grad_output, shape.output_size,
-                                                       storage_, t),
-                         row, storage_);
-    step.operand_out = {advance(grad_output_.get(), row * output_stride_, operand_),
-                        output_stride_, nullptr};
+    step.out = skip_rows(
+        group_.data_rows<MutableRows>(direction_.grad_output, shape.output_size, storage_, t), row,
+        storage_);
+    step.operand_out = {advance(grad_output_.get(), row * output_stride_, operand_), output_stride_,
+                        nullptr};
     table_.linear_step(step);
   }
 }
@@ -202,10 +201,10 @@ void BackwardGroup::run_cells(int64_t k, int share) {
 
     // The gradient of h.
     if (shape.projection) {
-      step.product = {{advance(grad_output_.get(), row * output_stride_, operand_),
-                       output_stride_, nullptr},
-                      shape.output_size,
-                      weights_.w_hr.data.get()};
+      step.product = {
+          {advance(grad_output_.get(), row * output_stride_, operand_), output_stride_, nullptr},
+          shape.output_size,
+          weights_.w_hr.data.get()};
     } else {
       step.addends[0] = skip_rows(grad_y_rows(t), row, storage_);
       if (row < enter) {
@@ -217,11 +216,11 @@ void BackwardGroup::run_cells(int64_t k, int share) {
 
     // The cell.
     step.grad_cell_states =
-        skip_rows(group_.sequence_rows<Rows>(direction_.grad_cell_states,
-                                             shape.directions * hidden, storage_, t),
+        skip_rows(group_.sequence_rows<Rows>(direction_.grad_cell_states, shape.directions * hidden,
+                                             storage_, t),
                   row, storage_);
-    step.gates = skip_rows(
-        group_.data_rows<Rows>(direction_.gates, kGates * hidden, storage_, t), row, storage_);
+    step.gates = skip_rows(group_.data_rows<Rows>(direction_.gates, kGates * hidden, storage_, t),
+                           row, storage_);
     step.cells = skip_rows(group_.data_rows<Rows>(direction_.cells, hidden, accumulator_, t), row,
                            accumulator_);
     if (row < first) {
@@ -255,9 +254,9 @@ void BackwardGroup::store_initial_gradients(const std::vector<int64_t>& lengths)
   for (int64_t j = 0; j < group_.rows(); ++j) {
     const int64_t n = group_.batch_row(j);
     if (direction_.grad_c_0) {
-      table_.accumulator_to_storage(
-          advance(dc_.get(), j * shape.hidden_size, accumulator_), shape.hidden_size,
-          advance(direction_.grad_c_0, n * shape.hidden_size, storage_));
+      table_.accumulator_to_storage(advance(dc_.get(), j * shape.hidden_size, accumulator_),
+                                    shape.hidden_size,
+                                    advance(direction_.grad_c_0, n * shape.hidden_size, storage_));
     }
     // A row without steps hands its final gradient on.
     if (direction_.grad_h_0 && lengths[group_.begin + j] == 0) {
@@ -298,8 +297,8 @@ void lstm_backward(const LstmBackwardArgs& args, const LstmPlan& plan, const Par
   const std::vector<int64_t> lengths = sorted_lengths(*args.layout, shape.batch);
   std::vector<std::unique_ptr<BackwardGroup>> groups;
   for (const Group& group : make_groups(shape, *args.layout, lengths, plan)) {
-    groups.push_back(std::make_unique<BackwardGroup>(args, plan, table, weights[group.direction],
-                                                     group));
+    groups.push_back(
+        std::make_unique<BackwardGroup>(args, plan, table, weights[group.direction], group));
   }
   parallel.for_each(static_cast<int64_t>(groups.size()) * plan.team, [&](int64_t i) {
     BackwardGroup& group = *groups[i / plan.team];

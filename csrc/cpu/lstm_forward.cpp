@@ -34,8 +34,8 @@ class ForwardGroup {
   // What a share keeps for itself: x·W_ih of the steps to come, for its own units.
   struct Projection {
     Buffer preactivations, x;
-    std::vector<int64_t> rows;         // row of x, for each row of `preactivations`
-    std::vector<int64_t> step_begin;   // first row of each of the steps
+    std::vector<int64_t> rows;        // row of x, for each row of `preactivations`
+    std::vector<int64_t> step_begin;  // first row of each of the steps
     int64_t first_step = 0;
   };
 
@@ -61,10 +61,10 @@ class ForwardGroup {
   const int64_t operand_;                // of the state: storage rows where the plan is `dot`
   const int64_t hidden_stride_, state_stride_;
   const int phases_per_step_;
-  std::vector<int64_t> lengths_;  // of the group's rows
-  Buffer state_[2];               // (rows, P) operand
-  Buffer hidden_;                 // (rows, H) operand: o·tanh(c), with projection
-  Buffer c_;                      // (rows, H) accumulator
+  std::vector<int64_t> lengths_;         // of the group's rows
+  Buffer state_[2];                      // (rows, P) operand
+  Buffer hidden_;                        // (rows, H) operand: o·tanh(c), with projection
+  Buffer c_;                             // (rows, H) accumulator
   std::vector<Projection> projections_;  // for each share
   Team team_;
 };
@@ -171,15 +171,14 @@ void ForwardGroup::project_input(int64_t s, int share) {
                   weights_.w_ih.data.get()};
   if (operand_ != storage_) {
     for (int64_t i = 0; i < step.rows; ++i) {
-      table_.storage_to_operand(
-          advance(args_.x, projection.rows[i] * shape.input_size, storage_), shape.input_size,
-          advance(projection.x.get(), i * shape.input_size, operand_));
+      table_.storage_to_operand(advance(args_.x, projection.rows[i] * shape.input_size, storage_),
+                                shape.input_size,
+                                advance(projection.x.get(), i * shape.input_size, operand_));
     }
     step.product.operand = {projection.x.get(), shape.input_size, nullptr};
   }
   step.bias = weights_.bias.get();
-  const int64_t stride =
-      (step.panel_end - step.panel_begin) * kPanelSlots * table_.vector_width;
+  const int64_t stride = (step.panel_end - step.panel_begin) * kPanelSlots * table_.vector_width;
   step.accumulator_out = {projection.preactivations.get(), stride, nullptr};
   table_.linear_step(step);
 }
@@ -196,34 +195,30 @@ ForwardStep ForwardGroup::cell_step(int64_t s, int share) {
   step.bias = weights_.bias.get();
   if (plan_.projection_steps > 0) {
     const Projection& projection = projections_[share];
-    const int64_t stride =
-        (step.panel_end - step.panel_begin) * kPanelSlots * table_.vector_width;
+    const int64_t stride = (step.panel_end - step.panel_begin) * kPanelSlots * table_.vector_width;
     const int64_t row = projection.step_begin[s - projection.first_step];
-    step.preactivations = {
-        advance(projection.preactivations.get(), row * stride, accumulator_), stride, nullptr};
+    step.preactivations = {advance(projection.preactivations.get(), row * stride, accumulator_),
+                           stride, nullptr};
   } else {
-    step.input = {
-        group_.sequence_rows<Rows>(args_.x, shape.input_size, storage_, t), shape.input_size,
-        weights_.w_ih.data.get()};
+    step.input = {group_.sequence_rows<Rows>(args_.x, shape.input_size, storage_, t),
+                  shape.input_size, weights_.w_ih.data.get()};
   }
-  step.recurrent = {{state_[s % 2].get(), state_stride_, nullptr},
-                    shape.output_size,
-                    weights_.w_hh.data.get()};
+  step.recurrent = {
+      {state_[s % 2].get(), state_stride_, nullptr}, shape.output_size, weights_.w_hh.data.get()};
   step.c = c_.get();
   if (shape.projection) {
     step.h = {hidden_.get(), hidden_stride_, nullptr};
     step.h_is_state = false;
   } else {
     step.h = {state_[(s + 1) % 2].get(), state_stride_, nullptr};
-    step.y = group_.sequence_rows<MutableRows>(
-        direction_.y, shape.directions * shape.output_size, storage_, t);
+    step.y = group_.sequence_rows<MutableRows>(direction_.y, shape.directions * shape.output_size,
+                                               storage_, t);
   }
   step.cell_states = group_.sequence_rows<MutableRows>(
       direction_.cell_states, shape.directions * shape.hidden_size, storage_, t);
-  step.gates = group_.data_rows<MutableRows>(direction_.gates, kGates * shape.hidden_size,
-                                             storage_, t);
-  step.cells =
-      group_.data_rows<MutableRows>(direction_.cells, shape.hidden_size, accumulator_, t);
+  step.gates =
+      group_.data_rows<MutableRows>(direction_.gates, kGates * shape.hidden_size, storage_, t);
+  step.cells = group_.data_rows<MutableRows>(direction_.cells, shape.hidden_size, accumulator_, t);
   step.next_reset = next_reset(s);
   return step;
 }
@@ -245,11 +240,10 @@ void ForwardGroup::run_output_projection(int64_t s, int share) {
   step.columns = shape.output_size;
   step.panel_begin = panel_of(share, weights_.w_hr.panels);
   step.panel_end = panel_of(share + 1, weights_.w_hr.panels);
-  step.product = {{hidden_.get(), hidden_stride_, nullptr},
-                  shape.hidden_size,
-                  weights_.w_hr.data.get()};
-  step.out = group_.sequence_rows<MutableRows>(
-      direction_.y, shape.directions * shape.output_size, storage_, t);
+  step.product = {
+      {hidden_.get(), hidden_stride_, nullptr}, shape.hidden_size, weights_.w_hr.data.get()};
+  step.out = group_.sequence_rows<MutableRows>(direction_.y, shape.directions * shape.output_size,
+                                               storage_, t);
   step.operand_out = {state_[(s + 1) % 2].get(), state_stride_, nullptr};
   step.reset = next_reset(s);
   table_.linear_step(step);

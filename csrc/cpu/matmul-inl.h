@@ -39,8 +39,7 @@ using AccumulatorOf = typename OperandTraits<E>::Accumulator;
 template <typename E>
 LSTM_INLINE int64_t panel_elements(int64_t k_size) {
   constexpr int64_t multiple = OperandTraits<E>::kMultiple;
-  return (k_size + multiple - 1) / multiple * multiple * kPanelSlots *
-         kWidth<AccumulatorOf<E>>;
+  return (k_size + multiple - 1) / multiple * multiple * kPanelSlots * kWidth<AccumulatorOf<E>>;
 }
 
 template <typename E>
@@ -98,8 +97,8 @@ LSTM_INLINE void accumulate_pairs(VecF (&acc)[kRows][kPanels * kPanelSlots],
 
 template <int kRows, int kPanels>
 LSTM_INLINE void accumulate_bf16(VecF (&acc)[kRows][kPanels * kPanelSlots],
-                            const BFloat16* const (&rows)[kRows], int64_t k_size,
-                            const BFloat16* panel) {
+                                 const BFloat16* const (&rows)[kRows], int64_t k_size,
+                                 const BFloat16* panel) {
   const int64_t panel_stride = panel_elements<BFloat16>(k_size);
   uint32_t pairs[kRows];
   for (int64_t k = 0; k + 1 < k_size; k += 2) {
@@ -112,8 +111,8 @@ LSTM_INLINE void accumulate_bf16(VecF (&acc)[kRows][kPanels * kPanelSlots],
     // NOTE: the element behind an odd row belongs to another row; it may be NaN.
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) pairs[r] = rows[r][k_size - 1].bits;
-    accumulate_pairs<kRows, kPanels>(
-        acc, pairs, panel + (k_size - 1) * kPanelSlots * kWidth<float>, panel_stride);
+    accumulate_pairs<kRows, kPanels>(acc, pairs, panel + (k_size - 1) * kPanelSlots * kWidth<float>,
+                                     panel_stride);
   }
 }
 #endif
@@ -200,8 +199,7 @@ LSTM_INLINE E to_operand(S value) {
 template <typename E>
 LSTM_INLINE int64_t panel_index(int64_t k, int64_t column) {
   constexpr int64_t multiple = OperandTraits<E>::kMultiple;
-  return (k / multiple * kPanelSlots * kWidth<AccumulatorOf<E>> + column) * multiple +
-         k % multiple;
+  return (k / multiple * kPanelSlots * kWidth<AccumulatorOf<E>> + column) * multiple + k % multiple;
 }
 
 template <typename S, typename E>

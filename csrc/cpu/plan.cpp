@@ -32,12 +32,11 @@ void split_over_threads(const LstmShape& shape, int64_t step_work, int64_t max_t
       std::clamp<int64_t>(work / kMinWorkPerThread, 1, std::max(facts.threads, 1));
   if (threads == 1) return;
   const int64_t per_direction = ceil_div(threads, shape.directions);
-  const int64_t groups =
-      std::clamp<int64_t>(shape.batch / kMinGroupRows, 1, per_direction);
+  const int64_t groups = std::clamp<int64_t>(shape.batch / kMinGroupRows, 1, per_direction);
   plan.row_groups = static_cast<int>(groups);
   const int64_t step_threads = step_work / groups / kMinStepWorkPerThread;
-  plan.team = static_cast<int>(std::max<int64_t>(
-      1, std::min({per_direction / groups, step_threads, max_team})));
+  plan.team = static_cast<int>(
+      std::max<int64_t>(1, std::min({per_direction / groups, step_threads, max_team})));
 }
 
 }  // namespace
@@ -49,9 +48,9 @@ LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& 
   const int64_t h = shape.hidden_size;
   plan.dot = !shape.projection && shape.steps * shape.batch <= kMaxDotRows;
 
-  const int64_t step_work =
-      shape.batch * h * (kGates * (shape.input_size + shape.output_size) +
-                         (shape.projection ? shape.output_size : 0));
+  const int64_t step_work = shape.batch * h *
+                            (kGates * (shape.input_size + shape.output_size) +
+                             (shape.projection ? shape.output_size : 0));
   split_over_threads(shape, step_work, ceil_div(h, table.vector_width), facts, plan);
   if (plan.dot) return plan;
 
@@ -72,24 +71,28 @@ LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const CpuFacts&
   LstmPlan plan;
   plan.isa = facts.isa;
   const KernelTable& table = kernel_table(plan.isa, dtype);
-  const int64_t step_work = shape.batch * shape.hidden_size * shape.output_size *
-                            (kGates + (shape.projection ? 1 : 0));
+  const int64_t step_work =
+      shape.batch * shape.hidden_size * shape.output_size * (kGates + (shape.projection ? 1 : 0));
   const int64_t panels = ceil_div(shape.hidden_size, kPanelSlots * table.vector_width);
   split_over_threads(shape, step_work, panels, facts, plan);
   return plan;
 }
 
-std::string describe(const LstmPlan& plan) {
+std::string describe_backward(const LstmPlan& plan) {
   std::ostringstream text;
-  text << isa_name(plan.isa) << ", ";
-  text << (plan.dot ? "dot products on the weights as they are" : "packed panels") << ", ";
-  text << plan.row_groups << " row group(s) × team of " << plan.team;
-  if (!plan.dot) {
-    if (plan.projection_steps > 0) {
-      text << ", x·W_ih for " << plan.projection_steps << " step(s) at a time";
-    } else {
-      text << ", x·W_ih fused into the step";
-    }
+  text << isa_name(plan.isa) << ", " << plan.row_groups << " row group(s) x team of " << plan.team;
+  return text.str();
+}
+
+std::string describe_forward(const LstmPlan& plan) {
+  std::ostringstream text;
+  text << describe_backward(plan) << ", ";
+  if (plan.dot) {
+    text << "dot products on unpacked weights";
+  } else if (plan.projection_steps > 0) {
+    text << "packed panels, x*W_ih for " << plan.projection_steps << " step(s) at a time";
+  } else {
+    text << "packed panels, x*W_ih fused into the step";
   }
   return text.str();
 }

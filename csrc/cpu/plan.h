@@ -19,7 +19,7 @@ struct LstmPlan {
   int row_groups = 1;
   // Threads that share a group, each with its own hidden units, in step with one another.
   int team = 1;
-  // Steps whose x·W_ih is done in one product ahead of them; 0: fused into each step's product.
+  // Forward: steps whose x·W_ih is done in one product ahead of them; 0: fused into each step's.
   int64_t projection_steps = 0;
 };
 
@@ -27,6 +27,7 @@ LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& 
 LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts);
 
 // One line, for lstm_fused.explain.
-std::string describe(const LstmPlan& plan);
+std::string describe_forward(const LstmPlan& plan);
+std::string describe_backward(const LstmPlan& plan);
 
 }  // namespace lstm_fused::cpu

@@ -21,9 +21,9 @@ void scatter_data_rows(const SequenceLayout& layout, int64_t batch, const void* 
 // The state that entered each step of a direction: y of the step before, h_0 at the first one, or
 // zero after a reset.
 struct PreviousStates {
-  const void* y = nullptr;              // rows of y_stride bytes, this direction's column first
+  const void* y = nullptr;  // rows of y_stride bytes, this direction's column first
   int64_t y_stride_bytes = 0;
-  const void* h_0 = nullptr;            // (N, row)
+  const void* h_0 = nullptr;  // (N, row)
   int64_t row_bytes = 0;
   const uint8_t* reset_mask = nullptr;  // (T, N) or null
   bool reverse = false;

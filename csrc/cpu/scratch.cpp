@@ -7,8 +7,7 @@ void Packer::add(const Item& item, int64_t panels) {
   item.out->k_size = item.k_size;
   item.out->panels = panels;
   const int64_t rows = round_up(item.k_size, table_.k_multiple);
-  item.out->data =
-      Buffer(panels * rows * kPanelSlots * table_.vector_width * table_.operand_size);
+  item.out->data = Buffer(panels * rows * kPanelSlots * table_.vector_width * table_.operand_size);
   items_.push_back(item);
 }
 
@@ -22,8 +21,8 @@ void Packer::run(const Parallel& parallel) const {
       if (item.kind == Kind::kDirect) {
         table_.pack_direct(item.source, item.columns, item.k_size, begin, end, out);
       } else {
-        table_.pack_transposed(item.source, item.columns, item.k_size,
-                               item.kind == Kind::kGates, begin, end, out);
+        table_.pack_transposed(item.source, item.columns, item.k_size, item.kind == Kind::kGates,
+                               begin, end, out);
       }
     });
   }

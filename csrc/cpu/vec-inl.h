@@ -134,8 +134,8 @@ LSTM_INLINE VecF widen_fp16(VecH h) {
 }
 LSTM_INLINE VecH narrow_fp16(VecF f) {
 #if defined(__AVX512F__)
-  return bit_cast<VecH>(
-      _mm512_maskz_cvtps_ph(0xFFFF, bit_cast<__m512>(f), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  return bit_cast<VecH>(_mm512_maskz_cvtps_ph(0xFFFF, bit_cast<__m512>(f),
+                                              _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #else
   return bit_cast<VecH>(
       _mm256_cvtps_ph(bit_cast<__m256>(f), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -161,8 +161,8 @@ LSTM_INLINE VecH narrow_fp16(VecF f) {
   // Subnormal: adding 0.5 lets the FPU round at 2^-24.
   const VecU subnormal = bit_cast<VecU>(bit_cast<VecF>(magnitude) + 0.5f) - 0x3F000000u;
   VecU out = magnitude < 0x38800000u ? subnormal : normal;
-  out = magnitude >= 0x477FF000u ? (out & 0u) | 0x7C00u : out;              // overflow
-  out = magnitude > 0x7F800000u ? (out & 0u) | 0x7E00u : out;               // NaN
+  out = magnitude >= 0x477FF000u ? (out & 0u) | 0x7C00u : out;  // overflow
+  out = magnitude > 0x7F800000u ? (out & 0u) | 0x7E00u : out;   // NaN
   return __builtin_convertvector(sign | out, VecH);
 }
 #endif

@@ -70,9 +70,9 @@ void read_shape(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
   LSTM_CHECK(shape.directions == 1 || shape.directions == 2,
              "h_0 must hold 1 or 2 directions, got ", shape.directions);
   const int64_t each = static_cast<int64_t>(weights.size()) / shape.directions;
-  LSTM_CHECK(each * shape.directions == static_cast<int64_t>(weights.size()) && each >= 2 &&
-                 each <= 5,
-             "weights must hold 2 to 5 tensors for each direction, got ", weights.size());
+  LSTM_CHECK(
+      each * shape.directions == static_cast<int64_t>(weights.size()) && each >= 2 && each <= 5,
+      "weights must hold 2 to 5 tensors for each direction, got ", weights.size());
   shape.projection = each == 3 || each == 5;
 }
 
@@ -103,8 +103,8 @@ Tensor checked(const Tensor& tensor, const char* name, const std::vector<int64_t
   for (size_t i = 0; same && i < sizes.size(); ++i) same = got[i] == sizes[i];
   LSTM_CHECK(same, name, " must have shape ", to_text(sizes), ", got ", to_text(got));
   LSTM_CHECK(tensor.is_cpu(), name, " must be on the CPU, as input is");
-  LSTM_CHECK(tensor.scalar_type() == layer.input.scalar_type(), name,
-             " must have input's dtype, ", dtype_name(layer.dtype));
+  LSTM_CHECK(tensor.scalar_type() == layer.input.scalar_type(), name, " must have input's dtype, ",
+             dtype_name(layer.dtype));
   return torch::stable::contiguous(tensor);
 }
 

@@ -19,13 +19,15 @@ struct Layer {
   LstmShape shape;
   DType dtype = DType::kFloat32;
   SequenceLayout layout;
-  bool ragged = false;  // padded, and not all rows have T steps
-  Tensor input;         // contiguous (T, N, D) or (M, D)
-  Tensor h_0, c_0;      // contiguous (L, N, P), (L, N, H)
-  std::vector<Tensor> weights;  // contiguous, all directions' in nn.LSTM's order
+  bool ragged = false;               // padded, and not all rows have T steps
+  Tensor input;                      // contiguous (T, N, D) or (M, D)
+  Tensor h_0, c_0;                   // contiguous (L, N, P), (L, N, H)
+  std::vector<Tensor> weights;       // contiguous, all directions' in nn.LSTM's order
   std::optional<Tensor> reset_mask;  // contiguous (T, N) bool
 
-  int64_t sequence_rows() const { return layout.packed ? layout.data_rows() : shape.steps * shape.batch; }
+  int64_t sequence_rows() const {
+    return layout.packed ? layout.data_rows() : shape.steps * shape.batch;
+  }
   int weights_per_direction() const { return static_cast<int>(weights.size()) / shape.directions; }
   bool has_bias() const { return weights_per_direction() >= 4; }
   LstmWeights direction_weights(int direction) const;
@@ -35,8 +37,7 @@ struct Layer {
 // Throws Error or std::runtime_error where the tensors do not fit together.
 Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
                  const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
-                 const std::optional<Tensor>& batch_sizes,
-                 const std::optional<Tensor>& reset_mask);
+                 const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& reset_mask);
 
 // A contiguous tensor with the given sizes and the layer's dtype and device; else throws.
 Tensor checked(const Tensor& tensor, const char* name, const std::vector<int64_t>& sizes,

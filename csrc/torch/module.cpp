@@ -24,14 +24,13 @@ DType parse_dtype(const std::string& name) {
 std::string plan_text(int64_t steps, int64_t batch, int64_t input_size, int64_t hidden_size,
                       int64_t proj_size, int directions, const std::string& dtype, int threads,
                       bool backward) {
-  const LstmShape shape = {steps,       batch,
-                           input_size,  hidden_size,
-                           proj_size > 0 ? proj_size : hidden_size,
-                           directions,  proj_size > 0};
+  const LstmShape shape = {
+      steps,      batch,        input_size, hidden_size, proj_size > 0 ? proj_size : hidden_size,
+      directions, proj_size > 0};
   const cpu::CpuFacts facts = cpu::cpu_facts(threads);
   const DType type = parse_dtype(dtype);
-  return cpu::describe(backward ? cpu::make_backward_plan(shape, type, facts)
-                                : cpu::make_forward_plan(shape, type, facts));
+  return backward ? cpu::describe_backward(cpu::make_backward_plan(shape, type, facts))
+                  : cpu::describe_forward(cpu::make_forward_plan(shape, type, facts));
 }
 
 std::vector<std::string> available_isas() {
@@ -50,11 +49,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("available_isas", &lstm_fused::available_isas,
         "Instruction sets that this build holds and this processor runs, in rising order.");
   m.def(
-      "best_isa", [] { return std::string(lstm_fused::cpu::isa_name(lstm_fused::cpu::best_isa())); },
+      "best_isa",
+      [] { return std::string(lstm_fused::cpu::isa_name(lstm_fused::cpu::best_isa())); },
       "The instruction set in use: the best one, or the best that LSTM_FUSED_MAX_ISA allows.");
-  m.def("compiler", [] { return std::string("gcc " __VERSION__); }, "The compiler that built this.");
+  m.def(
+      "compiler", [] { return std::string("gcc " __VERSION__); }, "The compiler that built this.");
   m.def("plan_text", &lstm_fused::plan_text, py::arg("steps"), py::arg("batch"),
-        py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"),
-        py::arg("directions"), py::arg("dtype"), py::arg("threads"), py::arg("backward"),
+        py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"),
+        py::arg("dtype"), py::arg("threads"), py::arg("backward"),
         "How a call of this shape is carried out on the CPU, in one line.");
 }

@@ -112,8 +112,7 @@ BackwardResult lstm_backward_cpu(
   // Take the incoming gradients; an absent one is zero.
   const auto incoming = [&](const std::optional<Tensor>& grad, const char* name,
                             const std::vector<int64_t>& sizes) {
-    return grad ? checked(*grad, name, sizes, layer)
-                : torch::stable::new_empty(layer.input, {0});
+    return grad ? checked(*grad, name, sizes, layer) : torch::stable::new_empty(layer.input, {0});
   };
   const std::vector<int64_t> h_sizes = {s.directions, s.batch, s.output_size};
   const std::vector<int64_t> c_sizes = {s.directions, s.batch, s.hidden_size};
@@ -130,12 +129,14 @@ BackwardResult lstm_backward_cpu(
   // Allocate the results.
   GateGradients gradients;
   const int64_t data_rows = layer.layout.data_rows();
-  gradients.gates = torch::stable::new_empty(
-      layer.input, {s.directions, data_rows, kGates * s.hidden_size});
+  gradients.gates =
+      torch::stable::new_empty(layer.input, {s.directions, data_rows, kGates * s.hidden_size});
   gradients.output = torch::stable::new_empty(
       layer.input, {s.projection ? s.directions : 0, data_rows, s.output_size});
-  Tensor dh_0 = torch::stable::new_empty(layer.input, need_states ? h_sizes : std::vector<int64_t>{0});
-  Tensor dc_0 = torch::stable::new_empty(layer.input, need_states ? c_sizes : std::vector<int64_t>{0});
+  Tensor dh_0 =
+      torch::stable::new_empty(layer.input, need_states ? h_sizes : std::vector<int64_t>{0});
+  Tensor dc_0 =
+      torch::stable::new_empty(layer.input, need_states ? c_sizes : std::vector<int64_t>{0});
 
   // Run the recurrence.
   LstmBackwardArgs args;

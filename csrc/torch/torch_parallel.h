@@ -5,8 +5,7 @@
 
 namespace lstm_fused {
 
-// torch's intra-op thread pool, with torch.get_num_threads() threads. In a process forked after
-// the pool was used, one thread: the pool's threads did not survive the fork.
+// torch's intra-op thread pool, with torch.get_num_threads() threads.
 cpu::Parallel torch_parallel();
 
 }  // namespace lstm_fused

@@ -72,8 +72,10 @@ Tensor recurrent_gradient(const Layer& layer, const Tensor& grad_gates, const Te
     const Tensor first_grad = rows_of(grad_gates, first, first + batch);
     Tensor grad = row_product(gemm_operand(first_grad), gemm_operand(h_0));
     if (rows == batch) return grad;
-    const Tensor rest = reverse ? rows_of(grad_gates, 0, rows - batch) : rows_of(grad_gates, batch, rows);
-    const Tensor before = reverse ? rows_of(columns, batch, rows) : rows_of(columns, 0, rows - batch);
+    const Tensor rest =
+        reverse ? rows_of(grad_gates, 0, rows - batch) : rows_of(grad_gates, batch, rows);
+    const Tensor before =
+        reverse ? rows_of(columns, batch, rows) : rows_of(columns, 0, rows - batch);
     return ts::subtract(grad, row_product(gemm_operand(rest), gemm_operand(before)), -1.0);
   }
 
@@ -118,8 +120,7 @@ Tensor input_gradient(const Layer& layer, const GateGradients& gradients,
   Tensor grad;
   for (int d = 0; d < s.directions; ++d) {
     const Tensor& w_ih = layer.weights[d * layer.weights_per_direction()];
-    const Tensor part =
-        product(gemm_operand(direction_of(gradients.gates, d)), gemm_operand(w_ih));
+    const Tensor part = product(gemm_operand(direction_of(gradients.gates, d)), gemm_operand(w_ih));
     grad = d == 0 ? part : ts::subtract(grad, part, -1.0);
   }
   grad = to_layer_type(grad, layer);
@@ -142,8 +143,7 @@ std::vector<Tensor> weight_gradients(const Layer& layer, const GateGradients& gr
   for (int d = 0; d < s.directions; ++d) {
     const Tensor grad_gates = direction_of(gradients.gates, d);
     grads.push_back(to_layer_type(row_product(gemm_operand(grad_gates), x), layer));
-    grads.push_back(
-        to_layer_type(recurrent_gradient(layer, grad_gates, y, d, parallel), layer));
+    grads.push_back(to_layer_type(recurrent_gradient(layer, grad_gates, y, d, parallel), layer));
     if (layer.has_bias()) {
       const std::array<int64_t, 1> rows = {0};
       const Tensor grad_bias = ts::sum(grad_gates, rows);

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Thread pools of every temper that cpu::Parallel allows. A kernel must give the same bits on all.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include "cpu/team.h"
+
+namespace lstm_fused::test {
+
+using cpu::Parallel;
+
+// All of [0, n) in one call on the caller's thread.
+inline void run_at_once(int64_t n, Parallel::Body body, void* context) { body(0, n, context); }
+
+inline void run_in_reverse(int64_t n, Parallel::Body body, void* context) {
+  for (int64_t i = n; i-- > 0;) body(i, i + 1, context);
+}
+
+// A thread for each index, which ends before the next begins.
+inline void run_in_turn(int64_t n, Parallel::Body body, void* context) {
+  for (int64_t i = 0; i < n; ++i) std::thread(body, i, i + 1, context).join();
+}
+
+// kThreads threads with a range each; thread `late`, if any, begins when the others are under way
+// or done. The caller's is thread 0, as in torch's pool.
+template <int kThreads>
+void run_in_threads(int64_t n, Parallel::Body body, void* context, int late) {
+  const auto work = [&](int thread) {
+    if (thread == late) std::this_thread::sleep_for(std::chrono::microseconds(300));
+    const int64_t begin = n * thread / kThreads, end = n * (thread + 1) / kThreads;
+    if (begin < end) body(begin, end, context);
+  };
+  std::vector<std::thread> threads;
+  for (int thread = 1; thread < kThreads; ++thread) threads.emplace_back(work, thread);
+  work(0);
+  for (std::thread& thread : threads) thread.join();
+}
+
+template <int kThreads>
+void run_concurrently(int64_t n, Parallel::Body body, void* context) {
+  run_in_threads<kThreads>(n, body, context, -1);
+}
+
+template <int kThreads, int kLate>
+void run_with_latecomer(int64_t n, Parallel::Body body, void* context) {
+  run_in_threads<kThreads>(n, body, context, kLate);
+}
+
+struct Pool {
+  const char* name;
+  Parallel parallel;
+};
+
+inline const Pool kOneThread = {"one thread", {1, nullptr}};
+
+inline const std::vector<Pool>& all_pools() {
+  static const std::vector<Pool> pools = {
+      kOneThread,
+      {"at once", {2, run_at_once}},
+      {"2 threads", {2, run_concurrently<2>}},
+      {"in reverse", {3, run_in_reverse}},
+      {"3 threads, the first late", {3, run_with_latecomer<3, 0>}},
+      {"in turn", {4, run_in_turn}},
+      {"4 threads", {4, run_concurrently<4>}},
+      {"2 threads, the second late", {2, run_with_latecomer<2, 1>}},
+  };
+  return pools;
+}
+
+}  // namespace lstm_fused::test
