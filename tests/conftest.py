@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Fixtures of all tests, and the module under test run as ``kit.numeric`` runs its rivals."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -24,7 +24,6 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from lstm_fused import FusedLSTM, build_info
 
 ISAS: tuple[str, ...] = tuple(build_info()["isas"])
-BEST_ISA = ISAS[-1]
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -45,23 +44,20 @@ def use_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@pytest.fixture
-def use_isa(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """A function that makes the kernels of one instruction set run, until the test ends."""
-
-    def use(isa: str) -> None:
-        monkeypatch.setenv("LSTM_FUSED_MAX_ISA", isa)
+@contextmanager
+def use_isa(isa: str) -> Iterator[None]:
+    """Run the kernels of one instruction set."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LSTM_FUSED_MAX_ISA", isa)
         assert build_info()["isa"] == isa
-
-    return use
+        yield
 
 
 @pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest, use_isa: Callable[[str], None]) -> str:
-    """Runs the test with the kernels of each instruction set that this machine has."""
-    name: str = request.param
-    use_isa(name)
-    return name
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test with the kernels of each instruction set that this machine has."""
+    with use_isa(request.param):
+        yield request.param
 
 
 def run_ours(inputs: LayerInputs, *, cell_states: bool = False, packed: bool = False) -> Results:

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Outputs and every gradient of FusedLSTM against nn.LSTM and the float64 reference."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from conftest import BEST_ISA, DTYPES, ISAS, assert_results, expected_of, in_dtype, run_ours
+from conftest import DTYPES, ISAS, assert_results, expected_of, in_dtype, run_ours, use_isa
 from kit.cases import CORE, WIDE, LayerCase, make_inputs
 from kit.numeric import assert_bitwise_equal, make_module
 
@@ -26,11 +24,11 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 core_cases = pytest.mark.parametrize("case", CORE, ids=str)
 
 
-def test_every_instruction_set_of_this_machine_is_tested(use_isa: Callable[[str], None]) -> None:
+def test_every_instruction_set_of_this_machine_is_tested() -> None:
     assert ISAS[0] == "baseline"
     for isa in ISAS:
-        use_isa(isa)
-        assert build_info()["isa"] == isa
+        with use_isa(isa):
+            assert build_info()["isa"] == isa
 
 
 def test_unknown_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,15 +38,15 @@ def test_unknown_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         FusedLSTM(2, 3)(torch.zeros(1, 1, 2))
 
 
-def test_instruction_sets_are_told_apart_by_their_bits(use_isa: Callable[[str], None]) -> None:
+def test_instruction_sets_are_told_apart_by_their_bits() -> None:
     """That the variable has an effect on the kernels, not on build_info alone."""
     if len(ISAS) == 1:
         pytest.skip("this machine has one instruction set")
     inputs = make_inputs(LayerCase(8, 16, 64, 64))
     results = []
     for isa in ISAS[:2]:
-        use_isa(isa)
-        results.append(run_ours(inputs)["y"])
+        with use_isa(isa):
+            results.append(run_ours(inputs)["y"])
     assert not torch.equal(*results), "with and without fused multiply-add the rounding differs"
 
 
@@ -74,9 +72,8 @@ def test_results_and_gradients_with_cell_states(
 @dtypes
 @pytest.mark.parametrize("cell_states", [False, True], ids=["y", "cell_states"])
 def test_results_and_gradients_of_every_pair_of_options(
-    case: LayerCase, dtype: torch.dtype, cell_states: bool, use_isa: Callable[[str], None]
+    case: LayerCase, dtype: torch.dtype, cell_states: bool
 ) -> None:
-    use_isa(BEST_ISA)
     case = in_dtype(case, dtype)
     expected = expected_of(case, cell_states)
     assert_results(case, run_ours(expected.inputs, cell_states=cell_states), expected)

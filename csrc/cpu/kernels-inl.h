@@ -26,6 +26,8 @@ namespace {
 //
 #include "cpu/matmul-inl.h"
 //
+#include "cpu/pack-inl.h"
+//
 #include "cpu/backward-inl.h"
 #include "cpu/forward-inl.h"
 #include "cpu/linear-inl.h"

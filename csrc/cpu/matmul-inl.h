@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The micro-kernel: a block of operand rows times packed panels, accumulated in registers; and
-// the packing of panels. kernels.h describes the panels.
+// The micro-kernel: a block of operand rows times packed panels, accumulated in registers.
+// kernels.h describes the panels; pack-inl.h makes them.
 
 // Rows that share one pass over a panel. 6 rows × 4 slots fill 24 of the 32 AVX-512 registers,
 // with 6 broadcast operands and 1 panel vector: 31. AVX2 and SSE2 have 16: 3 × 4 + 3 + 1.
@@ -178,68 +178,6 @@ LSTM_INLINE void for_each_tile(int64_t rows, int64_t panel_begin, int64_t panel_
 #endif
       }
       row += block_rows;
-    }
-  }
-}
-
-// ---- Packing -------------------------------------------------------------------------------
-
-template <typename S, typename E>
-LSTM_INLINE E to_operand(S value) {
-  if constexpr (std::is_same_v<S, E>) {
-    return value;
-  } else {
-    VecH half{};
-    half[0] = value.bits;
-    return (std::is_same_v<S, BFloat16> ? widen_bf16(half) : widen_fp16(half))[0];
-  }
-}
-
-// Index of (k, column) within a panel, column = slot·W + lane.
-template <typename E>
-LSTM_INLINE int64_t panel_index(int64_t k, int64_t column) {
-  constexpr int64_t multiple = OperandTraits<E>::kMultiple;
-  return (k / multiple * kPanelSlots * kWidth<AccumulatorOf<E>> + column) * multiple + k % multiple;
-}
-
-template <typename S, typename E>
-void pack_transposed(const void* source, int64_t columns, int64_t k_size, bool gate_order,
-                     int64_t begin, int64_t end, void* panels) {
-  constexpr int64_t width = kWidth<AccumulatorOf<E>>;
-  const int64_t slot_columns = gate_order ? columns / kPanelSlots : columns;
-  for (int64_t p = begin; p < end; ++p) {
-    E* panel = static_cast<E*>(panels) + p * panel_elements<E>(k_size);
-    __builtin_memset(panel, 0, panel_elements<E>(k_size) * sizeof(E));
-    for (int64_t q = 0; q < kPanelSlots; ++q) {
-      // Lane l of this slot is column first + l, of which `count` exist.
-      const int64_t offset = gate_order ? p * width : (p * kPanelSlots + q) * width;
-      const int64_t first = offset + (gate_order ? q * slot_columns : 0);
-      const int64_t left = slot_columns - offset;
-      const int64_t count = left < width ? left : width;
-      for (int64_t lane = 0; lane < count; ++lane) {
-        const S* row = static_cast<const S*>(source) + (first + lane) * k_size;
-        for (int64_t k = 0; k < k_size; ++k) {
-          panel[panel_index<E>(k, q * width + lane)] = to_operand<S, E>(row[k]);
-        }
-      }
-    }
-  }
-}
-
-template <typename S, typename E>
-void pack_direct(const void* source, int64_t columns, int64_t k_size, int64_t begin, int64_t end,
-                 void* panels) {
-  constexpr int64_t width = kWidth<AccumulatorOf<E>>;
-  constexpr int64_t multiple = OperandTraits<E>::kMultiple;
-  for (int64_t p = begin; p < end; ++p) {
-    E* panel = static_cast<E*>(panels) + p * panel_elements<E>(k_size);
-    const int64_t first = p * kPanelSlots * width;
-    for (int64_t k = 0; k < (k_size + multiple - 1) / multiple * multiple; ++k) {
-      const S* row = static_cast<const S*>(source) + k * columns + first;
-      for (int64_t column = 0; column < kPanelSlots * width; ++column) {
-        const bool exists = k < k_size && first + column < columns;
-        panel[panel_index<E>(k, column)] = exists ? to_operand<S, E>(row[column]) : E{};
-      }
     }
   }
 }

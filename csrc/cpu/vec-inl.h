@@ -45,6 +45,10 @@ struct IntegersOf<float> {
   using Type = VecI;
 };
 template <>
+struct IntegersOf<uint32_t> {
+  using Type = VecI;
+};
+template <>
 struct IntegersOf<double> {
   using Type = VecL;
 };
@@ -190,6 +194,49 @@ LSTM_INLINE void store_lanes(S* p, V v, int count) {
     kFull ? store_unaligned(p, v) : store_first(p, v, count);
   } else {
     kFull ? store_unaligned(p, narrow<S>(v)) : store_first(p, narrow<S>(v), count);
+  }
+}
+
+// One step of a transposition. Lanes whose number has the bit kShift come from `b`, those without
+// it from `a`: with kShift > 0 those of `b` from kShift lanes below, with kShift < 0 those of `a`
+// from -kShift lanes above.
+template <int kShift, typename V>
+LSTM_INLINE V exchange_lanes(V a, V b) {
+  constexpr int width = sizeof(V) / sizeof(Element<V>);
+  constexpr int shift = kShift > 0 ? kShift : -kShift;
+  Integers<Element<V>> from;
+#pragma GCC unroll 16
+  for (int lane = 0; lane < width; ++lane) {
+    const bool second = lane & shift;
+    if (kShift > 0) {
+      from[lane] = second ? width + lane - shift : lane;
+    } else {
+      from[lane] = second ? width + lane : lane + shift;
+    }
+  }
+#if defined(__clang__)
+  V out;
+  for (int lane = 0; lane < width; ++lane) {
+    out[lane] = from[lane] < width ? a[from[lane]] : b[from[lane] - width];
+  }
+  return out;
+#else
+  return __builtin_shuffle(a, b, from);
+#endif
+}
+
+// Transposes a square of W vectors, by halves, quarters, … of it.
+template <int kShift, typename V, int kCount>
+LSTM_INLINE void transpose_square(V (&rows)[kCount]) {
+  if constexpr (kShift > 0) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kCount; ++i) {
+      if (i & kShift) continue;
+      const V low = exchange_lanes<kShift>(rows[i], rows[i + kShift]);
+      rows[i + kShift] = exchange_lanes<-kShift>(rows[i], rows[i + kShift]);
+      rows[i] = low;
+    }
+    transpose_square<kShift / 2>(rows);
   }
 }
 

@@ -23,7 +23,8 @@
 
 namespace lstm_fused::test {
 
-// ---- 16-bit types, from their definitions --------------------------------------------------------
+// ---- 16-bit types, from their definitions
+// --------------------------------------------------------
 
 struct Format {
   int mantissa_bits, min_exponent;  // of normal numbers
@@ -93,7 +94,8 @@ inline DType accumulator_type(DType dtype) {
   return dtype == DType::kFloat64 ? dtype : DType::kFloat32;
 }
 
-// ---- Arrays --------------------------------------------------------------------------------------
+// ---- Arrays
+// --------------------------------------------------------------------------------------
 
 // Memory that ends where an unreadable page begins: unlike AddressSanitizer's red zones this also
 // stops masked vector instructions, which the compiler does not instrument. The slack before it
@@ -102,13 +104,13 @@ class FencedMemory {
  public:
   explicit FencedMemory(int64_t bytes) {
     const int64_t page = sysconf(_SC_PAGESIZE);
-    const int64_t usable = (bytes + page - 1) / page * page;
-    size_ = usable + page;
+    usable_ = (bytes + page - 1) / page * page;
+    size_ = usable_ + page;
     void* mapped = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapped == MAP_FAILED) throw std::bad_alloc();
     base_ = static_cast<unsigned char*>(mapped);
-    if (mprotect(base_ + usable, page, PROT_NONE) != 0) throw std::bad_alloc();
-    slack_ = usable - bytes;
+    if (mprotect(base_ + usable_, page, PROT_NONE) != 0) throw std::bad_alloc();
+    slack_ = usable_ - bytes;
     std::memset(base_, kSlack, slack_);
 #if defined(__SANITIZE_ADDRESS__)
     __asan_poison_memory_region(base_, slack_);
@@ -124,11 +126,12 @@ class FencedMemory {
   FencedMemory(const FencedMemory&) = delete;
 
   void* get() const { return base_ + slack_; }
+  void make_read_only() { mprotect(base_, usable_, PROT_READ); }
 
  private:
   static constexpr unsigned char kSlack = 0x5A;
   unsigned char* base_;
-  int64_t size_, slack_;
+  int64_t usable_, size_, slack_;
 };
 
 class Array {
@@ -141,6 +144,13 @@ class Array {
   Array(DType dtype, const std::vector<double>& values)
       : Array(dtype, static_cast<int64_t>(values.size())) {
     for (int64_t i = 0; i < n_; ++i) set(i, values[i]);
+  }
+
+  // An array that nobody may write any more.
+  static Array input(DType dtype, const std::vector<double>& values) {
+    Array array(dtype, values);
+    array.memory_->make_read_only();
+    return array;
   }
 
   explicit operator bool() const { return memory_ != nullptr; }

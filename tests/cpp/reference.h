@@ -57,7 +57,8 @@ inline bool is_marked(const LayerValues& layer, int64_t t, int64_t n) {
 }
 
 inline ForwardTruth reference_forward(const LayerValues& layer, int d) {
-  const auto [T, N, D, H, P, L, projection] = layer.shape;
+  const int64_t T = layer.shape.steps, N = layer.shape.batch, D = layer.shape.input_size;
+  const int64_t H = layer.shape.hidden_size, P = layer.shape.output_size;
   const DirectionValues& in = layer.direction[d];
   ForwardTruth out;
   out.y.assign(T * N * P, 0);
@@ -88,7 +89,7 @@ inline ForwardTruth reference_forward(const LayerValues& layer, int d) {
         c[u] = gates[H + u] * c[u] + gates[u] * gates[2 * H + u];
         hidden[u] = layer.round_state(gates[3 * H + u] * std::tanh(c[u]));
       }
-      if (projection) {
+      if (layer.shape.projection) {
         for (int64_t p = 0; p < P; ++p) {
           double sum = 0;
           for (int64_t u = 0; u < H; ++u) sum += in.w_hr[p * H + u] * hidden[u];
@@ -110,7 +111,8 @@ inline ForwardTruth reference_forward(const LayerValues& layer, int d) {
 // `gates` and `cells` are those that the forward saved.
 inline BackwardTruth reference_backward(const LayerValues& layer, int d, const Values& gates,
                                         const Values& cells, const IncomingGradients& grad) {
-  const auto [T, N, D, H, P, L, projection] = layer.shape;
+  const int64_t T = layer.shape.steps, N = layer.shape.batch;
+  const int64_t H = layer.shape.hidden_size, P = layer.shape.output_size;
   const DirectionValues& in = layer.direction[d];
   BackwardTruth out;
   out.gates.assign(T * N * 4 * H, 0);
@@ -126,7 +128,7 @@ inline BackwardTruth reference_backward(const LayerValues& layer, int d, const V
         out.output[row * P + p] = dh[p];
       }
       Values dhidden = dh;
-      if (projection) {
+      if (layer.shape.projection) {
         dhidden.assign(H, 0);
         for (int64_t u = 0; u < H; ++u) {
           for (int64_t p = 0; p < P; ++p) dhidden[u] += in.w_hr[p * H + u] * dh[p];
@@ -142,8 +144,8 @@ inline BackwardTruth reference_backward(const LayerValues& layer, int d, const V
           c_prev = s > 0 ? cells[before * H + u] : in.c_0[n * H + u];
         }
         const double tanh_c = std::tanh(cells[row * H + u]);
-        const double total = dc[u] + grad.cell_states[row * H + u] +
-                             dhidden[u] * o * (1 - tanh_c * tanh_c);
+        const double total =
+            dc[u] + grad.cell_states[row * H + u] + dhidden[u] * o * (1 - tanh_c * tanh_c);
         dgate[u] = total * g * i * (1 - i);
         dgate[H + u] = total * c_prev * f * (1 - f);
         dgate[2 * H + u] = total * i * (1 - g * g);

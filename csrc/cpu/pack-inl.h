@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Packing of weights into the panels that kernels.h describes.
+//
+// A panel is [steps][4 slots][W] cells; a cell is an operand element, or a pair of bfloat16 that
+// are neighbours in K.
+
+template <typename E>
+struct PanelCell {
+  using Type = E;
+};
+template <>
+struct PanelCell<BFloat16> {
+  using Type = uint32_t;
+};
+
+// Cells k … k + W - 1 of a row of the source, of which `count` exist; the others are zero.
+template <typename S, typename E>
+LSTM_INLINE Vec<typename PanelCell<E>::Type> load_cells(const S* row, int64_t k, int64_t k_size) {
+  using Cell = typename PanelCell<E>::Type;
+  constexpr int width = kWidth<Cell>;
+  if constexpr (std::is_same_v<E, BFloat16>) {
+    Vec<Cell> cells{};
+    const int64_t left = (k_size - k * 2) * sizeof(S);
+    if (left >= kVectorBytes) return load_unaligned<Vec<Cell>>(row + k * 2);
+    __builtin_memcpy(&cells, row + k * 2, left > 0 ? left : 0);
+    return cells;
+  } else {
+    const int64_t left = k_size - k;
+    if (left >= width) return load_lanes<true, Vec<Cell>>(row + k, width);
+    return load_lanes<false, Vec<Cell>>(row + k, static_cast<int>(left));
+  }
+}
+
+// Transposes W rows of the source into one slot, W cells of K at a time. Rows from `count` on are
+// zero.
+template <typename S, typename E>
+LSTM_INLINE void pack_slot(const S* rows, int64_t count, int64_t k_size, E* slot) {
+  using Cell = typename PanelCell<E>::Type;
+  constexpr int width = kWidth<Cell>;
+  constexpr int64_t multiple = OperandTraits<E>::kMultiple;
+  const int64_t steps = (k_size + multiple - 1) / multiple;
+  Cell* out = reinterpret_cast<Cell*>(slot);
+  for (int64_t k = 0; k < steps; k += width) {
+    Vec<Cell> square[width] = {};
+    for (int lane = 0; lane < count; ++lane) {
+      square[lane] = load_cells<S, E>(rows + lane * k_size, k, k_size);
+    }
+    transpose_square<width / 2>(square);
+    const int64_t left = steps - k;
+    for (int i = 0; i < (left < width ? left : width); ++i) {
+      store_unaligned(out + (k + i) * kPanelSlots * width, square[i]);
+    }
+  }
+}
+
+template <typename S, typename E>
+void pack_transposed(const void* source, int64_t columns, int64_t k_size, bool gate_order,
+                     int64_t begin, int64_t end, void* panels) {
+  using Cell = typename PanelCell<E>::Type;
+  constexpr int64_t width = kWidth<Cell>;
+  const int64_t slot_columns = gate_order ? columns / kPanelSlots : columns;
+  for (int64_t p = begin; p < end; ++p) {
+    E* panel = static_cast<E*>(panels) + p * panel_elements<E>(k_size);
+    for (int64_t q = 0; q < kPanelSlots; ++q) {
+      // Lane l of this slot is column first + l, of which `count` exist.
+      const int64_t offset = gate_order ? p * width : (p * kPanelSlots + q) * width;
+      const int64_t first = offset + (gate_order ? q * slot_columns : 0);
+      const int64_t left = slot_columns - offset;
+      const int64_t count = left < 0 ? 0 : left < width ? left : width;
+      pack_slot<S, E>(static_cast<const S*>(source) + first * k_size, count, k_size,
+                      panel + q * kVectorBytes / static_cast<int64_t>(sizeof(E)));
+    }
+  }
+}
+
+// Columns [column, column + W) of rows k, or of the pair of rows k and k + 1, as cells.
+template <typename S, typename E>
+LSTM_INLINE Vec<typename PanelCell<E>::Type> load_row_cells(const S* row, int64_t columns,
+                                                            bool has_next, int count) {
+  using Cell = typename PanelCell<E>::Type;
+  constexpr int width = kWidth<Cell>;
+  if constexpr (std::is_same_v<E, BFloat16>) {
+    const auto load = [&](const S* from) {
+      return count == width ? load_unaligned<VecH>(from) : load_first<VecH>(from, count);
+    };
+    const VecU low = __builtin_convertvector(load(row), VecU);
+    const VecU high = has_next ? __builtin_convertvector(load(row + columns), VecU) : VecU{};
+    return low | (high << 16);
+  } else {
+    return count == width ? load_lanes<true, Vec<Cell>>(row, width)
+                          : load_lanes<false, Vec<Cell>>(row, count);
+  }
+}
+
+template <typename S, typename E>
+void pack_direct(const void* source, int64_t columns, int64_t k_size, int64_t begin, int64_t end,
+                 void* panels) {
+  using Cell = typename PanelCell<E>::Type;
+  constexpr int64_t width = kWidth<Cell>;
+  constexpr int64_t multiple = OperandTraits<E>::kMultiple;
+  for (int64_t p = begin; p < end; ++p) {
+    E* panel = static_cast<E*>(panels) + p * panel_elements<E>(k_size);
+    Cell* out = reinterpret_cast<Cell*>(panel);
+    for (int64_t k = 0; k < k_size; k += multiple) {
+      const S* row = static_cast<const S*>(source) + k * columns;
+      for (int64_t q = 0; q < kPanelSlots; ++q, out += width) {
+        const int64_t column = (p * kPanelSlots + q) * width;
+        const int64_t left = columns - column;
+        const int count = static_cast<int>(left < 0 ? 0 : left < width ? left : width);
+        store_unaligned(out, load_row_cells<S, E>(row + column, columns, k + 1 < k_size, count));
+      }
+    }
+  }
+}
