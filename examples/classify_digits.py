@@ -164,12 +164,12 @@ def read_idx(folder: Path, part: str, kind: str) -> Tensor:
 
 
 def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    parser = make_parser("classify_digits.py", __doc__, epochs=40)
+    parser = make_parser("classify_digits.py", __doc__, epochs=30)
     add = parser.add_argument
     add("--mnist", type=Path, metavar="DIR", help="read MNIST's IDX files, plain or .gz, from here")
     add("--hidden", type=at_least(int, 1), default=128, metavar="H", help="(default %(default)s)")
     add("--batch", type=at_least(int, 1), default=64, metavar="N", help="(default %(default)s)")
-    add("--lr", type=at_least(float, 0), default=5e-3, help="(default %(default)s)")
+    add("--lr", type=at_least(float, 0), default=2e-3, help="(default %(default)s)")
     add("--dropout", type=at_least(float, 0, 1), default=0.3, help="(default %(default)s)")
     add("--patience", type=at_least(int, 1), default=10, metavar="N",
         help="stop after so many epochs without a lower dev loss (default %(default)s)")

@@ -24,8 +24,9 @@ from lstm_fused import FusedLSTM
 LSTM_CLASSES: dict[str, type[nn.Module]] = {"nn.LSTM": nn.LSTM, "FusedLSTM": FusedLSTM}
 
 # How far the losses may differ, relative to the larger. Two correct implementations round
-# differently, and training feeds each difference back into the weights, so that it grows.
-TOLERANCES = {"float64": 1e-8, "float32": 1e-3, "bfloat16": 0.25, "float16": 0.1}
+# differently, and training feeds each difference back into the weights, where it grows tenfold
+# every few epochs. In 16 bits it is large after one epoch: there it is told, but not judged.
+TOLERANCES = {"float64": 1e-8, "float32": 5e-3}
 
 # Keeps the small gradients of float16 above its smallest number, 6e-8; taken out again in float32.
 FLOAT16_LOSS_SCALE = 1024.0
@@ -230,7 +231,7 @@ class Contest:
             say(f"weights of epoch {self._best_epoch() + 1}, which has the lowest {self.watch}")
 
     def verdict(self) -> bool:
-        """Print the wall-time ratio and how far the curves are apart; True if they agree."""
+        """Print the wall-time ratio and how far the curves are apart; False if they part."""
         say, sides = self.ranks.say, self.sides
         times = ", ".join(f"{side.name} {sum(side.seconds):.1f} s" for side in sides)
         if len(sides) < 2:
@@ -240,10 +241,14 @@ class Contest:
         total = sum(sides[0].seconds) / sum(sides[1].seconds)
         say(f"training time  {times}: ratio {total:.2f} (epochs: median "
             f"{statistics.median(ratios):.2f}, from {min(ratios):.2f} to {max(ratios):.2f})")
-        gap, tolerance = max(self.gaps()), TOLERANCES[self.options.dtype]
-        agree = gap <= tolerance
-        say(f"curves         max relative difference of the losses {gap:.1e}, tolerance "
-            f"{tolerance:.0e} ({self.options.dtype}): they {'agree' if agree else 'DO NOT AGREE'}")
+        told = f"curves         max relative difference of the losses {max(self.gaps()):.1e}"
+        dtype = self.options.dtype
+        if dtype not in TOLERANCES:
+            say(f"{told} ({dtype}: too coarse for a tolerance)")
+            return True
+        agree = max(self.gaps()) <= TOLERANCES[dtype]
+        say(f"{told}, tolerance {TOLERANCES[dtype]:.0e} ({dtype}): "
+            f"they {'agree' if agree else 'DO NOT AGREE'}")
         return agree
 
     def gaps(self) -> list[float]:

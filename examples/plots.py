@@ -51,9 +51,10 @@ def draw_gaps(axes: Axes, contest: Contest) -> None:
     foot = 1e-17
     axes.semilogy(epochs(contest), [max(gap, foot) for gap in contest.gaps()], "o-",
                   color="tab:green", markersize=4, label="largest over the losses")
-    tolerance = TOLERANCES[contest.options.dtype]
-    axes.axhline(tolerance, color="black", linestyle="--", linewidth=1,
-                 label=f"tolerance for {contest.options.dtype}")
+    dtype = contest.options.dtype
+    if dtype in TOLERANCES:
+        axes.axhline(TOLERANCES[dtype], color="black", linestyle="--", linewidth=1,
+                     label=f"tolerance for {dtype}")
     finish(axes, "nn.LSTM against FusedLSTM", "epoch", "relative difference of the losses")
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Derivatives of every order: finite differences, and mixtures that a training loop makes."""
 
-from collections.abc import Callable, Iterator
-from itertools import product
+from collections.abc import Callable
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -26,9 +26,8 @@ CASES = (
     LayerCase(2, 2, 2, 3, P=2, dtype=F64),
     LayerCase(2, 2, 1, 2, bidirectional=True, batch_first=True, bias=False, dtype=F64),
     LayerCase(3, 2, 1, 2, num_layers=2, layout="transposed", dtype=F64),
-    LayerCase(
-        3, 3, 1, 2, P=1, bidirectional=True, num_layers=2, lengths=(2, 0, 3), reset=0.3, dtype=F64
-    ),
+    LayerCase(3, 2, 1, 2, P=1, bidirectional=True, lengths=(2, 3), reset=0.3, dtype=F64),
+    LayerCase(2, 2, 1, 2, P=1, bidirectional=True, num_layers=2, lengths=(2, 0), dtype=F64),
 )
 cases = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -94,7 +93,7 @@ def test_third_derivative() -> None:
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_derivatives_of_packed_sequences(enforce_sorted: bool, bidirectional: bool) -> None:
     lengths = (3, 2, 1) if enforce_sorted else (1, 3, 2)
-    inputs = make_inputs(LayerCase(3, 3, 2, 2, P=1, bidirectional=bidirectional, dtype=F64))
+    inputs = make_inputs(LayerCase(3, 3, 1, 2, P=1, bidirectional=bidirectional, dtype=F64))
     module = make_module(inputs, FusedLSTM)
 
     def run(x: Tensor, h_0: Tensor, c_0: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
@@ -192,14 +191,11 @@ def test_incoming_gradients_that_require_gradients_only(case: LayerCase) -> None
 # Which gradients are asked for, and which arrive.
 
 
-def some_leaves() -> Iterator[tuple[str, ...]]:
-    for wanted in product([False, True], repeat=4):
-        names = ("input", "h_0", "c_0", "weight_hh_l0")
-        if any(wanted):
-            yield tuple(name for name, want in zip(names, wanted, strict=True) if want)
+LEAVES = ("input", "h_0", "c_0", "weight_hh_l0", "bias_ih_l0_reverse")
+SUBSETS = [subset for size in range(1, len(LEAVES)) for subset in combinations(LEAVES, size)]
 
 
-@pytest.mark.parametrize("wanted", some_leaves(), ids="+".join)
+@pytest.mark.parametrize("wanted", SUBSETS, ids="+".join)
 @pytest.mark.parametrize("projected", [0, 2])
 def test_gradients_of_any_subset_of_inputs(wanted: tuple[str, ...], projected: int) -> None:
     inputs = make_inputs(

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "torch/layer.h"
 
-#include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/core/ScalarType.h>
-
 #include <sstream>
 #include <string>
 
@@ -11,8 +8,6 @@
 
 namespace lstm_fused {
 namespace {
-
-using torch::headeronly::ScalarType;
 
 DType to_dtype(ScalarType type) {
   switch (type) {
@@ -30,11 +25,10 @@ DType to_dtype(ScalarType type) {
   }
 }
 
-template <typename Sizes>
-std::string to_text(const Sizes& sizes) {
+std::string shape_text(const Tensor& tensor) {
   std::ostringstream text;
   text << "(";
-  for (size_t i = 0; i < sizes.size(); ++i) text << (i ? ", " : "") << sizes[i];
+  for (int64_t i = 0; i < tensor.dim(); ++i) text << (i ? ", " : "") << tensor.size(i);
   text << ")";
   return text.str();
 }
@@ -42,7 +36,7 @@ std::string to_text(const Sizes& sizes) {
 std::vector<int64_t> read_integers(const Tensor& tensor, const char* name) {
   LSTM_CHECK(tensor.dim() == 1, name, " must have 1 dimension, got ", tensor.dim());
   LSTM_CHECK(tensor.is_cpu(), name, " must be on the CPU for a CPU op");
-  const Tensor contiguous = torch::stable::contiguous(tensor);
+  const Tensor contiguous = to_contiguous(tensor);
   const int64_t n = contiguous.size(0);
   if (contiguous.scalar_type() == ScalarType::Long) {
     const auto* p = static_cast<const int64_t*>(contiguous.const_data_ptr());
@@ -96,16 +90,13 @@ void check_weights(const std::vector<Tensor>& weights, Layer& layer) {
 
 }  // namespace
 
-Tensor checked(const Tensor& tensor, const char* name, const std::vector<int64_t>& sizes,
-               const Layer& layer) {
-  const auto got = tensor.sizes();
-  bool same = got.size() == sizes.size();
-  for (size_t i = 0; same && i < sizes.size(); ++i) same = got[i] == sizes[i];
-  LSTM_CHECK(same, name, " must have shape ", to_text(sizes), ", got ", to_text(got));
+Tensor checked(const Tensor& tensor, const char* name, const Sizes& sizes, const Layer& layer) {
+  LSTM_CHECK(sizes.equals(tensor), name, " must have shape ", sizes.text(), ", got ",
+             shape_text(tensor));
   LSTM_CHECK(tensor.is_cpu(), name, " must be on the CPU, as input is");
   LSTM_CHECK(tensor.scalar_type() == layer.input.scalar_type(), name, " must have input's dtype, ",
              dtype_name(layer.dtype));
-  return torch::stable::contiguous(tensor);
+  return to_contiguous(tensor);
 }
 
 Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
@@ -115,7 +106,7 @@ Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
   Layer layer;
   read_shape(input, h_0, c_0, weights, batch_sizes.has_value(), layer);
   LstmShape& shape = layer.shape;
-  layer.input = torch::stable::contiguous(input);
+  layer.input = to_contiguous(input);
 
   // Lay out the sequences.
   if (batch_sizes) {
@@ -149,8 +140,8 @@ Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
                    reset_mask->dim() == 2 && reset_mask->size(0) == shape.steps &&
                    reset_mask->size(1) == shape.batch,
                "reset_mask must be bool of shape (", shape.steps, ", ", shape.batch,
-               ") on the CPU, got shape ", to_text(reset_mask->sizes()));
-    layer.reset_mask = torch::stable::contiguous(*reset_mask);
+               ") on the CPU, got shape ", shape_text(*reset_mask));
+    layer.reset_mask = to_contiguous(*reset_mask);
   }
   return layer;
 }

@@ -9,10 +9,9 @@
 #include <vector>
 
 #include "common/lstm.h"
+#include "torch/tensors.h"
 
 namespace lstm_fused {
-
-using torch::stable::Tensor;
 
 // The inputs that forward and backward share. Shapes as in common/lstm.h.
 struct Layer {
@@ -40,7 +39,6 @@ Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
                  const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& reset_mask);
 
 // A contiguous tensor with the given sizes and the layer's dtype and device; else throws.
-Tensor checked(const Tensor& tensor, const char* name, const std::vector<int64_t>& sizes,
-               const Layer& layer);
+Tensor checked(const Tensor& tensor, const char* name, const Sizes& sizes, const Layer& layer);
 
 }  // namespace lstm_fused

@@ -7,6 +7,7 @@
 
 #include <tuple>
 
+#include "common/error.h"
 #include "cpu/lstm_backward.h"
 #include "cpu/lstm_forward.h"
 #include "torch/layer.h"
@@ -16,7 +17,6 @@
 namespace lstm_fused {
 namespace {
 
-using torch::headeronly::ScalarType;
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>;
 
@@ -34,16 +34,16 @@ const void* const_element(const Tensor& tensor, int64_t offset, int64_t size) {
   return static_cast<const char*>(tensor.const_data_ptr()) + offset * size;
 }
 
-std::vector<int64_t> sequence_sizes(const Layer& layer, int64_t columns) {
+Sizes sequence_sizes(const Layer& layer, int64_t columns) {
   if (layer.layout.packed) return {layer.layout.data_rows(), columns};
   return {layer.shape.steps, layer.shape.batch, columns};
 }
 
 // A tensor in y's layout; zero where rows past their length are not written.
 Tensor new_sequence(const Layer& layer, int64_t columns) {
-  const std::vector<int64_t> sizes = sequence_sizes(layer, columns);
-  return layer.ragged ? torch::stable::new_zeros(layer.input, sizes)
-                      : torch::stable::new_empty(layer.input, sizes);
+  Tensor sequence = new_tensor(sequence_sizes(layer, columns), layer.input.scalar_type());
+  if (layer.ragged) torch::stable::zero_(sequence);
+  return sequence;
 }
 
 ForwardResult lstm_forward_cpu(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
@@ -57,19 +57,17 @@ ForwardResult lstm_forward_cpu(const Tensor& input, const Tensor& h_0, const Ten
   const int64_t rows = layer.sequence_rows();
 
   // Allocate the results.
-  const Tensor none = torch::stable::new_empty(layer.input, {0});
+  const ScalarType dtype = layer.input.scalar_type();
   Tensor y = new_sequence(layer, s.directions * s.output_size);
-  Tensor h_n = torch::stable::new_empty(layer.input, {s.directions, s.batch, s.output_size});
-  Tensor c_n = torch::stable::new_empty(layer.input, {s.directions, s.batch, s.hidden_size});
-  Tensor cell_states =
-      return_cell_states ? new_sequence(layer, s.directions * s.hidden_size) : none;
-  Tensor gates = none;
-  Tensor cells = torch::stable::new_empty(layer.input, {0}, accumulator_type(layer));
-  if (save_for_backward) {
-    gates = torch::stable::new_empty(layer.input, {s.directions, rows, kGates * s.hidden_size});
-    cells = torch::stable::new_empty(layer.input, {s.directions, rows, s.hidden_size},
-                                     accumulator_type(layer));
-  }
+  Tensor h_n = new_tensor({s.directions, s.batch, s.output_size}, dtype);
+  Tensor c_n = new_tensor({s.directions, s.batch, s.hidden_size}, dtype);
+  Tensor cell_states = return_cell_states ? new_sequence(layer, s.directions * s.hidden_size)
+                                          : new_tensor({0}, dtype);
+  const bool save = save_for_backward;
+  Tensor gates = save ? new_tensor({s.directions, rows, kGates * s.hidden_size}, dtype)
+                      : new_tensor({0}, dtype);
+  Tensor cells = save ? new_tensor({s.directions, rows, s.hidden_size}, accumulator_type(layer))
+                      : new_tensor({0}, accumulator_type(layer));
 
   // Point the core at them.
   const int64_t storage = dtype_size(layer.dtype), accumulator = accumulator_size(layer.dtype);
@@ -109,13 +107,15 @@ BackwardResult lstm_backward_cpu(
   const int64_t rows = layer.sequence_rows();
   const int64_t storage = dtype_size(layer.dtype), accumulator = accumulator_size(layer.dtype);
 
+  const ScalarType dtype = layer.input.scalar_type();
+
   // Take the incoming gradients; an absent one is zero.
   const auto incoming = [&](const std::optional<Tensor>& grad, const char* name,
-                            const std::vector<int64_t>& sizes) {
-    return grad ? checked(*grad, name, sizes, layer) : torch::stable::new_empty(layer.input, {0});
+                            const Sizes& sizes) {
+    return grad ? checked(*grad, name, sizes, layer) : new_tensor({0}, dtype);
   };
-  const std::vector<int64_t> h_sizes = {s.directions, s.batch, s.output_size};
-  const std::vector<int64_t> c_sizes = {s.directions, s.batch, s.hidden_size};
+  const Sizes h_sizes = {s.directions, s.batch, s.output_size};
+  const Sizes c_sizes = {s.directions, s.batch, s.hidden_size};
   const Tensor dy = incoming(grad_y, "grad_y", sequence_sizes(layer, s.directions * s.output_size));
   const Tensor dh_n = incoming(grad_h_n, "grad_h_n", h_sizes);
   const Tensor dc_n = incoming(grad_c_n, "grad_c_n", c_sizes);
@@ -126,17 +126,17 @@ BackwardResult lstm_backward_cpu(
   const Tensor saved_y =
       checked(y, "y", sequence_sizes(layer, s.directions * s.output_size), layer);
 
+  LSTM_CHECK(Sizes({s.directions, rows, s.hidden_size}).equals(cells) &&
+                 cells.scalar_type() == accumulator_type(layer) && cells.is_contiguous(),
+             "cells must be those that lstm_forward returned");
+
   // Allocate the results.
   GateGradients gradients;
   const int64_t data_rows = layer.layout.data_rows();
-  gradients.gates =
-      torch::stable::new_empty(layer.input, {s.directions, data_rows, kGates * s.hidden_size});
-  gradients.output = torch::stable::new_empty(
-      layer.input, {s.projection ? s.directions : 0, data_rows, s.output_size});
-  Tensor dh_0 =
-      torch::stable::new_empty(layer.input, need_states ? h_sizes : std::vector<int64_t>{0});
-  Tensor dc_0 =
-      torch::stable::new_empty(layer.input, need_states ? c_sizes : std::vector<int64_t>{0});
+  gradients.gates = new_tensor({s.directions, data_rows, kGates * s.hidden_size}, dtype);
+  gradients.output = new_tensor({s.projection ? s.directions : 0, data_rows, s.output_size}, dtype);
+  Tensor dh_0 = new_tensor(need_states ? h_sizes : Sizes{0}, dtype);
+  Tensor dc_0 = new_tensor(need_states ? c_sizes : Sizes{0}, dtype);
 
   // Run the recurrence.
   LstmBackwardArgs args;
@@ -166,8 +166,7 @@ BackwardResult lstm_backward_cpu(
   cpu::lstm_backward(args, plan, parallel);
 
   // Turn the gate gradients into those of the input and the weights.
-  const Tensor none = torch::stable::new_empty(layer.input, {0});
-  Tensor dx = need_input ? input_gradient(layer, gradients, parallel) : none;
+  Tensor dx = need_input ? input_gradient(layer, gradients, parallel) : new_tensor({0}, dtype);
   std::vector<Tensor> dw;
   if (need_weights) {
     dw = weight_gradients(layer, gradients, saved_y, saved_gates, cells, plan.isa, parallel);

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The few tensor operations that every call makes, by the shortest way through the stable ABI: a
+// step of a small LSTM takes 2 microseconds, and a call through the dispatcher takes 1.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+
+namespace lstm_fused {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Up to three sizes, without an allocation.
+class Sizes {
+ public:
+  Sizes(std::initializer_list<int64_t> sizes);
+  int64_t dim() const { return dim_; }
+  const int64_t* data() const { return sizes_; }
+  bool equals(const Tensor& tensor) const;
+  std::string text() const;  // (2, 3)
+
+ private:
+  int64_t dim_ = 0;
+  int64_t sizes_[3] = {};
+};
+
+// An uninitialised, contiguous CPU tensor.
+Tensor new_tensor(const Sizes& sizes, ScalarType dtype);
+
+// The tensor itself if it is contiguous, else a copy that is.
+Tensor to_contiguous(const Tensor& tensor);
+
+}  // namespace lstm_fused
