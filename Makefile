@@ -41,7 +41,7 @@ test: setup
 ctest: $(REQUIREMENTS)
 	$(BIN)/cmake -S . -B $(SANITIZE_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
 		-DLSTM_BUILD_TESTS=ON -DLSTM_SANITIZE=ON
-	$(BIN)/cmake --build $(SANITIZE_BUILD)
+	$(BIN)/cmake --build $(SANITIZE_BUILD) $(if $(MAX_JOBS),--parallel $(MAX_JOBS))
 	$(BIN)/ctest --test-dir $(SANITIZE_BUILD) --output-on-failure --no-tests=error
 
 lint: $(REQUIREMENTS)

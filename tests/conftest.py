@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -18,13 +18,16 @@ from kit.numeric import (
     run_rival,
     run_truth,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from lstm_fused import FusedLSTM, build_info
 
 ISAS: tuple[str, ...] = tuple(build_info()["isas"])
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+# The sizes of make_twins.
+D, H = 3, 5
 
 
 @pytest.fixture(autouse=True)
@@ -123,3 +126,35 @@ def assert_results(case: LayerCase, ours: Results, expected: Expected) -> None:
 
 def in_dtype(case: LayerCase, dtype: torch.dtype) -> LayerCase:
     return replace(case, dtype=dtype)
+
+
+def make_twins(dtype: torch.dtype = torch.float64, **options: Any) -> tuple[FusedLSTM, nn.LSTM]:
+    """Both modules, each made under the same seed."""
+    torch.manual_seed(5)
+    theirs = nn.LSTM(D, H, dtype=dtype, **options)
+    torch.manual_seed(5)
+    return FusedLSTM(D, H, dtype=dtype, **options), theirs
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    """Assert equal structure, shapes, strides and dtypes, and values within the budget."""
+    if isinstance(theirs, tuple):
+        assert isinstance(ours, tuple)
+        assert isinstance(ours, PackedSequence) == isinstance(theirs, PackedSequence)
+        assert len(ours) == len(theirs)
+        for mine, expected in zip(ours, theirs, strict=True):
+            assert_same(mine, expected)
+    elif theirs is None or not theirs.is_floating_point():
+        assert (ours is None) if theirs is None else torch.equal(ours, theirs)
+    else:
+        assert (ours.dtype, ours.stride()) == (theirs.dtype, theirs.stride())
+        assert_within_budget("result", ours, None, theirs, ours.dtype)
+
+
+def random_hx(module: nn.RNNBase, batch: int | None, dtype: torch.dtype = torch.float64) -> Any:
+    blocks = module.num_layers * (2 if module.bidirectional else 1)
+    rows = [] if batch is None else [batch]
+    return (
+        torch.randn(blocks, *rows, module.proj_size or H, dtype=dtype),
+        torch.randn(blocks, *rows, H, dtype=dtype),
+    )

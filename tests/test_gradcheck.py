@@ -260,7 +260,7 @@ def test_gradients_do_not_share_memory() -> None:
 
 
 def test_change_in_place_before_backward_is_noticed() -> None:
-    module = FusedLSTM(2, 3)
+    module: Any = FusedLSTM(2, 3)
     y, _ = module(torch.randn(4, 2, 2))
     with torch.no_grad():
         module.weight_hh_l0.mul_(2)

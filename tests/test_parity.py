@@ -113,9 +113,7 @@ def test_inference_gives_the_bits_of_training(
     with torch.no_grad():
         y_2, (h_2, c_2) = module(inputs.input, inputs.hx, **arguments)
     with torch.inference_mode():
-        y_3, (h_3, c_3), _ = module(
-            inputs.input, inputs.hx, **arguments, return_cell_states=True
-        )
+        y_3, (h_3, c_3), _ = module(inputs.input, inputs.hx, **arguments, return_cell_states=True)
     for trained, *others in ((y, y_2, y_3), (h_n, h_2, h_3), (c_n, c_2, c_3)):
         for other in others:
             assert not other.requires_grad
@@ -141,9 +139,7 @@ def test_outputs_and_gradients_are_zero_past_the_lengths(
     # Where a gradient arrives in padding it must count as nothing, NaN too.
     past = torch.arange(case.T).unsqueeze(1) >= inputs.lengths
     past = (past.t() if case.batch_first else past).unsqueeze(-1)
-    grads = [
-        torch.where(past, float("nan"), inputs.grads[name]) for name in ("y", "cell_states")
-    ]
+    grads = [torch.where(past, float("nan"), inputs.grads[name]) for name in ("y", "cell_states")]
     (grad_x,) = torch.autograd.grad((y, cells), x, grads) if case.N else (x,)
     for result in (y, cells, grad_x):
         assert not result.masked_select(past).any()

@@ -65,9 +65,7 @@ def layer_cases(draw: st.DrawFn) -> LayerCase:
     cell_states=st.booleans(),
     threads=st.sampled_from([1, 1, 1, 2, 3]),
 )
-def test_results_and_gradients(
-    case: LayerCase, isa: str, cell_states: bool, threads: int
-) -> None:
+def test_results_and_gradients(case: LayerCase, isa: str, cell_states: bool, threads: int) -> None:
     note(f"{case}, {isa}, {threads} thread(s)")
     inputs = make_inputs(case)
     theirs = run_rival(inputs, cell_states=cell_states)

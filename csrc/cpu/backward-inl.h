@@ -43,41 +43,24 @@ LSTM_INLINE void finish_gradients(const BackwardStep& step, Vec<AccumulatorOf<E>
 }
 
 template <typename S, typename E>
-struct BackwardTile {
-  const BackwardStep& step;
-
-  template <int kRows, int kPanels>
-  inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
-    using A = AccumulatorOf<E>;
-    constexpr int64_t width = kWidth<A>;
-    constexpr int kSlots = kPanels * kPanelSlots;
-    Vec<A> acc[kRows][kSlots] = {};
-    multiply<E, kRows, kPanels>(acc, step.product, row, panel);
-
-    // NOTE: a copy in memory, so that the loop below can index it and `acc` stays in registers.
-    Vec<A> dh[kRows][kSlots];
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-      for (int s = 0; s < kSlots; ++s) dh[r][s] = acc[r][s];
-    }
-#pragma GCC unroll 1
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 1
-      for (int s = 0; s < kSlots; ++s) {
-        const int64_t unit = (panel * kPanelSlots + s) * width;
+void backward_step(const BackwardStep& step) {
+  using A = AccumulatorOf<E>;
+  constexpr int64_t width = kWidth<A>;
+  for_each_tile(step.rows, step.panel_begin, step.panel_end, [&](const Tile& tile) {
+    const int slots = tile.panels * kPanelSlots;
+    Vec<A> dh[kMaxTileVectors] = {};
+    multiply_tile<E>(dh, tile, step.product, {});
+    for (int r = 0; r < tile.rows; ++r) {
+      for (int s = 0; s < slots; ++s) {
+        const int64_t unit = (tile.panel * kPanelSlots + s) * width;
         const int64_t left = step.hidden_size - unit;
+        const int64_t row = tile.row + r;
         if (left >= width) {
-          finish_gradients<true, S, E>(step, dh[r][s], row + r, unit, width);
+          finish_gradients<true, S, E>(step, dh[r * slots + s], row, unit, width);
         } else if (left > 0) {
-          finish_gradients<false, S, E>(step, dh[r][s], row + r, unit, static_cast<int>(left));
+          finish_gradients<false, S, E>(step, dh[r * slots + s], row, unit, static_cast<int>(left));
         }
       }
     }
-  }
-};
-
-template <typename S, typename E>
-void backward_step(const BackwardStep& step) {
-  for_each_tile(step.rows, step.panel_begin, step.panel_end, BackwardTile<S, E>{step});
+  });
 }

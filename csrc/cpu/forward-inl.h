@@ -60,56 +60,36 @@ LSTM_INLINE void finish_panel(const ForwardStep& step, const Vec<AccumulatorOf<E
   }
 }
 
-template <typename S, typename E>
-struct ForwardTile {
-  const ForwardStep& step;
-
-  template <int kRows, int kPanels>
-  LSTM_INLINE void start(Vec<AccumulatorOf<E>> (&acc)[kRows][kPanels * kPanelSlots],
-                         const ForwardStep& step, int64_t row, int64_t panel) {
-    using A = AccumulatorOf<E>;
-    constexpr int64_t panel_width = kPanelSlots * kWidth<A>;
-    const A* bias = static_cast<const A*>(step.bias) + panel * panel_width;
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const A* from = step.preactivations.base ? row_pointer<A>(step.preactivations, row + r) +
-                                                     (panel - step.panel_begin) * panel_width
-                                               : bias;
-#pragma GCC unroll 8
-      for (int s = 0; s < kPanels * kPanelSlots; ++s) {
-        acc[r][s] = load_unaligned<Vec<A>>(from + s * kWidth<A>);
-      }
+// The sums start from the pre-activations that were made ahead, or from the bias.
+template <typename A>
+LSTM_INLINE void start_gates(const ForwardStep& step, const Tile& tile, Vec<A>* sums) {
+  constexpr int64_t panel_width = kPanelSlots * kWidth<A>;
+  const int slots = tile.panels * kPanelSlots;
+  for (int r = 0; r < tile.rows; ++r) {
+    const A* from = step.preactivations.base
+                        ? row_pointer<A>(step.preactivations, tile.row + r) +
+                              (tile.panel - step.panel_begin) * panel_width
+                        : static_cast<const A*>(step.bias) + tile.panel * panel_width;
+    for (int s = 0; s < slots; ++s) {
+      sums[r * slots + s] = load_unaligned<Vec<A>>(from + s * kWidth<A>);
     }
   }
-
-  template <int kRows, int kPanels>
-  inline __attribute__((always_inline)) void run(int64_t row, int64_t panel) const {
-    constexpr int kSlots = kPanels * kPanelSlots;
-    Vec<AccumulatorOf<E>> acc[kRows][kSlots];
-    start<kRows, kPanels>(acc, step, row, panel);
-    multiply<E, kRows, kPanels>(acc, step.input, row, panel);
-    multiply<E, kRows, kPanels>(acc, step.recurrent, row, panel);
-
-    // NOTE: a copy in memory, so that the loop below can index it and `acc` stays in registers.
-    Vec<AccumulatorOf<E>> pre[kRows][kSlots];
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-      for (int s = 0; s < kSlots; ++s) pre[r][s] = acc[r][s];
-    }
-#pragma GCC unroll 1
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 1
-      for (int p = 0; p < kPanels; ++p) {
-        finish_panel<S, E>(step, pre[r] + p * kPanelSlots, row + r, panel + p);
-      }
-    }
-  }
-};
+}
 
 template <typename S, typename E>
 void forward_step(const ForwardStep& step) {
-  for_each_tile(step.rows, step.panel_begin, step.panel_end, ForwardTile<S, E>{step});
+  using A = AccumulatorOf<E>;
+  for_each_tile(step.rows, step.panel_begin, step.panel_end, [&](const Tile& tile) {
+    Vec<A> sums[kMaxTileVectors];
+    start_gates<A>(step, tile, sums);
+    multiply_tile<E>(sums, tile, step.input, step.recurrent);
+    for (int r = 0; r < tile.rows; ++r) {
+      for (int p = 0; p < tile.panels; ++p) {
+        finish_panel<S, E>(step, sums + (r * tile.panels + p) * kPanelSlots, tile.row + r,
+                           tile.panel + p);
+      }
+    }
+  });
 }
 
 // Σ_k weight[g][k] · x_r[k] for four weight rows and kRows operand rows.

@@ -13,10 +13,17 @@ constexpr int kRegisters = 16;
 #endif
 static_assert(kRowBlock * kPanelSlots + kRowBlock + 1 <= kRegisters, "must not spill");
 
-// Panels in one pass: a single row needs 8 independent sums to hide the latency of FMA (4 cycles,
-// 2 a cycle on most cores).
-template <int kRows>
-constexpr int kPanelsPerPass = kRows == 1 ? 2 : 1;
+// Panels in one pass of a single row: 8 independent sums hide the latency of FMA (4 cycles, 2 a
+// cycle on most cores).
+constexpr int kPanelsOfOneRow = 2;
+
+// Rows × panels whose sums are held in registers for a pass over K.
+struct Tile {
+  int64_t row, panel;  // the first ones
+  int rows, panels;
+};
+constexpr int kMaxTileVectors = kRowBlock * kPanelSlots;
+static_assert(kMaxTileVectors >= kPanelsOfOneRow * kPanelSlots, "a tile of one row must fit");
 
 // What an operand type multiplies into.
 template <typename E>
@@ -117,15 +124,16 @@ LSTM_INLINE void accumulate_bf16(VecF (&acc)[kRows][kPanels * kPanelSlots],
 }
 #endif
 
-// Adds a Product's rows [row, row + kRows) times panels from `panel` on.
+// Adds a Product's rows times panels to a tile's sums.
 template <typename E, int kRows, int kPanels>
 LSTM_INLINE void multiply(Vec<AccumulatorOf<E>> (&acc)[kRows][kPanels * kPanelSlots],
-                          const Product& product, int64_t row, int64_t panel) {
+                          const Product& product, const Tile& tile) {
   if (!product.operand.base || product.size == 0) return;
   const E* rows[kRows];
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) rows[r] = row_pointer<E>(product.operand, row + r);
-  const E* panels = static_cast<const E*>(product.panels) + panel * panel_elements<E>(product.size);
+  for (int r = 0; r < kRows; ++r) rows[r] = row_pointer<E>(product.operand, tile.row + r);
+  const E* panels =
+      static_cast<const E*>(product.panels) + tile.panel * panel_elements<E>(product.size);
 #if defined(__AVX512BF16__)
   accumulate_bf16<kRows, kPanels>(acc, rows, product.size, panels);
 #else
@@ -133,50 +141,66 @@ LSTM_INLINE void multiply(Vec<AccumulatorOf<E>> (&acc)[kRows][kPanels * kPanelSl
 #endif
 }
 
-// Calls tile.run<rows, panels>(row, panel) over rows × panels. Panels outside, rows inside: a
-// panel is read from memory once and stays in the L1 or L2 cache for all the row blocks. Blocks
-// differ by at most one row, since a block of one or two rows wastes the panel's bandwidth.
-template <int kRows, typename Tile>
-LSTM_INLINE void run_panels(const Tile& tile, int64_t row, int64_t panel, int64_t panels) {
-  if (panels == 2) {
-    tile.template run<kRows, 2>(row, panel);
-  } else {
-    tile.template run<kRows, 1>(row, panel);
+// NOTE: not inlined. One copy serves all kinds of steps, and the sums' way through memory costs
+// less than 2 % of a pass over K = 64.
+template <typename E, int kRows, int kPanels>
+__attribute__((noinline)) void multiply_rows(Vec<AccumulatorOf<E>>* sums, const Tile& tile,
+                                             const Product& first, const Product& second) {
+  constexpr int kSlots = kPanels * kPanelSlots;
+  Vec<AccumulatorOf<E>> acc[kRows][kSlots];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int s = 0; s < kSlots; ++s) acc[r][s] = sums[r * kSlots + s];
+  }
+  multiply<E, kRows, kPanels>(acc, first, tile);
+  multiply<E, kRows, kPanels>(acc, second, tile);
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int s = 0; s < kSlots; ++s) sums[r * kSlots + s] = acc[r][s];
   }
 }
 
-template <typename Tile>
+// sums[r][s] += the two products' (either may be absent), r < tile.rows, s < 4·tile.panels.
+template <typename E>
+void multiply_tile(Vec<AccumulatorOf<E>>* sums, const Tile& tile, const Product& first,
+                   const Product& second) {
+  switch (tile.rows) {
+    case 1:
+      return tile.panels == kPanelsOfOneRow
+                 ? multiply_rows<E, 1, kPanelsOfOneRow>(sums, tile, first, second)
+                 : multiply_rows<E, 1, 1>(sums, tile, first, second);
+    case 2:
+      return multiply_rows<E, 2, 1>(sums, tile, first, second);
+    case 3:
+      return multiply_rows<E, 3, 1>(sums, tile, first, second);
+#if defined(__AVX512F__)
+    case 4:
+      return multiply_rows<E, 4, 1>(sums, tile, first, second);
+    case 5:
+      return multiply_rows<E, 5, 1>(sums, tile, first, second);
+    case 6:
+      return multiply_rows<E, 6, 1>(sums, tile, first, second);
+#endif
+  }
+}
+
+// Calls run(tile) over rows × panels. Panels outside, rows inside: a panel is read from memory
+// once and stays in the L1 or L2 cache for all the row blocks. Blocks differ by at most one row,
+// since a block of one or two rows wastes the panel's bandwidth.
+template <typename Run>
 LSTM_INLINE void for_each_tile(int64_t rows, int64_t panel_begin, int64_t panel_end,
-                               const Tile& tile) {
+                               const Run& run) {
   const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
-  const int64_t per_pass = rows == 1 ? kPanelsPerPass<1> : 1;
+  const int64_t per_pass = rows == 1 ? kPanelsOfOneRow : 1;
   for (int64_t panel = panel_begin; panel < panel_end; panel += per_pass) {
     const int64_t left = panel_end - panel;
+    const int panels = static_cast<int>(left < per_pass ? left : per_pass);
     int64_t row = 0;
-    for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t block_rows = (rows - row + blocks - block - 1) / (blocks - block);
-      switch (block_rows) {
-        case 1:
-          run_panels<1>(tile, row, panel, left < per_pass ? left : per_pass);
-          break;
-        case 2:
-          tile.template run<2, 1>(row, panel);
-          break;
-        case 3:
-          tile.template run<3, 1>(row, panel);
-          break;
-#if defined(__AVX512F__)
-        case 4:
-          tile.template run<4, 1>(row, panel);
-          break;
-        case 5:
-          tile.template run<5, 1>(row, panel);
-          break;
-        case 6:
-          tile.template run<6, 1>(row, panel);
-          break;
-#endif
-      }
+    for (int64_t block = blocks; block > 0; --block) {
+      const int block_rows = static_cast<int>((rows - row + block - 1) / block);
+      run(Tile{row, panel, block_rows, panels});
       row += block_rows;
     }
   }

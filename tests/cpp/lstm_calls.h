@@ -138,7 +138,7 @@ class BackwardCall {
 
   // Takes back an incoming gradient: "y", "cell_states", "h_n" or "c_n".
   void drop(const std::string& name) {
-    for (const std::string& suffix : {"", "0", "1"}) inputs_.erase(name + suffix);
+    for (const char* suffix : {"", "0", "1"}) inputs_.erase(name + suffix);
   }
 
   void run(const cpu::LstmPlan& plan, const Parallel& parallel) {

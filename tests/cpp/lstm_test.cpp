@@ -19,13 +19,17 @@ namespace {
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
 
 std::string plan_name(const cpu::LstmPlan& plan, const Pool& pool) {
-  return text(cpu::describe(plan), ", ", pool.name);
+  return text(cpu::describe_forward(plan), ", ", pool.name);
 }
 
-// The next one of all pools: over the cases every kind meets every kind.
+// Pools in turn, so that over the cases every kind meets every kind. Those with threads of their
+// own come rarely: starting these takes longer than the work does.
 const Pool& next_pool() {
   static size_t count = 0;
-  return all_pools()[count++ % all_pools().size()];
+  constexpr size_t kPeriod = 97;  // prime to the number of runs in a case
+  const size_t i = count++ % kPeriod;
+  const std::vector<Pool>& pools = i < threaded_pools().size() ? threaded_pools() : serial_pools();
+  return pools[i % pools.size()];
 }
 
 // What a plan may choose that changes the order of operations; one group and one thread.
@@ -163,7 +167,7 @@ void check_rows_alone(cpu::Isa isa, DType dtype) {
   const Problem all(together, dtype);
   ForwardCall call(all, false);
   for (const cpu::LstmPlan& form : forward_forms(all, isa)) {
-    const Scope scope("rows alone: ", cpu::describe(form));
+    const Scope scope("rows alone: ", cpu::describe_forward(form));
     call.run(form, kOneThread.parallel);
     for (int64_t n = 0; n < together.batch; ++n) {
       Case single = together;

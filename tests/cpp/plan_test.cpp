@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Plans: what they must and must not choose for tables of shapes and processors, what they say of
+// themselves, and the choice of an instruction set. No threshold is repeated here, for they are
+// tuned: the shapes lie far from them.
+#include "cpu/plan.h"
+
+#include <cstdlib>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "common/types.h"
+#include "cpu/cpu_features.h"
+
+namespace lstm_fused::test {
+namespace {
+
+using cpu::CpuFacts;
+using cpu::Isa;
+using cpu::LstmPlan;
+
+constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
+
+LstmShape shape_of(int64_t steps, int64_t batch, int64_t input, int64_t hidden,
+                   int64_t projection = 0, int directions = 1) {
+  return {steps,      batch,         input, hidden, projection ? projection : hidden,
+          directions, projection > 0};
+}
+
+std::string name_of(const LstmShape& shape) {
+  return text("T=", shape.steps, " N=", shape.batch, " D=", shape.input_size,
+              " H=", shape.hidden_size, " P=", shape.output_size, " L=", shape.directions);
+}
+
+CpuFacts facts_of(Isa isa, int threads) {
+  CpuFacts facts;
+  facts.isa = isa;
+  facts.threads = threads;
+  return facts;
+}
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// What holds for every plan. `panels`: how many a team can share.
+void check_bounds(const LstmPlan& plan, const LstmShape& shape, const CpuFacts& facts,
+                  int64_t panels) {
+  CHECK(plan.isa == facts.isa);
+  CHECK_LE(1, plan.row_groups);
+  CHECK_LE(1, plan.team);
+  CHECK_LE(plan.row_groups, std::max<int64_t>(shape.batch, 1));
+  CHECK_LE(plan.team, std::max<int64_t>(panels, 1));
+  // No more threads than there are, but for a remainder among the directions.
+  CHECK_LE(plan.row_groups * plan.team * shape.directions,
+           std::max(facts.threads, 1) + shape.directions - 1);
+  CHECK_LE(0, plan.projection_steps);
+  CHECK_LE(plan.projection_steps, std::max<int64_t>(shape.steps, 1));
+}
+
+bool same(const LstmPlan& a, const LstmPlan& b) {
+  return a.isa == b.isa && a.dot == b.dot && a.row_groups == b.row_groups && a.team == b.team &&
+         a.projection_steps == b.projection_steps;
+}
+
+void test_bounds() {
+  for (Isa isa : cpu::available_isas()) {
+    for (DType dtype : kDTypes) {
+      const cpu::KernelTable& table = cpu::kernel_table(isa, dtype);
+      for (int64_t steps : {0, 1, 7, 300}) {
+        for (int64_t batch : {0, 1, 2, 8, 13, 64, 500}) {
+          for (int64_t hidden : {1, 17, 128, 1000}) {
+            for (int directions : {1, 2}) {
+              for (int64_t projection : {int64_t{0}, ceil_div(hidden, 3)}) {
+                for (int threads : {0, 1, 2, 3, 5, 64}) {
+                  const LstmShape shape =
+                      shape_of(steps, batch, hidden / 2, hidden, projection, directions);
+                  const CpuFacts facts = facts_of(isa, threads);
+                  const Scope scope(name_of(shape), " threads=", threads, ", ", cpu::isa_name(isa),
+                                    ", ", dtype_name(dtype));
+                  const LstmPlan forward = cpu::make_forward_plan(shape, dtype, facts);
+                  const LstmPlan backward = cpu::make_backward_plan(shape, dtype, facts);
+                  check_bounds(forward, shape, facts, ceil_div(hidden, table.vector_width));
+                  check_bounds(backward, shape, facts,
+                               ceil_div(hidden, cpu::kPanelSlots * table.vector_width));
+                  // The dot kernel has no projection; x of another type is converted ahead.
+                  if (shape.projection) CHECK(!forward.dot);
+                  CHECK(!backward.dot && backward.projection_steps == 0);
+                  if (!forward.dot && table.operand_size != dtype_size(dtype)) {
+                    CHECK_LE(1, forward.projection_steps);
+                  }
+                  if (threads <= 1) {
+                    CHECK(forward.row_groups == 1 && forward.team == 1);
+                    CHECK(backward.row_groups == 1 && backward.team == 1);
+                  }
+                  // A pure function.
+                  CHECK(same(forward, cpu::make_forward_plan(shape, dtype, facts)));
+                  CHECK(same(backward, cpu::make_backward_plan(shape, dtype, facts)));
+                }
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+void test_choices() {
+  for (Isa isa : cpu::available_isas()) {
+    for (DType dtype : kDTypes) {
+      const Scope scope(cpu::isa_name(isa), ", ", dtype_name(dtype));
+      const auto forward = [&](const LstmShape& shape, int threads) {
+        return cpu::make_forward_plan(shape, dtype, facts_of(isa, threads));
+      };
+      const auto backward = [&](const LstmShape& shape, int threads) {
+        return cpu::make_backward_plan(shape, dtype, facts_of(isa, threads));
+      };
+      // Small work stays on one thread.
+      for (const LstmShape& shape : {shape_of(1, 1, 8, 8), shape_of(10, 2, 4, 16),
+                                     shape_of(1, 1, 64, 64), shape_of(3, 0, 64, 64)}) {
+        const Scope small(name_of(shape));
+        for (const LstmPlan& plan : {forward(shape, 64), backward(shape, 64)}) {
+          CHECK_EQ(plan.row_groups, 1);
+          CHECK_EQ(plan.team, 1);
+        }
+      }
+      // A large step of one row is shared by a team, a large batch cut into groups.
+      for (const LstmPlan& plan :
+           {forward(shape_of(100, 1, 1024, 1024), 2), backward(shape_of(100, 1, 1024, 1024), 2)}) {
+        CHECK_EQ(plan.row_groups, 1);
+        CHECK_EQ(plan.team, 2);
+      }
+      for (const LstmPlan& plan :
+           {forward(shape_of(100, 64, 256, 256), 2), backward(shape_of(100, 64, 256, 256), 2)}) {
+        CHECK_EQ(plan.row_groups, 2);
+        CHECK_EQ(plan.team, 1);
+      }
+      // Two directions already take two threads.
+      for (const LstmPlan& plan : {forward(shape_of(100, 64, 256, 256, 0, 2), 2),
+                                   backward(shape_of(100, 64, 256, 256, 0, 2), 2)}) {
+        CHECK_EQ(plan.row_groups, 1);
+        CHECK_EQ(plan.team, 1);
+      }
+      // Many threads are used, one way or the other.
+      for (const LstmPlan& plan : {forward(shape_of(200, 256, 512, 512), 16),
+                                   backward(shape_of(200, 256, 512, 512), 16)}) {
+        CHECK_LE(8, plan.row_groups * plan.team);
+      }
+      // A call of few rows uses the weights as they are; one of many packs them.
+      for (int64_t steps : {1, 2, 8}) {
+        for (int64_t batch = 1; steps * batch <= 8; ++batch) {
+          CHECK(forward(shape_of(steps, batch, 64, 64), 1).dot);
+          CHECK(!forward(shape_of(steps, batch, 64, 64, 32), 1).dot);
+        }
+      }
+      CHECK(!forward(shape_of(100, 64, 64, 64), 1).dot);
+      CHECK(!forward(shape_of(1, 1000, 64, 64), 1).dot);
+      CHECK(!forward(shape_of(1000, 1, 64, 64), 1).dot);
+      // A step of one row is too small to read W_ih for; one of many is not, unless x must be
+      // converted.
+      CHECK_LE(2, forward(shape_of(100, 1, 64, 64), 1).projection_steps);
+      const bool converts = cpu::kernel_table(isa, dtype).operand_size != dtype_size(dtype);
+      if (!converts) CHECK_EQ(forward(shape_of(100, 500, 64, 64), 1).projection_steps, 0);
+    }
+  }
+}
+
+bool mentions(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+void test_descriptions() {
+  std::set<std::string> forwards, backwards;
+  int count = 0, backward_count = 0;
+  for (Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
+    for (int row_groups : {1, 37}) {
+      for (int team : {1, 41}) {
+        LstmPlan plan;
+        plan.isa = isa;
+        plan.row_groups = row_groups;
+        plan.team = team;
+        const std::string backward = cpu::describe_backward(plan);
+        backwards.insert(backward);
+        ++backward_count;
+        std::vector<std::string> texts = {backward};
+        for (int64_t projection_steps : {0, 1, 43}) {
+          plan.projection_steps = projection_steps;
+          texts.push_back(cpu::describe_forward(plan));
+          forwards.insert(texts.back());
+          ++count;
+          CHECK(!mentions(texts.back(), "dot"));
+          if (projection_steps > 0) CHECK(mentions(texts.back(), std::to_string(projection_steps)));
+        }
+        plan.projection_steps = 0;
+        plan.dot = true;
+        texts.push_back(cpu::describe_forward(plan));
+        forwards.insert(texts.back());
+        ++count;
+        CHECK(mentions(texts.back(), "dot"));
+        for (const std::string& line : texts) {
+          const Scope scope(line);
+          CHECK(mentions(line, cpu::isa_name(isa)));
+          CHECK(mentions(line, text(row_groups)) && mentions(line, text(team)));
+          CHECK(!mentions(line, "\n"));
+        }
+      }
+    }
+  }
+  // Different plans have different descriptions.
+  CHECK_EQ(static_cast<int>(forwards.size()), count);
+  CHECK_EQ(static_cast<int>(backwards.size()), backward_count);
+}
+
+void test_isas() {
+  const std::vector<Isa> available = cpu::available_isas();
+  CHECK(available.front() == Isa::kBaseline);
+  unsetenv("LSTM_FUSED_MAX_ISA");
+  CHECK(cpu::best_isa() == available.back());
+  for (Isa limit : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
+    const Scope scope("LSTM_FUSED_MAX_ISA=", cpu::isa_name(limit));
+    setenv("LSTM_FUSED_MAX_ISA", cpu::isa_name(limit), 1);
+    CHECK(cpu::best_isa() == std::min(limit, available.back()));
+    CHECK(cpu::cpu_facts(3).isa == cpu::best_isa());
+  }
+  setenv("LSTM_FUSED_MAX_ISA", "mmx", 1);
+  const std::string error = error_of([] { cpu::best_isa(); });
+  CHECK(mentions(error, "LSTM_FUSED_MAX_ISA") && mentions(error, "mmx"));
+  CHECK(mentions(error, "baseline") && mentions(error, "avx512_bf16"));
+  unsetenv("LSTM_FUSED_MAX_ISA");
+  CHECK_EQ(cpu::cpu_facts(3).threads, 3);
+  CHECK_LT(0, cpu::cpu_facts(3).l2_bytes);
+  for (size_t i = 0; i + 1 < available.size(); ++i) CHECK(available[i] < available[i + 1]);
+  for (Isa isa : available) {
+    for (DType dtype : kDTypes) {
+      const cpu::KernelTable& table = cpu::kernel_table(isa, dtype);
+      CHECK_LE(1, table.vector_width);
+      CHECK_LE(1, table.row_block);
+      CHECK_LE(1, table.k_multiple);
+      CHECK(table.operand_size == accumulator_size(dtype) ||
+            table.operand_size == dtype_size(dtype));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lstm_fused::test
+
+int main() {
+  lstm_fused::test::test_isas();
+  lstm_fused::test::test_descriptions();
+  lstm_fused::test::test_choices();
+  lstm_fused::test::test_bounds();
+  return lstm_fused::test::finish();
+}
