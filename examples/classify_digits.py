@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Read hand-written digits row by row with an LSTM, and tell which digit each image shows.
 
-The rows of an image are a sequence: LSTM over the rows -> its last output -> linear -> 10 classes.
-The data are scikit-learn's 1,797 digits of 8x8 pixels, or with `--mnist DIR` the IDX files of MNIST.
+The rows of an image are a sequence: LSTM over rows -> its last output -> linear -> 10 classes.
+The data are scikit-learn's 1,797 digits of 8x8 pixels, or with `--mnist DIR` MNIST's IDX files.
 """
 
 import argparse
@@ -31,8 +31,8 @@ from common import (
 from contest import Contest, Side
 from matplotlib.axes import Axes
 from plots import COLOURS, LINES, draw, epochs, finish
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -57,7 +57,8 @@ class RowReader(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         output, _ = self.lstm(images)
-        return self.head(self.dropout(output[:, -1]))
+        scores: Tensor = self.head(self.dropout(output[:, -1]))
+        return scores
 
 
 # ----------------------------------------------------------------------------------------- data
@@ -171,8 +172,13 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add("--batch", type=at_least(int, 1), default=64, metavar="N", help="(default %(default)s)")
     add("--lr", type=at_least(float, 0), default=2e-3, help="(default %(default)s)")
     add("--dropout", type=at_least(float, 0, 1), default=0.3, help="(default %(default)s)")
-    add("--patience", type=at_least(int, 1), default=10, metavar="N",
-        help="stop after so many epochs without a lower dev loss (default %(default)s)")
+    add(
+        "--patience",
+        type=at_least(int, 1),
+        default=10,
+        metavar="N",
+        help="stop after so many epochs without a lower dev loss (default %(default)s)",
+    )
     return parser, parser.parse_args()
 
 
@@ -187,8 +193,15 @@ def main() -> int:
         return RowReader(lstm, columns, options.hidden, options.dropout, ranks)
 
     contest = Contest(
-        options, ranks, build, fingerprint(train_set.images), ("train loss", "dev loss"),
-        lr=options.lr, weight_decay=0.1, clip=1.0, watch="dev loss", patience=options.patience,
+        options,
+        ranks,
+        build,
+        fingerprint(train_set.images),
+        ("train loss", "dev loss"),
+        lambda weights: torch.optim.AdamW(weights, lr=options.lr, weight_decay=0.1),
+        clip=1.0,
+        watch="dev loss",
+        patience=options.patience,
     )
 
     def train(side: Side, epoch: int) -> float:
@@ -220,16 +233,29 @@ def main() -> int:
     agree = contest.verdict()
     results = {side.name: measure(side, digits.test, "test") for side in contest.sides}
     for name, result in results.items():
-        ranks.say(f"test           {name} loss {result['test loss']:.4f}, "
-                  f"accuracy {result['test accuracy']:.2%}")
+        ranks.say(
+            f"test           {name} loss {result['test loss']:.4f}, "
+            f"accuracy {result['test accuracy']:.2%}"
+        )
 
     def own_panel(axes: Axes) -> None:
         for side in contest.sides:
             accuracy = [row["dev accuracy"] for row in side.history]
-            axes.plot(epochs(contest), accuracy, color="tab:purple",
-                      label=f"dev, {side.name}", **LINES[side.name])
-            axes.plot(contest.epochs_done, results[side.name]["test accuracy"], "*", markersize=11,
-                      color=COLOURS[side.name], label=f"test, {side.name}")
+            axes.plot(
+                epochs(contest),
+                accuracy,
+                color="tab:purple",
+                label=f"dev, {side.name}",
+                **LINES[side.name],
+            )
+            axes.plot(
+                contest.epochs_done,
+                results[side.name]["test accuracy"],
+                "*",
+                markersize=11,
+                color=COLOURS[side.name],
+                label=f"test, {side.name}",
+            )
         axes.axhline(GOAL, color="black", linestyle="--", linewidth=1, label="goal on the test set")
         finish(axes, "accuracy", "epoch", "share of images read rightly")
 

@@ -54,8 +54,9 @@ def make_parser(script: str, description: str | None, epochs: int) -> argparse.A
     parser = argparse.ArgumentParser(prog=script, description=summary)
     add = parser.add_argument
     positive = at_least(int, 1)
-    add("--epochs", type=positive, default=epochs, metavar="N", help="at most (default %(default)s)")
-    add("--seed", type=at_least(int, 0, 2**32), default=0, metavar="N", help="(default %(default)s)")
+    add("--epochs", type=positive, default=epochs, metavar="N", help="(default %(default)s)")
+    seed = at_least(int, 0, 2**32)
+    add("--seed", type=seed, default=0, metavar="N", help="(default %(default)s)")
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default %(default)s)")
     add("--dtype", choices=DTYPES, default="float32", help="(default %(default)s)")
     add("--threads", type=positive, metavar="N", help="CPU threads of each process")

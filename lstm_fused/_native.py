@@ -51,7 +51,9 @@ def _fake_lstm_forward(
     directions, batch, output_size = h_0.shape
     hidden_size = c_0.shape[2]
     leading = input.shape[:-1]
-    rows = leading.numel()
+    rows = 1
+    for size in leading:  # NOTE: not leading.numel(), which would specialise symbolic sizes
+        rows = rows * size
     accumulator = _accumulator_dtype(input.dtype)
     y = input.new_empty((*leading, directions * output_size))
     h_n = input.new_empty((directions, batch, output_size))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -14,13 +15,22 @@ _NOT_SHARED = ("_flat_weights", "_flat_weight_refs")
 
 
 def share_state(source: nn.Module, target_class: type[M]) -> M:
-    """A module of class `target_class` with the attributes of `source`: the very same Parameter
-    objects, hooks and settings. Containers are copied, so that a parameter or hook that is added to
-    one module later is not added to the other."""
+    """A module of class `target_class` in the place of `source`: with the very same Parameter
+    objects, hooks (whose handles go on working), settings and parametrizations."""
     target = target_class.__new__(target_class)
     nn.Module.__init__(target)
     for name, value in source.__dict__.items():
         if name not in _NOT_SHARED:
-            copied = value.copy() if isinstance(value, dict | list | set) else value
-            target.__dict__[name] = copied
+            is_container = isinstance(value, dict | list | set) and "hooks" not in name
+            target.__dict__[name] = value.copy() if is_container else value
+    if parametrize.is_parametrized(source):
+        # A parametrized weight is a property of a class made for the one module.
+        parametrize._inject_new_class(target)
+        for name in source.parametrizations:  # type: ignore[union-attr]
+            parametrize._inject_property(target, name)
     return target
+
+
+def original_class(module: nn.Module) -> type:
+    """The class of a module; of a parametrized one, that which it had before."""
+    return parametrize.type_before_parametrizations(module)

@@ -69,7 +69,8 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
             weights += [self.bias_ih, self.bias_hh]
         states = (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
         _, h, c, _ = lstm(input.unsqueeze(0), states, weights)
-        h, c = h.squeeze(0), c.squeeze(0)
+        # NOTE: under autocast nn.LSTMCell's states keep their dtype, and so do ours.
+        h, c = h.squeeze(0).to(hx[0].dtype), c.squeeze(0).to(hx[1].dtype)
         return (h, c) if is_batched else (h.squeeze(0), c.squeeze(0))
 
     def _check_sizes(self, input: Tensor, hx: tuple[Tensor, Tensor]) -> None:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from lstm_fused._share import original_class
 from lstm_fused.cell import FusedLSTMCell
 from lstm_fused.module import FusedLSTM
 
@@ -29,10 +30,11 @@ def convert(model: M) -> M:
     def swap(module: nn.Module) -> nn.Module:
         if module not in replaced:
             replaced[module] = module
-            if type(module) is nn.LSTM:
-                replaced[module] = FusedLSTM.from_torch(module)
-            elif type(module) is nn.LSTMCell:
-                replaced[module] = FusedLSTMCell.from_torch(module)
+            kind = original_class(module)
+            if kind is nn.LSTM:
+                replaced[module] = FusedLSTM.from_torch(module)  # type: ignore[arg-type]
+            elif kind is nn.LSTMCell:
+                replaced[module] = FusedLSTMCell.from_torch(module)  # type: ignore[arg-type]
             else:
                 for name, child in module._modules.items():
                     if child is not None:

@@ -273,10 +273,15 @@ class FusedLSTM(nn.RNNBase):
         """RNNBase keeps a list of the weights in step; ours is made when it is asked for."""
 
     def _init_flat_weights(self) -> None:
-        self._flat_weight_refs: list[Any] = []
+        """RNNBase makes its list of the weights here; ours needs no making."""
 
-    def _update_flat_weights(self) -> None:
-        """Nothing to bring up to date."""
+    def __getstate__(self) -> dict[str, Any]:
+        # NOTE: not RNNBase's, which drops references that back its list of weights.
+        return self.__dict__.copy()
+
+    def _replicate_for_data_parallel(self) -> Any:
+        # NOTE: not RNNBase's, which copies its list of weights.
+        return nn.Module._replicate_for_data_parallel(self)  # type: ignore[no-untyped-call]
 
     def __setattr__(self, name: str, value: Any) -> None:
         # NOTE: not RNNBase's, which writes into its list of weights.

@@ -57,7 +57,7 @@ LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& 
   // One product over several steps reads W_ih once for all of them; that pays where a step alone
   // has too few rows to hide that reading. Its result should stay in half of the L2 cache.
   const bool converts = table.operand_size != dtype_size(dtype);
-  const int64_t rows = ceil_div(shape.batch, plan.row_groups);
+  const int64_t rows = std::max<int64_t>(1, ceil_div(shape.batch, plan.row_groups));
   if (converts || rows < 2 * kMinGroupRows) {
     const int64_t row_bytes = ceil_div(kGates * h, plan.team) * accumulator_size(dtype);
     const int64_t fitting = std::max<int64_t>(1, facts.l2_bytes / 2 / (row_bytes * rows));

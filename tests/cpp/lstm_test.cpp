@@ -26,7 +26,7 @@ std::string plan_name(const cpu::LstmPlan& plan, const Pool& pool) {
 // own come rarely: starting these takes longer than the work does.
 const Pool& next_pool() {
   static size_t count = 0;
-  constexpr size_t kPeriod = 97;  // prime to the number of runs in a case
+  constexpr size_t kPeriod = 199;  // prime to the number of runs in a case
   const size_t i = count++ % kPeriod;
   const std::vector<Pool>& pools = i < threaded_pools().size() ? threaded_pools() : serial_pools();
   return pools[i % pools.size()];
@@ -261,7 +261,11 @@ void run_all() {
   check_reference();
   for (DType dtype : kDTypes) {
     double worst_forward = 0, worst_backward = 0;
+    const cpu::KernelTable* last = nullptr;
     for (cpu::Isa isa : cpu::available_isas()) {
+      const cpu::KernelTable* table = &cpu::kernel_table(isa, dtype);
+      if (table == last) continue;  // this instruction set brings nothing for the dtype
+      last = table;
       const Scope scope(cpu::isa_name(isa), ", ", dtype_name(dtype));
       for (const Case& of : all_cases()) {
         const Scope of_scope(of.name());
