@@ -23,6 +23,7 @@ from common import (
     batch_count,
     fingerprint,
     is_default,
+    judge,
     make_parser,
     run_script,
     shuffled,
@@ -261,10 +262,8 @@ def main() -> int:
 
     draw(contest, f"{digits.name}: an LSTM reads images row by row", "cross-entropy", own_panel)
     reached = all(result["test accuracy"] >= GOAL for result in results.values())
-    if is_default(parser, options):
-        ranks.say(f"goal           test accuracy of {GOAL:.0%}: {'met' if reached else 'NOT MET'}")
-        return 0 if agree and reached else 1
-    return 0 if agree else 1
+    goal = judge(ranks, f"test accuracy of {GOAL:.0%}", reached, is_default(parser, options))
+    return 0 if agree and goal else 1
 
 
 if __name__ == "__main__":

@@ -294,15 +294,16 @@ class Contest:
             for key in self.sides[0].history[epoch]
         }
         cells["seconds"] = [side.seconds[epoch] for side in self.sides]
+        width = 10 if len(self.sides) > 1 else 14
         if epoch == 0:
-            width = 10 * len(self.sides)
-            self.ranks.say("epoch" + "".join(f" |{key:>{width}}" for key in cells))
-            names = "".join(f"{side.name:>10}" for side in self.sides)
+            heads = "".join(f" |{key:>{width * len(self.sides)}}" for key in cells)
+            names = "".join(f"{side.name:>{width}}" for side in self.sides)
+            self.ranks.say(f"epoch{heads}")
             self.ranks.say("     " + f" |{names}" * len(cells))
-        row = "".join(
-            " |" + "".join(f"{x:10.{2 if key == 'seconds' else 4}f}" for x in pair)
-            for key, pair in cells.items()
-        )
+        row = ""
+        for key, numbers in cells.items():
+            digits = 2 if key == "seconds" else 4
+            row += " |" + "".join(f"{number:{width}.{digits}f}" for number in numbers)
         self.ranks.say(f"{epoch + 1:5d}{row}")
 
     def _save(self) -> None:

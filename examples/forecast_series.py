@@ -25,6 +25,7 @@ from common import (
     fingerprint,
     generator,
     is_default,
+    judge,
     make_parser,
     run_script,
     widened,
@@ -294,8 +295,8 @@ def main() -> int:
         "smooth L1 error of scaled values",
         own_panel,
     )
-    ranks.say(f"goal           lower errors than the baseline: {'met' if beaten else 'NOT MET'}")
-    return 0 if agree and (beaten or not is_default(parser, options)) else 1
+    goal = judge(ranks, "lower errors than the baseline", beaten, is_default(parser, options))
+    return 0 if agree and goal else 1
 
 
 def score(forecast: Tensor, actual: Tensor) -> tuple[float, float]:

@@ -6,7 +6,7 @@
 //   c = f·c_prev + i·g        h = o·tanh(c)
 // Hochreiter & Schmidhuber 1997; forget gate: Gers, Schmidhuber & Cummins 2000.
 //
-// `Math` supplies sigmoid(V) and tanh(V) for the value type V.
+// `Math` supplies sigmoid(V), tanh(V) and multiply_add(V a, V b, V c) = a·b + c.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -35,7 +35,7 @@ LSTM_HOST_DEVICE Gates<V> activate_gates(V a_i, V a_f, V a_g, V a_o) {
 
 template <typename Math, typename V>
 LSTM_HOST_DEVICE CellOutput<V> lstm_cell_forward(const Gates<V>& gates, V c_prev) {
-  const V c = gates.f * c_prev + gates.i * gates.g;
+  const V c = Math::multiply_add(gates.f, c_prev, gates.i * gates.g);
   return {gates.o * Math::tanh(c), c};
 }
 
@@ -50,11 +50,12 @@ template <typename Math, typename V>
 LSTM_HOST_DEVICE CellGradient<V> lstm_cell_backward(const Gates<V>& gates, V c, V c_prev, V dh,
                                                     V dc) {
   const V tanh_c = Math::tanh(c);
-  const V dc_total = dc + dh * gates.o * (1 - tanh_c * tanh_c);
+  // NOTE: (1 - t)·(1 + t) in place of 1 - t·t, which loses what is left near ±1.
+  const V dc_total = Math::multiply_add(dh * gates.o, (1 - tanh_c) * (1 + tanh_c), dc);
   CellGradient<V> grad;
   grad.gates.i = dc_total * gates.g * gates.i * (1 - gates.i);
   grad.gates.f = dc_total * c_prev * gates.f * (1 - gates.f);
-  grad.gates.g = dc_total * gates.i * (1 - gates.g * gates.g);
+  grad.gates.g = dc_total * gates.i * ((1 - gates.g) * (1 + gates.g));
   grad.gates.o = dh * tanh_c * gates.o * (1 - gates.o);
   grad.c_prev = dc_total * gates.f;
   return grad;

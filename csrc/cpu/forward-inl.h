@@ -106,7 +106,7 @@ LSTM_INLINE void accumulate_dots(Vec<A> (&acc)[kRows][kGates], const S* const (&
     for (int r = 0; r < kRows; ++r) {
       const Vec<A> v = load_lanes<true, Vec<A>>(x[r] + k, width);
 #pragma GCC unroll 4
-      for (int g = 0; g < kGates; ++g) acc[r][g] += w[g] * v;
+      for (int g = 0; g < kGates; ++g) acc[r][g] = multiply_add(w[g], v, acc[r][g]);
     }
   }
   if (const int left = static_cast<int>(k_size - k)) {
@@ -115,7 +115,8 @@ LSTM_INLINE void accumulate_dots(Vec<A> (&acc)[kRows][kGates], const S* const (&
       const Vec<A> v = load_lanes<false, Vec<A>>(x[r] + k, left);
 #pragma GCC unroll 4
       for (int g = 0; g < kGates; ++g) {
-        acc[r][g] += load_lanes<false, Vec<A>>(weight[g] + k, left) * v;
+        const Vec<A> w = load_lanes<false, Vec<A>>(weight[g] + k, left);
+        acc[r][g] = multiply_add(w, v, acc[r][g]);
       }
     }
   }

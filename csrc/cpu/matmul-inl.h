@@ -78,7 +78,7 @@ LSTM_INLINE void accumulate(Vec<E> (&acc)[kRows][kPanels * kPanelSlots],
       const Vec<E> b = load_unaligned<Vec<E>>(panel + (s / kPanelSlots) * panel_stride +
                                               (k * kPanelSlots + s % kPanelSlots) * kWidth<E>);
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) acc[r][s] += a[r] * b;
+      for (int r = 0; r < kRows; ++r) acc[r][s] = multiply_add(a[r], b, acc[r][s]);
     }
   }
 }
