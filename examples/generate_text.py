@@ -9,6 +9,7 @@ topics, which every installation ships with, or with `--text FILE` any text file
 import argparse
 import itertools
 import math
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -71,7 +72,8 @@ def python_help() -> str:
         from pydoc_data.topics import topics
     except ImportError:
         raise ExampleError("this Python has no pydoc_data: name a text file with --text") from None
-    return "\n".join(topics.values())
+    # Rules and gaps of tables, long runs of one sign, teach no language: cut to four signs.
+    return re.sub(r"([^\w\n])\1{4,}", r"\1\1\1\1", "\n".join(topics.values()))
 
 
 def read_text(path: Path) -> str:
@@ -166,7 +168,7 @@ def parse() -> argparse.Namespace:
     parser = make_parser("generate_text.py", __doc__, epochs=4)
     add, positive = parser.add_argument, at_least(int, 1)
     add("--text", type=Path, metavar="FILE", help="learn from this file in UTF-8")
-    add("--hidden", type=positive, default=256, metavar="H", help="(default %(default)s)")
+    add("--hidden", type=positive, default=192, metavar="H", help="(default %(default)s)")
     add(
         "--width",
         type=positive,

@@ -31,7 +31,6 @@ BY_ROW = ("y", "h_n", "c_n", "cell_states", "grad_input", "grad_h_0", "grad_c_0"
 PARTS = {
     "outputs_and_states": ["y", "h_n", "c_n", "cell_states", "grad_h_0", "grad_c_0"],
     "grad_input": ["grad_input"],
-    "grad_weights": [],
 }
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
@@ -60,6 +59,7 @@ def test_run_to_run(case: LayerCase, dtype: torch.dtype, isa: str) -> None:
         assert_same_bits(run_ours(inputs, cell_states=True), expected)
 
 
+# Not the weights' gradients: those are GEMMs of torch's BLAS, whose order of sums is its own.
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("case", PARALLEL, ids=str)
 @dtypes
@@ -73,8 +73,7 @@ def test_number_of_threads(case: LayerCase, dtype: torch.dtype, part: str, isa: 
             assert "1 row group(s) x team of 1" not in plan, "nothing is tested"
             for _ in range(2):
                 results = run_ours(inputs, cell_states=True)
-                names = PARTS[part] or [n for n in expected if n.startswith("grad_weight")]
-                assert_same_bits(results, expected, *names)
+                assert_same_bits(results, expected, *PARTS[part])
 
 
 def rows_of(results: Results, rows: Tensor | list[int]) -> Results:

@@ -73,12 +73,12 @@ struct DotStep {
   const void* w_hh = nullptr;
 };
 
-// out = addends + operand·panels in plain order, `columns` of them.
+// out = addends + operand·panels (+ a second product) in plain order, `columns` of them.
 struct LinearStep {
   int64_t rows = 0;
   int64_t columns = 0;
   int64_t panel_begin = 0, panel_end = 0;
-  Product product;
+  Product product, second;
   const void* bias = nullptr;   // accumulator, in panel order; or null
   Rows addends[2];              // storage; or absent
   MutableRows out;              // storage; or absent

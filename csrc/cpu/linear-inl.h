@@ -36,7 +36,7 @@ void linear_step(const LinearStep& step) {
         sums[r * slots + s] = bias ? load_unaligned<Vec<A>>(bias + s * width) : Vec<A>{};
       }
     }
-    multiply_tile<E>(sums, tile, step.product, {});
+    multiply_tile<E>(sums, tile, step.product, step.second);
     for (int r = 0; r < tile.rows; ++r) {
       for (int s = 0; s < slots; ++s) {
         const Vec<A> sum = sums[r * slots + s];

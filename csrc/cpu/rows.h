@@ -14,10 +14,6 @@ namespace lstm_fused::cpu {
 void gather_data_rows(const SequenceLayout& layout, int64_t batch, const void* sequence,
                       int64_t row_bytes, void* out, const Parallel& parallel);
 
-// The reverse; rows past a row's length are not written.
-void scatter_data_rows(const SequenceLayout& layout, int64_t batch, const void* data,
-                       int64_t row_bytes, void* sequence, const Parallel& parallel);
-
 // The state that entered each step of a direction: y of the step before, h_0 at the first one, or
 // zero after a reset.
 struct PreviousStates {

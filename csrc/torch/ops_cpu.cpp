@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "common/error.h"
+#include "cpu/input_gradient.h"
 #include "cpu/lstm_backward.h"
 #include "cpu/lstm_forward.h"
 #include "torch/layer.h"
@@ -166,7 +167,16 @@ BackwardResult lstm_backward_cpu(
   cpu::lstm_backward(args, plan, parallel);
 
   // Turn the gate gradients into those of the input and the weights.
-  Tensor dx = need_input ? input_gradient(layer, gradients, parallel) : new_tensor({0}, dtype);
+  Tensor dx = new_tensor({0}, dtype);
+  if (need_input) {
+    dx = new_sequence(layer, s.input_size);
+    cpu::InputGradientArgs input_args = {s, layer.dtype, &layer.layout, {}, {}, element(dx, 0, 1)};
+    for (int d = 0; d < s.directions; ++d) {
+      input_args.grad_gates[d] = args.direction[d].grad_gates;
+      input_args.w_ih[d] = args.direction[d].weights.w_ih;
+    }
+    cpu::input_gradient(input_args, plan.isa, parallel);
+  }
   std::vector<Tensor> dw;
   if (need_weights) {
     dw = weight_gradients(layer, gradients, saved_y, saved_gates, cells, plan.isa, parallel);

@@ -20,8 +20,6 @@ Tensor gemm_operand(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Half ? ts::to(tensor, ScalarType::Float) : tensor;
 }
 
-Tensor product(const Tensor& a, const Tensor& b) { return ts::matmul(a, b); }
-
 // aᵀ·b over the rows.
 Tensor row_product(const Tensor& a, const Tensor& b) {
   return ts::matmul(ts::transpose(a, 0, 1), b);
@@ -113,26 +111,6 @@ Tensor projection_gradient(const Layer& layer, const GateGradients& gradients, c
 }
 
 }  // namespace
-
-Tensor input_gradient(const Layer& layer, const GateGradients& gradients,
-                      const cpu::Parallel& parallel) {
-  const LstmShape& s = layer.shape;
-  Tensor grad;
-  for (int d = 0; d < s.directions; ++d) {
-    const Tensor& w_ih = layer.weights[d * layer.weights_per_direction()];
-    const Tensor part = product(gemm_operand(direction_of(gradients.gates, d)), gemm_operand(w_ih));
-    grad = d == 0 ? part : ts::subtract(grad, part, -1.0);
-  }
-  grad = to_layer_type(grad, layer);
-  const auto sizes = layer.input.sizes();
-  if (!layer.ragged && layer.layout.row_of.empty()) {
-    return ts::view(grad, std::vector<int64_t>(sizes.begin(), sizes.end()));
-  }
-  Tensor out = ts::new_zeros(layer.input, std::vector<int64_t>(sizes.begin(), sizes.end()));
-  cpu::scatter_data_rows(layer.layout, s.batch, grad.const_data_ptr(),
-                         s.input_size * dtype_size(layer.dtype), out.mutable_data_ptr(), parallel);
-  return out;
-}
 
 std::vector<Tensor> weight_gradients(const Layer& layer, const GateGradients& gradients,
                                      const Tensor& y, const Tensor& gates, const Tensor& cells,

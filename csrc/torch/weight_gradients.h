@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The backward's GEMMs over all data rows.
+// The weights' gradients: GEMMs over all data rows, by torch's BLAS.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -16,10 +16,6 @@ struct GateGradients {
   Tensor gates;   // (L, M, 4H) of the pre-activations
   Tensor output;  // (L, M, P) of the projected h; no rows without projection
 };
-
-// In input's layout; zero past a row's length.
-Tensor input_gradient(const Layer& layer, const GateGradients& gradients,
-                      const cpu::Parallel& parallel);
 
 // In the order of layer.weights.
 std::vector<Tensor> weight_gradients(const Layer& layer, const GateGradients& gradients,

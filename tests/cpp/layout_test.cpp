@@ -267,7 +267,7 @@ void test_rows(const Parallel& parallel) {
     const SequenceLayout layout = padded_layout(kSteps, lengths);
     const int64_t row_bytes = kColumns * 4, M = layout.data_rows();
     Array sequence(DType::kFloat32, kSteps * batch * kColumns), h_0(DType::kFloat32, batch * 2);
-    Array data(DType::kFloat32, M * kColumns), back(DType::kFloat32, sequence.size());
+    Array data(DType::kFloat32, M * kColumns);
     Array states(DType::kFloat32, M * 2);
     for (int64_t i = 0; i < sequence.size(); ++i) sequence.set(i, i);
     for (int64_t i = 0; i < h_0.size(); ++i) h_0.set(i, -1 - i);
@@ -275,18 +275,13 @@ void test_rows(const Parallel& parallel) {
     for (size_t i = 0; i < reset_mask.size(); ++i) reset_mask[i] = i % 3 == 0;
 
     cpu::gather_data_rows(layout, batch, sequence.data(), row_bytes, data.data(), parallel);
-    cpu::scatter_data_rows(layout, batch, data.data(), row_bytes, back.data(), parallel);
     for (int64_t j = 0; j < batch; ++j) {
       const int64_t n = batch_row(layout, j);
       for (int64_t t = 0; t < kSteps; ++t) {
         for (int64_t k = 0; k < kColumns; ++k) {
           const int64_t i = (t * batch + n) * kColumns + k;
-          if (t < lengths[n]) {
-            CHECK_EQ(data.get((layout.step_offset[t] + j) * kColumns + k), i);
-            CHECK_EQ(back.get(i), i);
-          } else {
-            CHECK(back.is_canary(i));
-          }
+          if (t >= lengths[n]) continue;
+          CHECK_EQ(data.get((layout.step_offset[t] + j) * kColumns + k), i);
         }
       }
     }

@@ -19,7 +19,7 @@ namespace {
 
 using cpu::Team;
 
-constexpr unsigned kSecondsUntilHung = 120;
+constexpr unsigned kSecondsUntilHung = 60;
 
 // Work that notices disorder. Phase p reads what all shares wrote in phase p - 1 and writes its
 // own for phase p + 1. The cells are not atomic: ThreadSanitizer sees a missing release or
