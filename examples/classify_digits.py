@@ -250,10 +250,10 @@ def main() -> int:
                 **LINES[side.name],
             )
             axes.plot(
-                contest.epochs_done,
+                contest.best_epoch() + 1,
                 results[side.name]["test accuracy"],
                 "*",
-                markersize=11,
+                markersize=18 if side.name == "nn.LSTM" else 8,
                 color=COLOURS[side.name],
                 label=f"test, {side.name}",
             )

@@ -52,6 +52,7 @@ def make_parser(script: str, description: str | None, epochs: int) -> argparse.A
     """A parser that holds the options of every example; each adds its own."""
     summary = (description or "").split("\n\n")[0]
     parser = argparse.ArgumentParser(prog=script, description=summary)
+    parser.set_defaults(example=Path(script).stem)
     add = parser.add_argument
     positive = at_least(int, 1)
     add("--epochs", type=positive, default=epochs, metavar="N", help="(default %(default)s)")

@@ -201,7 +201,9 @@ class Contest:
                 self._print_row(epoch)
         todo = (self.options.epochs - self.epochs_done) * len(self.sides) * steps
         # tqdm's `disable=None` shows the bar on a terminal only, so that logs stay readable.
-        with tqdm(total=todo, unit="step", disable=None if self.ranks.main else True) as bar:
+        with tqdm(
+            total=todo, unit="step", leave=False, disable=None if self.ranks.main else True
+        ) as bar:
             for epoch in range(self.epochs_done, self.options.epochs):
                 if self._patience_is_over():
                     say(f"stopped: {self.patience} epochs without a lower {self.watch}")
@@ -215,7 +217,7 @@ class Contest:
                     with torch.inference_mode():
                         side.history.append({self.compared[0]: loss} | measure(side))
                     self._check_finite(side)
-                if self._best_epoch() == epoch:
+                if self.best_epoch() == epoch:
                     for side in self.sides:
                         side.keep_as_best()
                 with bar.external_write_mode():
@@ -224,7 +226,7 @@ class Contest:
         for side in self.sides:
             side.load_best()
         if self.watch:
-            say(f"weights of epoch {self._best_epoch() + 1}, which has the lowest {self.watch}")
+            say(f"weights of epoch {self.best_epoch() + 1}, which has the lowest {self.watch}")
 
     def verdict(self) -> bool:
         """Print the wall-time ratio and how far the curves are apart; False if they part."""
@@ -239,17 +241,21 @@ class Contest:
             f"training time  {times}: ratio {total:.2f} (epochs: median "
             f"{statistics.median(ratios):.2f}, from {min(ratios):.2f} to {max(ratios):.2f})"
         )
-        told = f"curves         max relative difference of the losses {max(self.gaps()):.1e}"
+        gaps = self.gaps()
+        told = f"curves         max relative difference of the losses {max(gaps):.1e}"
         dtype = self.options.dtype
         if dtype not in TOLERANCES:
             say(f"{told} ({dtype}: too coarse for a tolerance)")
             return True
-        agree = max(self.gaps()) <= TOLERANCES[dtype]
+        tolerance = TOLERANCES[dtype]
+        parted = [epoch + 1 for epoch, gap in enumerate(gaps) if gap > tolerance]
         say(
-            f"{told}, tolerance {TOLERANCES[dtype]:.0e} ({dtype}): "
-            f"they {'agree' if agree else 'DO NOT AGREE'}"
+            f"{told}, tolerance {tolerance:.0e} ({dtype}): they "
+            + (f"DO NOT AGREE from epoch {parted[0]} on" if parted else "agree")
         )
-        return agree
+        if parted and dtype != "float64":
+            say("               (--dtype float64 tells an error from rounding grown in training)")
+        return not parted
 
     def gaps(self) -> list[float]:
         """For each epoch, the largest relative difference between the sides' compared losses."""
@@ -271,7 +277,7 @@ class Contest:
                     "diverged (a smaller --lr or a wider --dtype may help)"
                 )
 
-    def _best_epoch(self) -> int:
+    def best_epoch(self) -> int:
         """The epoch whose weights are kept: the last one if no loss is watched."""
         if self.watch is None:
             return self.epochs_done - 1
@@ -285,7 +291,7 @@ class Contest:
         return (
             self.watch is not None
             and self.epochs_done > 0
-            and self.epochs_done - 1 - self._best_epoch() >= self.patience
+            and self.epochs_done - 1 - self.best_epoch() >= self.patience
         )
 
     def _print_row(self, epoch: int) -> None:
@@ -337,6 +343,8 @@ class Contest:
             for key in settings.keys() | self.settings.keys()
             if settings.get(key) != self.settings.get(key)
         )
+        if "example" in differing:
+            differing = ["example"]
         if differing:
             told = ", ".join(
                 f"{key} was {settings.get(key)} and is {self.settings.get(key)}"

@@ -153,14 +153,16 @@ def read_csv(path: Path, column: str | None) -> tuple[np.ndarray, list[str]]:
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise ExampleError(
-            f"--csv: {len(bad)} values of {column!r} are no finite numbers, the first in data row "
-            f"{bad[0] + 1}: fill or drop them first"
+            f"--csv: {len(bad)} of {len(values)} values of {column!r} are not numbers: "
+            f"fill or drop them first (the first is in data row {bad[0] + 1})"
         )
     return values, [str(row) for row in range(1, len(values) + 1)]
 
 
 def make_series(options: argparse.Namespace) -> Series:
     if options.csv is None:
+        if options.column is not None:
+            raise ExampleError("--column needs --csv")
         values, times = sunspots()
         period = options.period or 11
     else:

@@ -57,17 +57,17 @@ def check_lengths(lengths: Tensor | None, input: Tensor, batch_first: bool) -> T
     return lengths.to(input.device)
 
 
-def check_reset_mask(reset_mask: Tensor | None, input: Tensor, batch_first: bool) -> None:
+def check_reset_mask(reset_mask: Tensor | None, input: Tensor, layout: str) -> None:
+    """reset_mask has input's leading sizes, whose names are `layout`."""
     if reset_mask is None:
         return
     if not isinstance(reset_mask, Tensor):
         raise TypeError(f"reset_mask must be a tensor, got {type(reset_mask).__name__}")
     if reset_mask.dtype != torch.bool:
         raise TypeError(f"reset_mask must be bool, got {reset_mask.dtype}")
-    if reset_mask.shape != input.shape[:2]:
-        layout = "(N, T)" if batch_first else "(T, N)"
+    if reset_mask.shape != input.shape[:-1]:
         raise ValueError(
-            f"reset_mask must have shape {layout} = {tuple(input.shape[:2])}, "
+            f"reset_mask must have shape {layout} = {tuple(input.shape[:-1])}, "
             f"got {tuple(reset_mask.shape)}"
         )
     if reset_mask.device != input.device:

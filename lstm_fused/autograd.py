@@ -52,6 +52,7 @@ def lstm_layer(
         or c_0.requires_grad
         or any(w.requires_grad for w in weights)
     ):
+        input, h_0, c_0, *weights = _without_duplicates([input, h_0, c_0, *weights])
         result: ForwardResult = FusedLSTMFunction.apply(  # type: ignore[no-untyped-call]
             input, h_0, c_0, lengths, batch_sizes, reset_mask, return_cell_states, *weights
         )
@@ -60,6 +61,16 @@ def lstm_layer(
             input, h_0, c_0, weights, lengths, batch_sizes, reset_mask, False, return_cell_states
         )
     return result[:4]
+
+
+def _without_duplicates(tensors: list[Tensor]) -> list[Tensor]:
+    """Aliases in place of second appearances (one tensor of zeros for both states, tied weights):
+    torch.compile does not trace an autograd.Function that gets the same tensor twice."""
+    distinct: list[Tensor] = []
+    for tensor in tensors:
+        seen = any(tensor is other for other in distinct)
+        distinct.append(tensor.view_as(tensor) if seen else tensor)
+    return distinct
 
 
 class FusedLSTMFunction(torch.autograd.Function):

@@ -68,7 +68,7 @@ def lstm(
     time_dim = 1 if batch_first and batch_sizes is None else 0
     if batch_sizes is None:
         lengths = _checks.check_lengths(lengths, input, batch_first)
-        _checks.check_reset_mask(reset_mask, input, batch_first)
+        _checks.check_reset_mask(reset_mask, input, "(N, T)" if batch_first else "(T, N)")
         if input.shape[time_dim] == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     elif lengths is not None or reset_mask is not None:

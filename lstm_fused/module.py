@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from lstm_fused._checks import check_reset_mask
 from lstm_fused._share import share_state
 from lstm_fused.functional import lstm
 
@@ -136,6 +137,7 @@ class FusedLSTM(nn.RNNBase):
         if lengths is not None:
             raise ValueError("lengths needs batched 3-D input, got unbatched 2-D input")
         if reset_mask is not None:
+            check_reset_mask(reset_mask, input, "(T,)")
             reset_mask = reset_mask.unsqueeze(batch_dim)
         y, h_n, c_n, cell_states = self._run(
             input.unsqueeze(batch_dim),
@@ -190,6 +192,8 @@ class FusedLSTM(nn.RNNBase):
             hx = (h_0, c_0)
         else:
             self._check_hidden(input, hx, batch_sizes)
+            if len(hx) != 2:
+                raise RuntimeError("lstm expects two hidden states")
         return lstm(
             input,
             hx,

@@ -390,16 +390,3 @@ def test_module_cast_to_a_dtype_computes_in_it(dtype: torch.dtype) -> None:
     assert {y.dtype, h_n.dtype, c_n.dtype} == {dtype}
     state = OrderedDict((name, w.dtype) for name, w in ours.state_dict().items())
     assert state == OrderedDict((name, w.dtype) for name, w in theirs.state_dict().items())
-
-
-def test_data_parallel_replica_computes_with_its_own_weights() -> None:
-    x = torch.randn(6, 4, D, dtype=torch.float64)
-    results = []
-    modules: Any = make_twins(num_layers=2)
-    for module in modules:
-        replica = module._replicate_for_data_parallel()
-        for name, parameter in module.named_parameters():
-            setattr(replica, name, 2 * parameter.detach())
-        replica._flat_weights = [getattr(replica, n) for n in replica._flat_weights_names]
-        results.append(replica(x))
-    assert_same(*results)

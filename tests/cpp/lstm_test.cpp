@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // lstm_forward and lstm_backward against the reference, for every instruction set, dtype and form
 // of plan; the same bits on any number of threads and groups of rows.
-#include <malloc.h>
-
+#include <cstdlib>
 #include <set>
+
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include "lstm_calls.h"
 
@@ -288,7 +291,9 @@ void run_all() {
 }  // namespace lstm_fused::test
 
 int main() {
+#if defined(__GLIBC__)
   mallopt(M_PERTURB, 1);  // scratch memory begins as large numbers
+#endif
   lstm_fused::test::run_all();
   return lstm_fused::test::finish();
 }

@@ -125,6 +125,10 @@ std::vector<T> sweep() {
                       -Limits::min(),
                       Limits::denorm_min(),
                       -Limits::denorm_min()};
+  // The worst points of all floats in [-90, 90], and of 16 million doubles.
+  for (double worst : {-0x1.0a2bd8p+4, 0x1.41b1cap-1, -0x1.25e9f1147309ap+5, 0x1.4204270f5bf7p-1}) {
+    x.push_back(static_cast<T>(worst));
+  }
   std::mt19937_64 random(1);
   constexpr int kExponents = Limits::max_exponent - Limits::min_exponent + Limits::digits;
   for (int i = 0; i < 150000; ++i) {
