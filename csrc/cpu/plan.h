@@ -13,13 +13,14 @@ namespace lstm_fused::cpu {
 struct LstmPlan {
   Isa isa = Isa::kBaseline;
   // Weights are used as they are, one dot product per gate and unit, since packing would cost more
-  // than the call.
+  // than the call. Not with projection, nor with projection_steps.
   bool dot = false;
   // Batches are cut into groups of rows, which never wait for one another.
   int row_groups = 1;
   // Threads that share a group, each with its own hidden units, in step with one another.
   int team = 1;
-  // Forward: steps whose x·W_ih is done in one product ahead of them; 0: fused into each step's.
+  // Forward: steps whose x·W_ih is done in one product ahead of them; 0: fused into each step's,
+  // which takes x as it is, so that its type must be the kernels' operand type.
   int64_t projection_steps = 0;
 };
 
