@@ -273,7 +273,7 @@ class Contest:
         for key, value in side.history[-1].items():
             if not math.isfinite(value):
                 raise ExampleError(
-                    f"{side.name}: the {key} of epoch {self.epochs_done} is {value}: the run "
+                    f"{side.name}: the {key} of epoch {len(side.history)} is {value}: the run "
                     "diverged (a smaller --lr or a wider --dtype may help)"
                 )
 

@@ -131,6 +131,8 @@ def write(
     began = time.perf_counter()
     for _ in range(length):
         chances = torch.softmax(widened(scores[0, -1]).cpu() / temperature, 0)
+        if not chances.isfinite().all():
+            raise ExampleError("the model's scores are not finite: it diverged in training")
         numbers.append(int(torch.multinomial(chances, 1, generator=draws)))
         scores, state = model(torch.tensor([[numbers[-1]]], device=device), state)
     seconds = (time.perf_counter() - began) / length
