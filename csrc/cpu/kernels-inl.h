@@ -73,7 +73,6 @@ const KernelTable& kernel_table(const char* name) {
   static const KernelTable table = {
       name,
       kWidth<A>,
-      kRowBlock,
       sizeof(E),
       OperandTraits<E>::kMultiple,
       pack_transposed<S, E>,

@@ -4,7 +4,6 @@
 namespace lstm_fused::cpu {
 
 void Packer::add(const Item& item, int64_t panels) {
-  item.out->k_size = item.k_size;
   item.out->panels = panels;
   const int64_t rows = round_up(item.k_size, table_.k_multiple);
   item.out->data = Buffer(panels * rows * kPanelSlots * table_.vector_width * table_.operand_size);

@@ -45,7 +45,6 @@ class Buffer {
 // A matrix in panels (see kernels.h). Empty until the packer that it is added to has run.
 struct PanelMatrix {
   Buffer data;
-  int64_t k_size = 0;
   int64_t panels = 0;
 };
 

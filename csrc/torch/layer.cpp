@@ -136,11 +136,11 @@ Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
   layer.c_0 = checked(c_0, "c_0", {shape.directions, shape.batch, shape.hidden_size}, layer);
   check_weights(weights, layer);
   if (reset_mask) {
-    LSTM_CHECK(reset_mask->scalar_type() == ScalarType::Bool && reset_mask->is_cpu() &&
-                   reset_mask->dim() == 2 && reset_mask->size(0) == shape.steps &&
-                   reset_mask->size(1) == shape.batch,
-               "reset_mask must be bool of shape (", shape.steps, ", ", shape.batch,
-               ") on the CPU, got shape ", shape_text(*reset_mask));
+    LSTM_CHECK(reset_mask->scalar_type() == ScalarType::Bool, "reset_mask must be bool");
+    LSTM_CHECK(reset_mask->is_cpu(), "reset_mask must be on the CPU, as input is");
+    const Sizes sizes = {shape.steps, shape.batch};
+    LSTM_CHECK(sizes.equals(*reset_mask), "reset_mask must have shape ", sizes.text(), ", got ",
+               shape_text(*reset_mask));
     layer.reset_mask = to_contiguous(*reset_mask);
   }
   return layer;

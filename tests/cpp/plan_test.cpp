@@ -234,7 +234,6 @@ void test_isas() {
     for (DType dtype : kDTypes) {
       const cpu::KernelTable& table = cpu::kernel_table(isa, dtype);
       CHECK_LE(1, table.vector_width);
-      CHECK_LE(1, table.row_block);
       CHECK_LE(1, table.k_multiple);
       CHECK(table.operand_size == accumulator_size(dtype) ||
             table.operand_size == dtype_size(dtype));
