@@ -167,10 +167,7 @@ ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"lengths": torch.tensor([4, 2])}, "lengths must have shape (3), got (2)"),
     ({"lengths": torch.tensor([4.0, 2.0, 1.0])}, "lengths must be int32 or int64"),
     ({"reset_mask": torch.zeros(4, 3)}, "reset_mask must be bool"),
-    (
-        {"reset_mask": torch.zeros(3, 4, dtype=torch.bool)},
-        "reset_mask must have shape (4, 3), got (3, 4)",
-    ),
+    ({"reset_mask": torch.zeros(3, 4) > 0}, "reset_mask must have shape (4, 3), got (3, 4)"),
     ({"batch_sizes": torch.tensor([3])}, "input must have 2 dimensions, got 3"),
     (
         {"batch_sizes": torch.tensor([3]), "input": torch.zeros(3, 2)},
