@@ -113,6 +113,11 @@ def lstm(
     return y, h_n, c_n, cell_states if return_cell_states else None
 
 
+def is_autocast_enabled(device: torch.device) -> bool:
+    """Whether autocast is on for this device; torch refuses to be asked of "meta"."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
 def _cast_for_autocast(
     input: Tensor, hx: tuple[Tensor, Tensor], weights: list[Tensor]
 ) -> tuple[Tensor, tuple[Tensor, Tensor], list[Tensor]]:
@@ -121,10 +126,9 @@ def _cast_for_autocast(
     NOTE: here and not by `register_autocast`: casting beneath an autograd.Function breaks its
     backward (it would save tensors of another dtype than its gradients have).
     """
-    device = input.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if not is_autocast_enabled(input.device):
         return input, hx, weights
-    dtype = torch.get_autocast_dtype(device)
+    dtype = torch.get_autocast_dtype(input.device.type)
 
     def cast(tensor: Tensor) -> Tensor:
         eligible = tensor.is_floating_point() and tensor.dtype != torch.float64

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lstm_fused._checks import check_reset_mask
 from lstm_fused._share import share_state
-from lstm_fused.functional import lstm
+from lstm_fused.functional import is_autocast_enabled, lstm
 
 Hidden = tuple[Tensor, Tensor]
 
@@ -212,7 +212,7 @@ class FusedLSTM(nn.RNNBase):
     # ---- Checks, with nn.LSTM's sentences ----
 
     def _check_input(self, input: Tensor, batch_sizes: Tensor | None, dtype: torch.dtype) -> None:
-        if input.dtype != dtype and not torch.is_autocast_enabled(input.device.type):
+        if input.dtype != dtype and not is_autocast_enabled(input.device):
             raise ValueError(
                 f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
                 f"Convert input: input.to({dtype}), or convert model: model.to({input.dtype})"
