@@ -45,7 +45,6 @@ std::vector<std::string> available_isas() {
 PYBIND11_MODULE(_C, m) {
   namespace py = pybind11;
   m.doc() = "Compiled part of lstm_fused; importing it registers torch.ops.lstm_fused.*";
-  py::register_exception<lstm_fused::Error>(m, "Error", PyExc_RuntimeError);
   m.def("available_isas", &lstm_fused::available_isas,
         "Instruction sets that this build holds and this processor runs, in rising order.");
   m.def(
