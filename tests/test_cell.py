@@ -235,15 +235,16 @@ def test_convert_replaces_every_lstm_in_place() -> None:
     assert model.state_dict().keys() == state.keys()
     assert not any(model.load_state_dict(state))
     before = list(model.modules())
-    assert [a is b for a, b in zip(lstm_fused.convert(model).modules(), before, strict=True)]
+    assert all(a is b for a, b in zip(lstm_fused.convert(model).modules(), before, strict=True))
     assert_same(copy.deepcopy(model)(x), expected)
     assert_same(pickle.loads(pickle.dumps(model))(x), expected)
 
 
 def test_convert_of_a_single_module_returns_the_new_one() -> None:
-    ours = lstm_fused.convert(nn.LSTM(D, H))
+    ours: nn.Module = lstm_fused.convert(nn.LSTM(D, H))
     assert type(ours) is FusedLSTM
-    assert type(lstm_fused.convert(nn.LSTMCell(D, H))) is FusedLSTMCell
+    cell: nn.Module = lstm_fused.convert(nn.LSTMCell(D, H))
+    assert type(cell) is FusedLSTMCell
     assert lstm_fused.convert(ours) is ours
     linear = nn.Linear(D, H)
     assert lstm_fused.convert(linear) is linear

@@ -311,7 +311,7 @@ def call_arguments(module: FusedLSTM, steps: int, rows: int, extras: bool) -> di
 @pytest.mark.parametrize("options", COMPILED.values(), ids=COMPILED)
 @pytest.mark.parametrize("extras", [False, True], ids=["input", "all_arguments"])
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
-@torch._dynamo.config.patch(error_on_recompile=True)
+@torch._dynamo.config.patch(error_on_recompile=True)  # type: ignore[untyped-decorator]
 def test_compile_makes_one_graph_for_all_sizes(
     options: dict[str, Any], extras: bool, training: bool
 ) -> None:

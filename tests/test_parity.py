@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Outputs and every gradient of FusedLSTM against nn.LSTM and the float64 reference."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from conftest import DTYPES, ISAS, assert_results, expected_of, in_dtype, run_ours, use_isa
 from kit.cases import CORE, WIDE, LayerCase, make_inputs
 from kit.numeric import assert_bitwise_equal, make_module
+from torch import Tensor, nn
 
 from lstm_fused import FusedLSTM, build_info
 
@@ -144,3 +149,77 @@ def test_outputs_and_gradients_are_zero_past_the_lengths(
     for result in (y, cells, grad_x):
         assert not result.masked_select(past).any()
         assert result.isfinite().all()
+
+
+# Each gives a tensor of the values and the shape of its argument, somewhere else in memory.
+
+
+def sliced(tensor: Tensor) -> Tensor:
+    """Inside a larger tensor whose other elements are NaN."""
+    whole = tensor.new_full([size + 3 for size in tensor.shape], float("nan"))
+    inside = whole[tuple(slice(1, size + 1) for size in tensor.shape)]
+    inside.copy_(tensor)
+    return inside
+
+
+def every_second(tensor: Tensor) -> Tensor:
+    whole = tensor.new_full([2 * size for size in tensor.shape], float("nan"))
+    inside = whole[tuple(slice(1, None, 2) for _ in tensor.shape)]
+    inside.copy_(tensor)
+    return inside
+
+
+def transposed(tensor: Tensor) -> Tensor:
+    return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+def unaligned(tensor: Tensor) -> Tensor:
+    """Contiguous, but one element off the boundary that the allocator keeps to."""
+    whole = tensor.new_full([tensor.numel() + 1], float("nan"))
+    return whole[1:].copy_(tensor.flatten()).view(tensor.shape)
+
+
+@pytest.mark.parametrize("place", [sliced, every_second, transposed, unaligned])
+@pytest.mark.parametrize(
+    "case",
+    [
+        LayerCase(1, 2, 3, 17),
+        LayerCase(6, 5, 7, 17, P=3, bidirectional=True, lengths=(6, 0, 4, 6, 1), reset=0.2),
+    ],
+    ids=str,
+)
+@dtypes
+def test_memory_layout_changes_no_bit(
+    place: Callable[[Tensor], Tensor], case: LayerCase, dtype: torch.dtype, isa: str
+) -> None:
+    """Of the input, the states, the masks, the incoming gradients and the weights."""
+    inputs = make_inputs(in_dtype(case, dtype))
+    placed = replace(
+        inputs,
+        input=place(inputs.input),
+        h_0=None if inputs.h_0 is None else place(inputs.h_0),
+        c_0=None if inputs.c_0 is None else place(inputs.c_0),
+        lengths=None if inputs.lengths is None else inputs.lengths.repeat_interleave(2)[::2],
+        reset_mask=None if inputs.reset_mask is None else inputs.reset_mask.t().contiguous().t(),
+        grads={name: place(grad) for name, grad in inputs.grads.items()},
+    )
+    results = []
+    for given, lay_out in ((inputs, torch.clone), (placed, place)):
+        given = given.requiring_grad()
+        module: Any = make_module(given, FusedLSTM)
+        for name, weight in given.weights.items():
+            setattr(module, name, nn.Parameter(lay_out(weight.detach())))
+        y, hidden, cells = module(
+            given.input,
+            given.hx,
+            lengths=given.lengths,
+            reset_mask=given.reset_mask,
+            return_cell_states=True,
+        )
+        leaves = [given.input, *(given.hx or ()), *module.parameters()]
+        outputs = [y, *hidden, cells]
+        results.append(
+            outputs + list(torch.autograd.grad(outputs, leaves, [*given.grads.values()]))
+        )
+    for mine, bits in zip(*results, strict=True):
+        assert_bitwise_equal(mine, bits)
