@@ -4,7 +4,6 @@
 Environment:
   MAX_JOBS          how many compilers run at once (ninja's own choice if unset)
   LSTM_FUSED_DEBUG  1: a debug build, in a build directory of its own
-  LSTM_FUSED_CUDA   reserved for the CUDA module
 """
 
 import os

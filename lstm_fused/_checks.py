@@ -4,12 +4,14 @@ sentence of its own, it is that one."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lstm_fused._native import KERNEL_DTYPES
+# Dtypes that the kernels compute in.
+KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def check_tensors(input: Tensor, hx: tuple[Tensor, Tensor], weights: Sequence[Tensor]) -> None:
@@ -54,7 +56,30 @@ def check_lengths(lengths: Tensor | None, input: Tensor, batch_first: bool) -> T
         raise ValueError(
             f"lengths must have shape ({batch},), one for each row, got {tuple(lengths.shape)}"
         )
+    if lengths.device.type == "meta" and input.device.type != "meta":
+        raise RuntimeError(f"lengths must hold values, as input on {input.device} does, got meta")
     return lengths.to(input.device)
+
+
+def check_batch_sizes(batch_sizes: Tensor) -> None:
+    """int64 (T,) on the CPU; the values are checked where they are read, in the op."""
+    if not isinstance(batch_sizes, Tensor):
+        raise TypeError(f"batch_sizes must be a tensor, got {type(batch_sizes).__name__}")
+    if batch_sizes.dtype != torch.int64:
+        raise TypeError(f"batch_sizes must be int64, got {batch_sizes.dtype}")
+    if batch_sizes.dim() != 1:
+        raise ValueError(f"batch_sizes must have shape (T,), got {tuple(batch_sizes.shape)}")
+    if batch_sizes.device.type != "cpu":
+        raise RuntimeError(f"batch_sizes must be on the CPU, got {batch_sizes.device}")
+
+
+def refuse_packed_masks(lengths: Tensor | None, reset_mask: Tensor | None) -> None:
+    """lengths and reset_mask are for padded input; a PackedSequence says its own lengths."""
+    if lengths is not None or reset_mask is not None:
+        name = "lengths" if lengths is not None else "reset_mask"
+        raise ValueError(
+            f"{name} does not go with a PackedSequence, got both; pass padded input instead"
+        )
 
 
 def check_reset_mask(reset_mask: Tensor | None, input: Tensor, layout: str) -> None:
@@ -74,6 +99,149 @@ def check_reset_mask(reset_mask: Tensor | None, input: Tensor, layout: str) -> N
         raise RuntimeError(
             f"reset_mask must be on input's device, {input.device}, got {reset_mask.device}"
         )
+
+
+def check_stack(
+    hx: tuple[Tensor, Tensor],
+    weights: Sequence[Tensor],
+    num_layers: int,
+    directions: int,
+    dropout: float,
+) -> None:
+    """What a module's constructor promises, for the stateless form."""
+    if isinstance(num_layers, bool) or not isinstance(num_layers, int) or num_layers < 1:
+        raise ValueError(f"num_layers must be an integer of at least 1, got {num_layers!r}")
+    if isinstance(dropout, bool) or not math.isfinite(dropout) or not 0 <= dropout <= 1:
+        raise ValueError(f"dropout must be a number between 0 and 1, got {dropout!r}")
+    if isinstance(hx, Tensor) or len(hx) != 2:
+        got = "a tensor" if isinstance(hx, Tensor) else f"{len(hx)} values"
+        raise TypeError(f"hx must be two tensors, h_0 and c_0, got {got}")
+    runs = num_layers * directions
+    for name, state in zip(("h_0", "c_0"), hx, strict=True):
+        if state.dim() != 3 or state.shape[0] != runs:
+            raise ValueError(
+                f"{name} must have 3 dimensions, the first of size num_layers * directions = "
+                f"{runs}, got shape {tuple(state.shape)}"
+            )
+    each = len(weights) // runs
+    if each * runs != len(weights) or not 2 <= each <= 5:
+        raise ValueError(
+            f"weights must hold 2 to 5 tensors for each of {num_layers} layers and {directions} "
+            f"directions, got {len(weights)}"
+        )
+
+
+def check_layer(
+    input: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    reset_mask: Tensor | None,
+) -> None:
+    """What the ops check, in their sentences (csrc/torch/layer.cpp), where no op runs: for fake
+    tensors, and for devices without kernels. RuntimeErrors; sizes may be symbolic, values are not
+    read."""
+
+    def wanted(condition: bool, sentence: str) -> None:
+        torch._check(condition, lambda: sentence)  # type: ignore[no-untyped-call]
+
+    def fits(tensor: Tensor, name: str, *sizes: int) -> None:
+        same = tensor.dim() == len(sizes)
+        wanted(same, f"{name} must have shape {sizes}, got {tuple(tensor.shape)}")
+        for got, size in zip(tensor.shape, sizes, strict=True):
+            wanted(got == size, f"{name} must have shape {sizes}, got {tuple(tensor.shape)}")
+        wanted(
+            tensor.device == input.device,
+            f"{name} must be on {input.device}, as input is, got {tensor.device}",
+        )
+
+    rank = 3 if batch_sizes is None else 2
+    wanted(input.dim() == rank, f"input must have {rank} dimensions, got {input.dim()}")
+    wanted(
+        h_0.dim() == 3 and c_0.dim() == 3,
+        f"h_0 and c_0 must have 3 dimensions, got {h_0.dim()} and {c_0.dim()}",
+    )
+    directions, batch, output_size = h_0.shape
+    hidden_size = c_0.shape[2]
+    wanted(directions == 1 or directions == 2, f"h_0 must hold 1 or 2 directions, got {directions}")
+    each = len(weights) // directions
+    wanted(
+        each * directions == len(weights) and 2 <= each <= 5,
+        f"weights must hold 2 to 5 tensors for each direction, got {len(weights)}",
+    )
+    steps = input.shape[0] if batch_sizes is None else batch_sizes.shape[0]
+    wanted(steps >= 1, "Expected sequence length to be larger than 0 in RNN")
+    wanted(input.shape[-1] >= 1, f"input must have at least 1 feature, got {input.shape[-1]}")
+    projection = each in (3, 5)
+    wanted(
+        projection or output_size == hidden_size,
+        f"h_0 must have hidden_size = {hidden_size} features without projection, got {output_size}",
+    )
+    fits(h_0, "h_0", directions, batch, output_size)
+    fits(c_0, "c_0", directions, batch, hidden_size)
+    for k, weight in enumerate(weights):
+        place = k % each
+        if place == 0:
+            fits(weight, "w_ih", 4 * hidden_size, input.shape[-1])
+        elif place == 1:
+            fits(weight, "w_hh", 4 * hidden_size, output_size)
+        elif projection and place == each - 1:
+            fits(weight, "w_hr", output_size, hidden_size)
+        else:
+            fits(weight, "b_ih" if place == 2 else "b_hh", 4 * hidden_size)
+    for tensor in (h_0, c_0, *weights):
+        wanted(
+            tensor.dtype == input.dtype,
+            f"h_0, c_0 and weights must have input's dtype, {input.dtype}, got {tensor.dtype}",
+        )
+    if batch_sizes is not None:
+        wanted(
+            lengths is None and reset_mask is None,
+            "lengths and reset_mask do not go with batch_sizes",
+        )
+        wanted(batch_sizes.device.type == "cpu", "batch_sizes must be on the CPU for a CPU op")
+        return
+    wanted(
+        input.shape[1] == batch,
+        f"h_0 must hold {input.shape[1]} rows as input does, got {batch}",
+    )
+    if lengths is not None:
+        fits(lengths, "lengths", batch)
+    if reset_mask is not None:
+        fits(reset_mask, "reset_mask", steps, batch)
+
+
+def check_values(
+    input: Tensor, batch: int, lengths: Tensor | None, batch_sizes: Tensor | None
+) -> None:
+    """The values that the ops check, where no op runs; in the ops' sentences on the CPU."""
+    if lengths is not None:
+        steps = input.shape[0]
+        outside = (lengths < 0) | (lengths > steps)
+        if lengths.device.type != "cpu":  # NOTE: to read it here would wait for the device
+            torch._assert_async(~outside.any(), f"lengths must be between 0 and T = {steps}")
+        elif outside.any():
+            row = int(outside.nonzero()[0])
+            raise RuntimeError(
+                f"lengths must be between 0 and T = {steps}, got {int(lengths[row])} for row {row}"
+            )
+    if batch_sizes is not None:
+        sizes = batch_sizes.tolist()
+        for t, size in enumerate(sizes):
+            if size <= 0 or (t > 0 and size > sizes[t - 1]):
+                raise RuntimeError(
+                    f"batch_sizes must be positive and never increase, got {size} at step {t}"
+                )
+        if sum(sizes) != input.shape[0]:
+            raise RuntimeError(
+                f"batch_sizes must add up to {input.shape[0]} rows of input, got {sum(sizes)}"
+            )
+        if sizes and sizes[0] > batch:
+            raise RuntimeError(
+                f"batch_sizes must not exceed the {batch} rows of h_0, got {sizes[0]}"
+            )
 
 
 def _dtype_name(tensor: Tensor) -> str:

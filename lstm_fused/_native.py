@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-GATES = 4
+from lstm_fused._checks import check_layer
 
-# Dtypes that the kernels compute in.
-KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+GATES = 4
 
 # The extension module, or None where it did not load.
 compiled: ModuleType | None = None
@@ -48,6 +49,7 @@ def _fake_lstm_forward(
     save_for_backward: bool,
     return_cell_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    check_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask)
     directions, batch, output_size = h_0.shape
     hidden_size = c_0.shape[2]
     leading = input.shape[:-1]
@@ -90,6 +92,7 @@ def _fake_lstm_backward(
     need_states: bool,
     need_weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    check_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask)
     # NOTE: the results are contiguous whatever the arguments' strides; empty_like would copy them.
     grad_input = input.new_empty(input.shape if need_input else (0,))
     grad_h_0 = input.new_empty(h_0.shape if need_states else (0,))
@@ -98,8 +101,37 @@ def _fake_lstm_backward(
     return grad_input, grad_h_0, grad_c_0, grad_weights
 
 
+def _loop_over_batch(op: Any) -> Any:
+    """A vmap rule that calls the op for each element of the mapped dimension: right, not fast."""
+
+    def pick(argument: Any, dim: Any, index: int) -> Any:
+        if dim is None:
+            return argument
+        if isinstance(argument, list | tuple):
+            return [pick(a, d, index) for a, d in zip(argument, dim, strict=True)]
+        return argument.select(dim, index)
+
+    def stack(results: Sequence[Any]) -> tuple[Any, Any]:
+        if isinstance(results[0], Tensor):
+            return torch.stack(list(results)), 0
+        stacked = [stack(parts) for parts in zip(*results, strict=True)]
+        kind = type(results[0])
+        return kind(value for value, _ in stacked), kind(dim for _, dim in stacked)
+
+    def rule(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
+        calls = (
+            [pick(a, d, index) for a, d in zip(arguments, in_dims, strict=True)]
+            for index in range(info.batch_size)
+        )
+        return stack([op(*call) for call in calls])
+
+    return rule
+
+
 if compiled is not None:
     torch.library.register_fake("lstm_fused::lstm_forward", _fake_lstm_forward)
     torch.library.register_fake("lstm_fused::lstm_backward", _fake_lstm_backward)
     lstm_forward_op = torch.ops.lstm_fused.lstm_forward.default
     lstm_backward_op = torch.ops.lstm_fused.lstm_backward.default
+    torch.library.register_vmap("lstm_fused::lstm_forward", _loop_over_batch(lstm_forward_op))
+    torch.library.register_vmap("lstm_fused::lstm_backward", _loop_over_batch(lstm_backward_op))

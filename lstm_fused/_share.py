@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TypeVar
 
 from torch import nn
+from torch.nn.modules.module import _WrappedHook
 from torch.nn.utils import parametrize
 
 M = TypeVar("M", bound=nn.Module)
@@ -23,6 +25,10 @@ def share_state(source: nn.Module, target_class: type[M]) -> M:
         if name not in _NOT_SHARED:
             is_container = isinstance(value, dict | list | set) and "hooks" not in name
             target.__dict__[name] = value.copy() if is_container else value
+    for hook in target._load_state_dict_pre_hooks.values():
+        # A hook that takes the module holds it weakly: from here on it is the new one.
+        if isinstance(hook, _WrappedHook) and hook.with_module and hook.module() is source:
+            hook.module = weakref.ref(target)
     if parametrize.is_parametrized(source):
         # A parametrized weight is a property of a class made for the one module.
         parametrize._inject_new_class(target)

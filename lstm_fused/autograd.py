@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lstm_fused import _native, reference
+from lstm_fused._checks import check_layer, check_values
 from lstm_fused.packing import pack_rows, packed_lengths, packed_positions, pad_rows
 
 # y, h_n, c_n, cell_states, gates, cells
@@ -45,7 +46,9 @@ def lstm_layer(
         L·H features (empty unless asked for).
     """
     if not _native.has_kernels(input.device):
-        return _reference_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask)
+        check_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask)
+        check_values(input, h_0.shape[1], lengths, batch_sizes)
+        return _reference_layer((input, h_0, c_0, *weights), (lengths, batch_sizes, reset_mask))
     if torch.is_grad_enabled() and (
         input.requires_grad
         or h_0.requires_grad
@@ -79,6 +82,8 @@ class FusedLSTMFunction(torch.autograd.Function):
 
     gates (L, M, 4H) and cells (L, M, H) are what the backward needs; they carry no gradient.
     """
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(
@@ -116,6 +121,12 @@ class FusedLSTMFunction(torch.autograd.Function):
             ctx.saved_tensors
         )
         needs = ctx.needs_input_grad
+        if not torch.compiler.is_compiling() and any(map(_is_legacy_batched, grads)):
+            variables = (input, h_0, c_0, *weights)
+            needed = (*needs[:3], *needs[7:])
+            masks = (lengths, batch_sizes, reset_mask)
+            states_and_input, by_weight = _reference_gradient(grads, variables, needed, masks)
+            return (*states_and_input, None, None, None, None, *by_weight)
         need_input, need_states, need_weights = needs[0], needs[1] or needs[2], any(needs[7:])
         arguments = (
             *grads[:3],
@@ -161,6 +172,8 @@ class FusedLSTMBackwardFunction(torch.autograd.Function):
     (grad_input, grad_h_0, grad_c_0, *grad_weights).
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
         grads, (input, h_0, c_0), masks = arguments[:4], arguments[4:7], arguments[7:10]
@@ -173,72 +186,97 @@ class FusedLSTMBackwardFunction(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.set_materialize_grads(False)
-        ctx.has_weight_grads = len(output) > 3
-        ctx.needs = inputs[13:16]
         ctx.save_for_backward(*inputs[:10], *inputs[16:])
 
     @staticmethod
     def backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        grads, (input, h_0, c_0) = ctx.saved_tensors[:4], ctx.saved_tensors[4:7]
-        lengths, batch_sizes, reset_mask = ctx.saved_tensors[7:10]
+        grads, masks = ctx.saved_tensors[:4], ctx.saved_tensors[7:10]
         weights = ctx.saved_tensors[10:]
+        variables = (*ctx.saved_tensors[4:7], *weights)
+        given = [k for k, grad in enumerate(grads) if grad is not None]
+        wanted = [k for k, grad_grad in enumerate(grad_grads) if grad_grad is not None]
+        if not given or not wanted:  # a gradient that is zero, or that nothing depends on
+            return (None,) * (16 + len(weights))
 
-        with torch.enable_grad():
-            # Recompute the first derivative from plain torch operations, on aliases of the inputs:
-            # gradients with respect to the aliases are those that this function owes.
-            parameters = [_differentiable_alias(t) for t in (input, h_0, c_0, *weights)]
-            incoming = [None if g is None else _differentiable_alias(g) for g in grads]
-            x, h, c, *w = parameters
-            outputs = _reference_layer(x, h, c, w, lengths, batch_sizes, reset_mask)
-            pairs = [(o, g) for o, g in zip(outputs, incoming, strict=True) if g is not None]
-            first = torch.autograd.grad(
-                [o for o, _ in pairs],
-                parameters,
-                [g for _, g in pairs],
-                create_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            # Differentiate it along the gradients that arrive here.
-            wanted = [(g, gg) for g, gg in zip(first, grad_grads, strict=False) if gg is not None]
-            variables = [*(g for g in incoming if g is not None), *parameters]
-            second = iter(
-                torch.autograd.grad(
-                    [g for g, _ in wanted],
-                    variables,
-                    [gg for _, gg in wanted],
-                    create_graph=True,
-                    allow_unused=True,
-                )
-            )
-        grad_incoming = [None if g is None else next(second) for g in incoming]
-        grad_input, grad_h_0, grad_c_0, *grad_weights = second
+        # The first derivative again, from plain torch operations: those of its results that were
+        # differentiated, as a function of the incoming gradients and of the variables.
+        def first_derivative(*arguments: Tensor) -> tuple[Tensor, ...]:
+            incoming, variables = arguments[: len(given)], arguments[len(given) :]
+
+            def layer(*variables: Tensor) -> tuple[Tensor, ...]:
+                outputs = _reference_layer(variables, masks)
+                return tuple(outputs[k] for k in given)
+
+            results = torch.func.vjp(layer, *variables)[1](incoming)
+            return tuple(results[k] for k in wanted)
+
+        # NOTE: torch.func and not torch.autograd.grad, which functorch's transforms cannot enter.
+        pull_back = torch.func.vjp(first_derivative, *(grads[k] for k in given), *variables)[1]
+        second = pull_back(tuple(grad_grads[k] for k in wanted))
+        by_incoming = dict(zip(given, second, strict=False))
+        by_variable = second[len(given) :]
         return (
-            *grad_incoming,
-            grad_input,
-            grad_h_0,
-            grad_c_0,
+            *(by_incoming.get(k) for k in range(4)),
+            *by_variable[:3],
             *([None] * 9),  # masks, saved tensors (functions of the inputs), flags
-            *grad_weights,
+            *by_variable[3:],
         )
 
 
-def _differentiable_alias(tensor: Tensor) -> Tensor:
-    if tensor.requires_grad:
-        return tensor.view_as(tensor)
-    return tensor.detach().requires_grad_()
+def _is_legacy_batched(grad: Tensor | None) -> bool:
+    """Whether a gradient is many at once, in torch.autograd.grad(is_grads_batched=True)."""
+    return grad is not None and torch._C._functorch.is_legacy_batchedtensor(grad)
+
+
+def _reference_gradient(
+    grads: Sequence[Tensor | None],
+    variables: Sequence[Tensor],
+    needed: Sequence[bool],
+    masks: Sequence[Tensor | None],
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """The gradient of `_reference_layer` by autograd: those of input, h_0, c_0, and of the weights.
+
+    For many gradients at once, in torch.autograd.grad(is_grads_batched=True) and
+    jacobian(vectorize=True): their batching knows torch's own operations, and no rules for others.
+    """
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        outputs = _reference_layer(variables, masks)
+    given = [
+        (output, grad) for output, grad in zip(outputs, grads, strict=False) if grad is not None
+    ]
+    wanted = [variable for variable, need in zip(variables, needed, strict=True) if need]
+    found = iter(
+        torch.autograd.grad(
+            [output for output, _ in given],
+            wanted,
+            [grad for _, grad in given],
+            create_graph=create_graph,
+            allow_unused=True,
+        )
+    )
+    results = [next(found) if need else None for need in needed]
+    return results[:3], results[3:]
 
 
 def _reference_layer(
-    input: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
-    weights: Sequence[Tensor],
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    reset_mask: Tensor | None,
+    variables: Sequence[Tensor], masks: Sequence[Tensor | None]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """:func:`lstm_layer` in plain torch operations, on any device."""
+    """:func:`lstm_layer` in plain torch operations, on any device.
+
+    16-bit types compute in float32, as the kernels accumulate.
+
+    Args:
+        variables: input, h_0, c_0, and the weights.
+        masks: lengths, batch_sizes, reset_mask.
+    """
+    dtype = variables[0].dtype
+    if dtype in (torch.bfloat16, torch.float16):
+        outputs = _reference_layer([variable.float() for variable in variables], masks)
+        y, h_n, c_n, cell_states = (t.to(dtype) for t in outputs)
+        return y, h_n, c_n, cell_states
+    input, h_0, c_0, *weights = variables
+    lengths, batch_sizes, reset_mask = masks
     if batch_sizes is None:
         return reference.lstm_layer(
             input, h_0, c_0, weights, lengths=lengths, reset_mask=reset_mask

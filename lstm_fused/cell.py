@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lstm_fused._share import share_state
-from lstm_fused.functional import lstm
+from lstm_fused.functional import lstm_stack
 
 
 class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
@@ -68,7 +68,7 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         if self.bias:
             weights += [self.bias_ih, self.bias_hh]
         states = (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-        _, h, c, _ = lstm(input.unsqueeze(0), states, weights)
+        _, h, c, _ = lstm_stack(input.unsqueeze(0), states, weights)
         # NOTE: under autocast nn.LSTMCell's states keep their dtype, and so do ours.
         h, c = h.squeeze(0).to(hx[0].dtype), c.squeeze(0).to(hx[1].dtype)
         return (h, c) if is_batched else (h.squeeze(0), c.squeeze(0))

@@ -63,6 +63,42 @@ def lstm(
             runs.
     """
     weights = list(weights)
+    _checks.check_stack(hx, weights, num_layers, 2 if bidirectional else 1, dropout)
+    wanted_rank = 3 if batch_sizes is None else 2
+    if input.dim() != wanted_rank:
+        raise ValueError(f"input must have {wanted_rank} dimensions, got {input.dim()}")
+    return lstm_stack(
+        input,
+        hx,
+        weights,
+        num_layers=num_layers,
+        bidirectional=bidirectional,
+        dropout=dropout,
+        training=training,
+        batch_first=batch_first,
+        lengths=lengths,
+        batch_sizes=batch_sizes,
+        reset_mask=reset_mask,
+        return_cell_states=return_cell_states,
+    )
+
+
+def lstm_stack(
+    input: Tensor,
+    hx: tuple[Tensor, Tensor],
+    weights: list[Tensor],
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    batch_first: bool = False,
+    lengths: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
+    reset_mask: Tensor | None = None,
+    return_cell_states: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """:func:`lstm` for a module, whose constructor has checked the counts that `lstm` checks."""
     input, hx, weights = _cast_for_autocast(input, hx, weights)
     _checks.check_tensors(input, hx, weights)
     time_dim = 1 if batch_first and batch_sizes is None else 0
@@ -71,11 +107,9 @@ def lstm(
         _checks.check_reset_mask(reset_mask, input, "(N, T)" if batch_first else "(T, N)")
         if input.shape[time_dim] == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    elif lengths is not None or reset_mask is not None:
-        name = "lengths" if lengths is not None else "reset_mask"
-        raise ValueError(
-            f"{name} does not go with a PackedSequence, got both; pass padded input instead"
-        )
+    else:
+        _checks.refuse_packed_masks(lengths, reset_mask)
+        _checks.check_batch_sizes(batch_sizes)
 
     if time_dim == 1:
         input = input.transpose(0, 1)
@@ -118,20 +152,26 @@ def is_autocast_enabled(device: torch.device) -> bool:
     return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype that a tensor takes part in: autocast's where that is on; float64 stays."""
+    eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
+    if eligible and is_autocast_enabled(tensor.device):
+        return torch.get_autocast_dtype(tensor.device.type)
+    return tensor.dtype
+
+
 def _cast_for_autocast(
     input: Tensor, hx: tuple[Tensor, Tensor], weights: list[Tensor]
 ) -> tuple[Tensor, tuple[Tensor, Tensor], list[Tensor]]:
-    """Casts to autocast's dtype, as torch does for nn.LSTM; float64 stays.
+    """Casts to autocast's dtype, as torch does for nn.LSTM.
 
     NOTE: here and not by `register_autocast`: casting beneath an autograd.Function breaks its
     backward (it would save tensors of another dtype than its gradients have).
     """
     if not is_autocast_enabled(input.device):
         return input, hx, weights
-    dtype = torch.get_autocast_dtype(input.device.type)
 
     def cast(tensor: Tensor) -> Tensor:
-        eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
-        return tensor.to(dtype) if eligible else tensor
+        return tensor.to(compute_dtype(tensor))
 
     return cast(input), (cast(hx[0]), cast(hx[1])), [cast(w) for w in weights]

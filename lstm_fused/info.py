@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.nn.utils.rnn import PackedSequence
 
 from lstm_fused import _native
 from lstm_fused.cell import FusedLSTMCell
+from lstm_fused.functional import compute_dtype
 from lstm_fused.module import FusedLSTM
 
 
@@ -41,7 +43,12 @@ def explain(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence) -> st
 
     Args:
         module: the module to be called.
-        x: an input as for its forward; only shape, dtype and device matter.
+        x: an input as for its forward; only shape, dtype and device matter. Under autocast the
+            dtype is autocast's, as in the call.
+
+    Raises:
+        TypeError: another module.
+        ValueError, RuntimeError: an input that the module would refuse.
     """
     text = "\n".join(_explain_lines(module, x))
     print(text)
@@ -49,7 +56,15 @@ def explain(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence) -> st
 
 
 def _explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence) -> list[str]:
+    if not isinstance(module, FusedLSTM | FusedLSTMCell):
+        raise TypeError(
+            f"explain takes a FusedLSTM or a FusedLSTMCell, got {type(module).__name__}"
+        )
     data = x.data if isinstance(x, PackedSequence) else x
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        # Raises where the call would; a PackedSequence's rows serve as a batch of one.
+        module.forward(mode.from_tensor(data.unsqueeze(1) if isinstance(x, PackedSequence) else x))
+    dtype = str(compute_dtype(data)).removeprefix("torch.")
     if not _native.has_kernels(data.device):
         return [f"{data.device.type}: no kernels for this device, plain torch operations run"]
     assert _native.compiled is not None
@@ -59,7 +74,7 @@ def _explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence
         layers, proj = module.num_layers, module.proj_size
         directions = 2 if module.bidirectional else 1
     lines = [
-        f"{data.device.type}, {str(data.dtype).removeprefix('torch.')}: T={steps} N={batch} "
+        f"{data.device.type}, {dtype}: T={steps} N={batch} "
         f"layers={layers} directions={directions} threads={torch.get_num_threads()}"
     ]
     for layer in range(layers):
@@ -72,7 +87,7 @@ def _explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence
                 hidden,
                 proj,
                 directions,
-                str(data.dtype).removeprefix("torch."),
+                dtype,
                 torch.get_num_threads(),
                 backward,
             )

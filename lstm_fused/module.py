@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from lstm_fused._checks import check_reset_mask
+from lstm_fused._checks import check_reset_mask, refuse_packed_masks
 from lstm_fused._share import share_state
-from lstm_fused.functional import is_autocast_enabled, lstm
+from lstm_fused.functional import is_autocast_enabled, lstm_stack
 
 Hidden = tuple[Tensor, Tensor]
 
@@ -96,11 +96,7 @@ class FusedLSTM(nn.RNNBase):
                 reset_mask that do not fit. lengths out of range raise RuntimeError.
         """
         if isinstance(input, PackedSequence):
-            if lengths is not None or reset_mask is not None:
-                name = "lengths" if lengths is not None else "reset_mask"
-                raise ValueError(
-                    f"{name} does not go with a PackedSequence, got both; pass padded input instead"
-                )
+            refuse_packed_masks(lengths, reset_mask)
             return self._forward_packed(input, hx, return_cell_states)
         if input.dim() not in (2, 3):
             raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
@@ -192,9 +188,11 @@ class FusedLSTM(nn.RNNBase):
             hx = (h_0, c_0)
         else:
             self._check_hidden(input, hx, batch_sizes)
+            if isinstance(hx, Tensor):
+                raise TypeError("lstm: hx must be a tuple of two tensors, (h_0, c_0), got a tensor")
             if len(hx) != 2:
                 raise RuntimeError("lstm expects two hidden states")
-        return lstm(
+        return lstm_stack(
             input,
             hx,
             weights,

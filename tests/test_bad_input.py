@@ -189,6 +189,11 @@ OUR_OWN: dict[str, tuple[Call, type[Exception], str]] = {
         RuntimeError,
         "Input and hidden tensors are not the same dtype, " + OTHER_DTYPE.format("hidden"),
     ),
+    "states in one tensor": (
+        lambda m: m(X, torch.stack(HX)),
+        TypeError,
+        "lstm: hx must be a tuple of two tensors, (h_0, c_0), got a tensor",
+    ),
     "one weight of another dtype": (
         with_weight(Tensor.double),
         RuntimeError,

@@ -280,24 +280,26 @@ def test_optimiser_goes_on_after_convert() -> None:
 
 
 def test_hooks_are_kept_and_can_be_removed() -> None:
-    calls: list[str] = []
+    calls: list[Any] = []
     model = nn.Sequential(nn.LSTM(D, H))
     lstm: Any = model[0]
     handles = [
         lstm.register_forward_pre_hook(lambda *_: calls.append("before")),
         lstm.register_forward_hook(lambda *_: calls.append("after")),
         lstm.register_state_dict_pre_hook(lambda *_: calls.append("state")),
+        lstm.register_load_state_dict_pre_hook(lambda module, *_: calls.append(module)),
         lstm.register_load_state_dict_post_hook(lambda *_: calls.append("load")),
     ]
     lstm_fused.convert(model)
+    del lstm  # hooks that take the module hold it weakly
     model(torch.randn(2, 3, D))
     model.load_state_dict(model.state_dict())
-    assert calls == ["before", "after", "state", "load"]
+    assert calls == ["before", "after", "state", model[0], "load"]
     for handle in handles:
         handle.remove()
     model(torch.randn(2, 3, D))
     model.load_state_dict(model.state_dict())
-    assert len(calls) == 4, "handles from before the conversion remove hooks after it"
+    assert len(calls) == 5, "handles from before the conversion remove hooks after it"
 
 
 class Doubled(nn.Module):

@@ -66,7 +66,7 @@ def test_run_to_run(case: LayerCase, dtype: torch.dtype, isa: str) -> None:
 def test_number_of_threads(case: LayerCase, dtype: torch.dtype, part: str, isa: str) -> None:
     inputs = make_inputs(in_dtype(case, dtype))
     expected = run_ours(inputs, cell_states=True)
-    module = FusedLSTM(case.D, case.H, proj_size=case.P, batch_first=case.batch_first)
+    module = FusedLSTM(case.D, case.H, proj_size=case.P, batch_first=case.batch_first, dtype=dtype)
     for threads in (2, 3):
         with use_threads(threads):
             plan = lstm_fused.explain(module, inputs.input).splitlines()[1]

@@ -15,6 +15,19 @@ void fill_offsets(SequenceLayout& layout) {
 
 }  // namespace
 
+void check_shape(const LstmShape& shape) {
+  LSTM_CHECK(shape.steps >= 0 && shape.batch >= 0 && shape.input_size >= 0,
+             "T, N and input_size must be at least 0, got ", shape.steps, ", ", shape.batch,
+             " and ", shape.input_size);
+  LSTM_CHECK(shape.hidden_size >= 1, "hidden_size must be at least 1, got ", shape.hidden_size);
+  LSTM_CHECK(shape.output_size >= 1, "proj_size must be at least 1, got ", shape.output_size);
+  LSTM_CHECK(shape.directions >= 1 && shape.directions <= kMaxDirections,
+             "directions must be 1 or 2, got ", shape.directions);
+  LSTM_CHECK(shape.projection || shape.output_size == shape.hidden_size,
+             "h_0 must have hidden_size = ", shape.hidden_size,
+             " features without projection, got ", shape.output_size);
+}
+
 SequenceLayout dense_layout(int64_t steps, int64_t batch) {
   SequenceLayout layout;
   layout.active.assign(steps, batch);

@@ -27,6 +27,9 @@ struct LstmShape {
   bool projection = false;  // h = W_hr·(o·tanh(c)), Sak et al. 2014
 };
 
+// Throws Error unless T, N, D ≥ 0, H, P ≥ 1, L is 1 or 2, and P = H without projection.
+void check_shape(const LstmShape& shape);
+
 // Which rows take part in each step. Rows are numbered by decreasing length ("sorted rows"), so
 // that those of step t are the prefix [0, active[t]).
 struct SequenceLayout {
@@ -37,6 +40,7 @@ struct SequenceLayout {
 
   int64_t steps() const { return static_cast<int64_t>(active.size()); }
   int64_t data_rows() const { return step_offset.back(); }  // M
+  int64_t batch_row(int64_t j) const { return row_of.empty() ? j : row_of[j]; }
   // Row of x or y where step t begins; add the batch row (padded) or sorted row (packed).
   int64_t sequence_row(int64_t t, int64_t batch) const {
     return packed ? step_offset[t] : t * batch;

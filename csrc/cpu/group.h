@@ -32,7 +32,7 @@ struct Group {
     return layout->row_of.empty() ? nullptr : layout->row_of.data() + begin;
   }
   // Batch row of the group's row j.
-  int64_t batch_row(int64_t j) const { return order() ? order()[j] : begin + j; }
+  int64_t batch_row(int64_t j) const { return layout->batch_row(begin + j); }
 
   // The group's rows within (N, stride) elements of `size` bytes.
   template <typename View, typename Pointer>

@@ -22,7 +22,7 @@ std::vector<int64_t> positions_in_sequence(const SequenceLayout& layout, int64_t
   positions.reserve(layout.data_rows());
   for (int64_t t = 0; t < layout.steps(); ++t) {
     for (int64_t j = 0; j < layout.active[t]; ++j) {
-      positions.push_back(t * batch + (layout.row_of.empty() ? j : layout.row_of[j]));
+      positions.push_back(t * batch + layout.batch_row(j));
     }
   }
   return positions;

@@ -5,8 +5,7 @@
 namespace lstm_fused::cpu::avx512_bf16 {
 
 const KernelTable& kernels(DType dtype) {
-  return dtype == DType::kBFloat16 ? kernel_table<BFloat16, BFloat16>("avx512_bf16")
-                                   : avx512::kernels(dtype);
+  return dtype == DType::kBFloat16 ? kernel_table<BFloat16, BFloat16>() : avx512::kernels(dtype);
 }
 
 }  // namespace lstm_fused::cpu::avx512_bf16

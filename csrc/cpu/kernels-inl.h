@@ -68,10 +68,9 @@ void pack_bias(const void* b_ih, const void* b_hh, int64_t hidden_size, void* bi
 }
 
 template <typename S, typename E>
-const KernelTable& kernel_table(const char* name) {
+const KernelTable& kernel_table() {
   using A = AccumulatorOf<E>;
   static const KernelTable table = {
-      name,
       kWidth<A>,
       sizeof(E),
       OperandTraits<E>::kMultiple,

@@ -104,7 +104,6 @@ struct BackwardStep {
 };
 
 struct KernelTable {
-  const char* name;      // of the instruction set
   int64_t vector_width;  // W, accumulators per vector
   int64_t operand_size;  // bytes of an operand element
   int64_t k_multiple;    // K of a panel is padded to this

@@ -16,15 +16,18 @@ struct PackedWeights {
   PanelMatrix w_hr;  // d(o·tanh(c)) = dh·W_hr, with projection
 };
 
-Rows skip_rows(const Rows& rows, int64_t j, int64_t size) {
+// Rows (or MutableRows) from row j on.
+template <typename View>
+View skip_rows(const View& rows, int64_t j, int64_t size) {
   if (!rows.base) return {};
   if (rows.order) return {rows.base, rows.stride, rows.order + j};
   return {advance(rows.base, j * rows.stride, size), rows.stride, nullptr};
 }
-MutableRows skip_rows(const MutableRows& rows, int64_t j, int64_t size) {
-  if (!rows.base) return {};
-  if (rows.order) return {rows.base, rows.stride, rows.order + j};
-  return {advance(rows.base, j * rows.stride, size), rows.stride, nullptr};
+
+Resets skip_rows(const Resets& resets, int64_t j) {
+  if (!resets.flags) return {};
+  if (resets.order) return {resets.flags, resets.order + j, resets.limit - j};
+  return {resets.flags + j, nullptr, resets.limit - j};
 }
 
 // One group's way back through time. Step k reads the gate gradients of the step before it, which
@@ -236,15 +239,7 @@ void BackwardGroup::run_cells(int64_t k, int share) {
         storage_);
     step.operand_out = {advance(grad_gates_[(k + 1) % 2].get(), row * gates_stride_, operand_),
                         gates_stride_, nullptr};
-    step.reset = group_.resets(args_.reset_mask, t, group_.active(t));
-    if (step.reset.flags) {
-      if (step.reset.order) {
-        step.reset.order += row;
-      } else {
-        step.reset.flags += row;
-      }
-      step.reset.limit -= row;
-    }
+    step.reset = skip_rows(group_.resets(args_.reset_mask, t, group_.active(t)), row);
     table_.backward_step(step);
   }
 }
@@ -274,6 +269,7 @@ void BackwardGroup::store_initial_gradients(const std::vector<int64_t>& lengths)
 }  // namespace
 
 void lstm_backward(const LstmBackwardArgs& args, const LstmPlan& plan, const Parallel& parallel) {
+  check_shape(args.shape);
   const LstmShape& shape = args.shape;
   const KernelTable& table = kernel_table(plan.isa, args.dtype);
 

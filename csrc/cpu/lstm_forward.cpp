@@ -271,6 +271,7 @@ void ForwardGroup::store_final_states() const {
 }  // namespace
 
 void lstm_forward(const LstmForwardArgs& args, const LstmPlan& plan, const Parallel& parallel) {
+  check_shape(args.shape);
   const LstmShape& shape = args.shape;
   const KernelTable& table = kernel_table(plan.isa, args.dtype);
 

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <sstream>
 
+#include "common/integers.h"
+
 namespace lstm_fused::cpu {
 namespace {
 
@@ -22,7 +24,11 @@ constexpr int64_t kMinGroupRows = 6;
 // Packing reads and writes the weights once, at about the price of three dot products with them.
 constexpr int64_t kMaxDotRows = 8;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// AVX512-BF16 has nothing to give to other types.
+Isa isa_for(DType dtype, const CpuFacts& facts) {
+  const bool plain = facts.isa == Isa::kAvx512Bf16 && dtype != DType::kBFloat16;
+  return plain ? Isa::kAvx512 : facts.isa;
+}
 
 // Splits the batch, the directions and, where they do not suffice, the units over the threads.
 void split_over_threads(const LstmShape& shape, int64_t step_work, int64_t max_team,
@@ -39,11 +45,30 @@ void split_over_threads(const LstmShape& shape, int64_t step_work, int64_t max_t
       std::max<int64_t>(1, std::min({per_direction / groups, step_threads, max_team})));
 }
 
+// Why the threads are split as they are.
+std::string explain_threads(const LstmPlan& plan, const LstmShape& shape, const CpuFacts& facts) {
+  const int64_t used = int64_t{1} * plan.row_groups * plan.team * shape.directions;
+  std::ostringstream text;
+  if (facts.threads <= 1) {
+    text << "one thread allowed";
+  } else if (plan.team > 1) {
+    text << "fewer than " << kMinGroupRows << " rows for each thread, so the units are split";
+  } else if (plan.row_groups > 1) {
+    text << "rows enough for each thread";
+  } else if (used > 1) {
+    text << "a direction for each thread";
+  } else {
+    text << "too little work for a second thread";
+  }
+  return text.str();
+}
+
 }  // namespace
 
 LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts) {
+  check_shape(shape);
   LstmPlan plan;
-  plan.isa = facts.isa;
+  plan.isa = isa_for(dtype, facts);
   const KernelTable& table = kernel_table(plan.isa, dtype);
   const int64_t h = shape.hidden_size;
   plan.dot = !shape.projection && shape.steps * shape.batch <= kMaxDotRows;
@@ -68,8 +93,9 @@ LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& 
 }
 
 LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts) {
+  check_shape(shape);
   LstmPlan plan;
-  plan.isa = facts.isa;
+  plan.isa = isa_for(dtype, facts);
   const KernelTable& table = kernel_table(plan.isa, dtype);
   const int64_t step_work =
       shape.batch * shape.hidden_size * shape.output_size * (kGates + (shape.projection ? 1 : 0));
@@ -95,6 +121,29 @@ std::string describe_forward(const LstmPlan& plan) {
     text << "packed panels, x*W_ih fused into the step";
   }
   return text.str();
+}
+
+std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts& facts) {
+  const LstmPlan plan = make_forward_plan(shape, dtype, facts);
+  const int64_t rows = ceil_div(shape.batch, plan.row_groups);
+  std::ostringstream text;
+  text << describe_forward(plan) << " (" << explain_threads(plan, shape, facts);
+  if (plan.dot) {
+    text << "; packing pays from T*N = " << kMaxDotRows + 1 << " on";
+  } else if (plan.projection_steps > 0 && rows >= 2 * kMinGroupRows) {
+    text << "; x is converted for these kernels";
+  } else if (plan.projection_steps > 0) {
+    text << "; " << rows << " row(s) a step are too few to read W_ih for each";
+  } else {
+    text << "; " << rows << " rows a step hide the reading of W_ih";
+  }
+  text << ")";
+  return text.str();
+}
+
+std::string explain_backward(const LstmShape& shape, DType dtype, const CpuFacts& facts) {
+  const LstmPlan plan = make_backward_plan(shape, dtype, facts);
+  return describe_backward(plan) + " (" + explain_threads(plan, shape, facts) + ")";
 }
 
 }  // namespace lstm_fused::cpu

@@ -11,7 +11,7 @@
 namespace lstm_fused::cpu {
 
 struct LstmPlan {
-  Isa isa = Isa::kBaseline;
+  Isa isa = Isa::kBaseline;  // whose kernels run
   // Weights are used as they are, one dot product per gate and unit, since packing would cost more
   // than the call. Not with projection, nor with projection_steps.
   bool dot = false;
@@ -24,11 +24,16 @@ struct LstmPlan {
   int64_t projection_steps = 0;
 };
 
+// Throw Error where check_shape does.
 LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts);
 LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts);
 
-// One line, for lstm_fused.explain.
+// The plan in one line.
 std::string describe_forward(const LstmPlan& plan);
 std::string describe_backward(const LstmPlan& plan);
+
+// The plan for a shape in one line, and why; for lstm_fused.explain.
+std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts& facts);
+std::string explain_backward(const LstmShape& shape, DType dtype, const CpuFacts& facts);
 
 }  // namespace lstm_fused::cpu

@@ -3,17 +3,16 @@
 
 #include <cstring>
 
+#include "cpu/scratch.h"
+
 namespace lstm_fused::cpu {
 namespace {
 
-int64_t batch_row(const SequenceLayout& layout, int64_t j) {
-  return layout.row_of.empty() ? j : layout.row_of[j];
+// Copies row `from` of one array to row `to` of another. Strides are in bytes.
+void copy_row(const void* source, int64_t from, int64_t source_stride, void* out, int64_t to,
+              int64_t bytes) {
+  std::memcpy(advance(out, to, bytes), advance(source, from, source_stride), bytes);
 }
-
-const char* at(const void* base, int64_t row, int64_t bytes) {
-  return static_cast<const char*>(base) + row * bytes;
-}
-char* at(void* base, int64_t row, int64_t bytes) { return static_cast<char*>(base) + row * bytes; }
 
 }  // namespace
 
@@ -22,8 +21,8 @@ void gather_data_rows(const SequenceLayout& layout, int64_t batch, const void* s
   parallel.for_each(layout.steps(), [&](int64_t t) {
     const int64_t first = layout.sequence_row(t, batch);
     for (int64_t j = 0; j < layout.active[t]; ++j) {
-      std::memcpy(at(out, layout.step_offset[t] + j, row_bytes),
-                  at(sequence, first + batch_row(layout, j), row_bytes), row_bytes);
+      copy_row(sequence, first + layout.batch_row(j), row_bytes, out, layout.step_offset[t] + j,
+               row_bytes);
     }
   });
 }
@@ -37,14 +36,14 @@ void gather_previous_states(const SequenceLayout& layout, int64_t batch,
     const int64_t active_before = has_before ? layout.active[before] : 0;
     const int64_t first_before = has_before ? layout.sequence_row(before, batch) : 0;
     for (int64_t j = 0; j < layout.active[t]; ++j) {
-      char* to = at(out, layout.step_offset[t] + j, bytes);
-      const int64_t n = batch_row(layout, j);
+      const int64_t to = layout.step_offset[t] + j;
+      const int64_t n = layout.batch_row(j);
       if (states.reset_mask && states.reset_mask[t * batch + n]) {
-        std::memset(to, 0, bytes);
+        std::memset(advance(out, to, bytes), 0, bytes);
       } else if (j < active_before) {
-        std::memcpy(to, at(states.y, first_before + n, states.y_stride_bytes), bytes);
+        copy_row(states.y, first_before + n, states.y_stride_bytes, out, to, bytes);
       } else {
-        std::memcpy(to, at(states.h_0, n, bytes), bytes);
+        copy_row(states.h_0, n, bytes, out, to, bytes);
       }
     }
   });

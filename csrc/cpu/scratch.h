@@ -8,15 +8,13 @@
 #include <new>
 #include <vector>
 
+#include "common/integers.h"
 #include "cpu/kernels.h"
 #include "cpu/team.h"
 
 namespace lstm_fused::cpu {
 
 constexpr int64_t kCacheLine = 64;
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 inline const void* advance(const void* base, int64_t elements, int64_t size) {
   return base ? static_cast<const char*>(base) + elements * size : nullptr;

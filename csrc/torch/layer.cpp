@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "torch/layer.h"
 
-#include <sstream>
 #include <string>
 
 #include "common/error.h"
@@ -20,17 +19,15 @@ DType to_dtype(ScalarType type) {
     case ScalarType::Half:
       return DType::kFloat16;
     default:
-      fail("input must be float32, float64, bfloat16 or float16, got dtype code ",
-           static_cast<int>(type));
+      fail("input must be float32, float64, bfloat16 or float16, got ",
+           torch::headeronly::toString(type));
   }
 }
 
 std::string shape_text(const Tensor& tensor) {
-  std::ostringstream text;
-  text << "(";
-  for (int64_t i = 0; i < tensor.dim(); ++i) text << (i ? ", " : "") << tensor.size(i);
-  text << ")";
-  return text.str();
+  std::vector<int64_t> sizes;
+  for (int64_t i = 0; i < tensor.dim(); ++i) sizes.push_back(tensor.size(i));
+  return lstm_fused::shape_text(tensor.dim(), sizes.data());
 }
 
 std::vector<int64_t> read_integers(const Tensor& tensor, const char* name) {
@@ -42,7 +39,8 @@ std::vector<int64_t> read_integers(const Tensor& tensor, const char* name) {
     const auto* p = static_cast<const int64_t*>(contiguous.const_data_ptr());
     return {p, p + n};
   }
-  LSTM_CHECK(contiguous.scalar_type() == ScalarType::Int, name, " must be int32 or int64");
+  LSTM_CHECK(contiguous.scalar_type() == ScalarType::Int, name, " must be int32 or int64, got ",
+             torch::headeronly::toString(contiguous.scalar_type()));
   const auto* p = static_cast<const int32_t*>(contiguous.const_data_ptr());
   return {p, p + n};
 }
@@ -113,10 +111,11 @@ Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
     LSTM_CHECK(!lengths && !reset_mask, "lengths and reset_mask do not go with batch_sizes");
     layer.layout = packed_layout(read_integers(*batch_sizes, "batch_sizes"));
     shape.steps = layer.layout.steps();
-    LSTM_CHECK(layer.layout.data_rows() == input.size(0) &&
-                   (shape.steps == 0 || layer.layout.active[0] <= shape.batch),
-               "batch_sizes must add up to ", input.size(0), " rows of input, got ",
-               layer.layout.data_rows());
+    LSTM_CHECK(layer.layout.data_rows() == input.size(0), "batch_sizes must add up to ",
+               input.size(0), " rows of input, got ", layer.layout.data_rows());
+    LSTM_CHECK(shape.steps == 0 || layer.layout.active[0] <= shape.batch,
+               "batch_sizes must not exceed the ", shape.batch, " rows of h_0, got ",
+               layer.layout.active[0]);
   } else {
     shape.steps = input.size(0);
     LSTM_CHECK(input.size(1) == shape.batch, "h_0 must hold ", input.size(1),
@@ -124,7 +123,7 @@ Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
     if (lengths) {
       const std::vector<int64_t> values = read_integers(*lengths, "lengths");
       LSTM_CHECK(static_cast<int64_t>(values.size()) == shape.batch, "lengths must have shape (",
-                 shape.batch, "), got (", values.size(), ")");
+                 shape.batch, ",), got (", values.size(), ",)");
       layer.layout = padded_layout(shape.steps, values);
       layer.ragged = layer.layout.data_rows() != shape.steps * shape.batch;
     } else {
@@ -132,11 +131,15 @@ Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
     }
   }
 
+  check_shape(shape);
+  LSTM_CHECK(shape.steps >= 1, "Expected sequence length to be larger than 0 in RNN");
+  LSTM_CHECK(shape.input_size >= 1, "input must have at least 1 feature, got ", shape.input_size);
   layer.h_0 = checked(h_0, "h_0", {shape.directions, shape.batch, shape.output_size}, layer);
   layer.c_0 = checked(c_0, "c_0", {shape.directions, shape.batch, shape.hidden_size}, layer);
   check_weights(weights, layer);
   if (reset_mask) {
-    LSTM_CHECK(reset_mask->scalar_type() == ScalarType::Bool, "reset_mask must be bool");
+    LSTM_CHECK(reset_mask->scalar_type() == ScalarType::Bool, "reset_mask must be bool, got ",
+               torch::headeronly::toString(reset_mask->scalar_type()));
     LSTM_CHECK(reset_mask->is_cpu(), "reset_mask must be on the CPU, as input is");
     const Sizes sizes = {shape.steps, shape.batch};
     LSTM_CHECK(sizes.equals(*reset_mask), "reset_mask must have shape ", sizes.text(), ", got ",

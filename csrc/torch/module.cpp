@@ -14,6 +14,12 @@
 namespace lstm_fused {
 namespace {
 
+#if defined(__clang__)
+constexpr const char* kCompiler = "clang " __clang_version__;
+#else
+constexpr const char* kCompiler = "gcc " __VERSION__;
+#endif
+
 DType parse_dtype(const std::string& name) {
   for (DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16}) {
     if (name == dtype_name(dtype)) return dtype;
@@ -29,8 +35,8 @@ std::string plan_text(int64_t steps, int64_t batch, int64_t input_size, int64_t 
       directions, proj_size > 0};
   const cpu::CpuFacts facts = cpu::cpu_facts(threads);
   const DType type = parse_dtype(dtype);
-  return backward ? cpu::describe_backward(cpu::make_backward_plan(shape, type, facts))
-                  : cpu::describe_forward(cpu::make_forward_plan(shape, type, facts));
+  return backward ? cpu::explain_backward(shape, type, facts)
+                  : cpu::explain_forward(shape, type, facts);
 }
 
 std::vector<std::string> available_isas() {
@@ -52,9 +58,10 @@ PYBIND11_MODULE(_C, m) {
       [] { return std::string(lstm_fused::cpu::isa_name(lstm_fused::cpu::best_isa())); },
       "The instruction set in use: the best one, or the best that LSTM_FUSED_MAX_ISA allows.");
   m.def(
-      "compiler", [] { return std::string("gcc " __VERSION__); }, "The compiler that built this.");
+      "compiler", [] { return std::string(lstm_fused::kCompiler); },
+      "The compiler that built this.");
   m.def("plan_text", &lstm_fused::plan_text, py::arg("steps"), py::arg("batch"),
         py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"),
         py::arg("dtype"), py::arg("threads"), py::arg("backward"),
-        "How a call of this shape is carried out on the CPU, in one line.");
+        "How a call of this shape is carried out on the CPU, in one line, and why.");
 }

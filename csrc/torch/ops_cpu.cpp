@@ -127,7 +127,7 @@ BackwardResult lstm_backward_cpu(
   const Tensor saved_y =
       checked(y, "y", sequence_sizes(layer, s.directions * s.output_size), layer);
 
-  LSTM_CHECK(Sizes({s.directions, rows, s.hidden_size}).equals(cells) &&
+  LSTM_CHECK(Sizes({s.directions, rows, s.hidden_size}).equals(cells) && cells.is_cpu() &&
                  cells.scalar_type() == accumulator_type(layer) && cells.is_contiguous(),
              "cells must be those that lstm_forward returned");
 

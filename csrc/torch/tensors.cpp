@@ -21,11 +21,13 @@ bool Sizes::equals(const Tensor& tensor) const {
   return true;
 }
 
-std::string Sizes::text() const {
+std::string Sizes::text() const { return shape_text(dim_, sizes_); }
+
+std::string shape_text(int64_t dim, const int64_t* sizes) {
   std::ostringstream text;
   text << "(";
-  for (int64_t i = 0; i < dim_; ++i) text << (i ? ", " : "") << sizes_[i];
-  text << ")";
+  for (int64_t i = 0; i < dim; ++i) text << (i ? ", " : "") << sizes[i];
+  text << (dim == 1 ? ",)" : ")");
   return text.str();
 }
 

@@ -22,12 +22,14 @@ class Sizes {
   int64_t dim() const { return dim_; }
   const int64_t* data() const { return sizes_; }
   bool equals(const Tensor& tensor) const;
-  std::string text() const;  // (2, 3)
+  std::string text() const;  // as Python writes a tuple: (2, 3), (2,)
 
  private:
   int64_t dim_ = 0;
   int64_t sizes_[3] = {};
 };
+
+std::string shape_text(int64_t dim, const int64_t* sizes);
 
 // An uninitialised, contiguous CPU tensor.
 Tensor new_tensor(const Sizes& sizes, ScalarType dtype);

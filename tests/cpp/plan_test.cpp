@@ -45,7 +45,7 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // What holds for every plan. `panels`: how many a team can share.
 void check_bounds(const LstmPlan& plan, const LstmShape& shape, const CpuFacts& facts,
                   int64_t panels) {
-  CHECK(plan.isa == facts.isa);
+  CHECK(plan.isa <= facts.isa);
   CHECK_LE(1, plan.row_groups);
   CHECK_LE(1, plan.team);
   CHECK_LE(plan.row_groups, std::max<int64_t>(shape.batch, 1));
@@ -209,6 +209,65 @@ void test_descriptions() {
   // Different plans have different descriptions.
   CHECK_EQ(static_cast<int>(forwards.size()), count);
   CHECK_EQ(static_cast<int>(backwards.size()), backward_count);
+}
+
+// Only bfloat16 has kernels of its own in avx512_bf16.
+void test_isa_of_types() {
+  const LstmShape shape = {10, 4, 8, 16, 16, 1, false};
+  for (DType dtype : kDTypes) {
+    const Isa wanted = dtype == DType::kBFloat16 ? Isa::kAvx512Bf16 : Isa::kAvx512;
+    if (cpu::available_isas().back() < Isa::kAvx512Bf16) continue;
+    const CpuFacts facts = facts_of(Isa::kAvx512Bf16, 1);
+    CHECK(cpu::make_forward_plan(shape, dtype, facts).isa == wanted);
+    CHECK(cpu::make_backward_plan(shape, dtype, facts).isa == wanted);
+  }
+}
+
+void test_shapes_that_are_refused() {
+  const LstmShape good = {10, 4, 8, 16, 16, 1, false};
+  check_shape(good);
+  const auto refused = [&](const char* part, auto change) {
+    LstmShape shape = good;
+    change(shape);
+    const CpuFacts facts = facts_of(Isa::kBaseline, 2);
+    const Scope scope(name_of(shape));
+    CHECK(mentions(error_of([&] { check_shape(shape); }), part));
+    CHECK(mentions(error_of([&] { cpu::make_forward_plan(shape, DType::kFloat32, facts); }), part));
+    CHECK(
+        mentions(error_of([&] { cpu::make_backward_plan(shape, DType::kFloat32, facts); }), part));
+  };
+  refused("hidden_size", [](LstmShape& s) { s.hidden_size = s.output_size = 0; });
+  refused("without projection, got 15", [](LstmShape& s) { s.output_size = 15; });
+  refused("without projection, got 17", [](LstmShape& s) { s.output_size = 17; });
+  refused("directions", [](LstmShape& s) { s.directions = 0; });
+  refused("directions", [](LstmShape& s) { s.directions = 3; });
+  refused("at least 0", [](LstmShape& s) { s.batch = -1; });
+}
+
+void test_explanations() {
+  const LstmShape big = {100, 64, 128, 128, 128, 1, false};
+  const LstmShape one = {100, 1, 512, 512, 512, 1, false};
+  const LstmShape both = {100, 2, 128, 128, 128, 2, false};
+  const LstmShape step = {1, 1, 16, 16, 16, 1, false};
+  const auto explained = [](const LstmShape& shape, int threads, const char* part) {
+    const CpuFacts facts = facts_of(Isa::kBaseline, threads);
+    const std::string forward = cpu::explain_forward(shape, DType::kFloat32, facts);
+    const Scope scope(forward);
+    CHECK(mentions(forward, part));
+    const LstmPlan plan = cpu::make_forward_plan(shape, DType::kFloat32, facts);
+    CHECK(mentions(forward, cpu::describe_forward(plan)));
+    const LstmPlan backward = cpu::make_backward_plan(shape, DType::kFloat32, facts);
+    CHECK(mentions(cpu::explain_backward(shape, DType::kFloat32, facts),
+                   cpu::describe_backward(backward)));
+  };
+  explained(big, 1, "one thread allowed");
+  explained(big, 2, "rows enough");
+  explained(big, 2, "hide the reading of W_ih");
+  explained(one, 2, "the units are split");
+  explained(one, 2, "1 row(s) a step are too few");
+  explained(both, 2, "a direction for each thread");
+  explained(step, 2, "too little work");
+  explained(step, 2, "packing pays from T*N = 9");
 }
 
 void test_isas() {
