@@ -258,6 +258,20 @@ def test_fallback_computes_what_the_kernels_do(
 # What `explain` says is what the call would do.
 
 
+def test_explain_names_the_kernels(isa: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = FusedLSTM(3, 5, num_layers=2, bidirectional=True)
+    packed = pack_padded_sequence(torch.randn(7, 2, 3), torch.tensor([7, 3]))
+    for x in (torch.randn(7, 2, 3), packed):
+        text = lstm_fused.explain(module, x)
+        assert capsys.readouterr().out == text + "\n"
+        assert "float32: T=7 N=2 layers=2 directions=2 threads=1" in text
+        lines = text.splitlines()[1:]
+        assert len(lines) == 4
+        kernels = "avx512" if isa == "avx512_bf16" else isa  # which is for bfloat16 alone
+        assert all(f"H=5: {kernels}, " in line for line in lines)
+    assert "T=1 N=4" in lstm_fused.explain(FusedLSTMCell(3, 5), torch.randn(4, 3))
+
+
 def test_explain_follows_autocast() -> None:
     module = FusedLSTM(D, H)
     assert lstm_fused.explain(module, X).startswith("cpu, float32: T=4 N=2")

@@ -275,20 +275,6 @@ print(lstm_fused.explain(module, x))
     assert "plain torch operations run" in done.stdout
 
 
-def test_explain_names_the_kernels(isa: str, capsys: pytest.CaptureFixture[str]) -> None:
-    module = FusedLSTM(3, 5, num_layers=2, bidirectional=True)
-    packed = pack_padded_sequence(torch.randn(7, 2, 3), torch.tensor([7, 3]))
-    for x in (torch.randn(7, 2, 3), packed):
-        text = lstm_fused.explain(module, x)
-        assert capsys.readouterr().out == text + "\n"
-        assert "float32: T=7 N=2 layers=2 directions=2 threads=1" in text
-        lines = text.splitlines()[1:]
-        assert len(lines) == 4
-        kernels = "avx512" if isa == "avx512_bf16" else isa  # which is for bfloat16 alone
-        assert all(f"H=5: {kernels}, " in line for line in lines)
-    assert "T=1 N=4" in lstm_fused.explain(FusedLSTMCell(3, 5), torch.randn(4, 3))
-
-
 COMPILED: dict[str, dict[str, Any]] = {
     "plain": {},
     "stack": {"num_layers": 2, "bidirectional": True, "proj_size": 2},
