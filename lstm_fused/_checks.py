@@ -116,6 +116,9 @@ def check_stack(
     if isinstance(hx, Tensor) or len(hx) != 2:
         got = "a tensor" if isinstance(hx, Tensor) else f"{len(hx)} values"
         raise TypeError(f"hx must be two tensors, h_0 and c_0, got {got}")
+    for tensor in (*hx, *weights):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"hx and weights must hold tensors, got {type(tensor).__name__}")
     runs = num_layers * directions
     for name, state in zip(("h_0", "c_0"), hx, strict=True):
         if state.dim() != 3 or state.shape[0] != runs:
@@ -144,19 +147,14 @@ def check_layer(
     tensors, and for devices without kernels. RuntimeErrors; sizes may be symbolic, values are not
     read."""
 
-    def wanted(condition: bool, sentence: str) -> None:
-        torch._check(condition, lambda: sentence)  # type: ignore[no-untyped-call]
-
     def fits(tensor: Tensor, name: str, *sizes: int) -> None:
-        same = tensor.dim() == len(sizes)
-        wanted(same, f"{name} must have shape {sizes}, got {tuple(tensor.shape)}")
-        for got, size in zip(tensor.shape, sizes, strict=True):
-            wanted(got == size, f"{name} must have shape {sizes}, got {tuple(tensor.shape)}")
-        wanted(
-            tensor.device == input.device,
-            f"{name} must be on {input.device}, as input is, got {tensor.device}",
-        )
+        _fits(tensor, name, sizes, input.device)
 
+    wanted = _wanted
+    wanted(
+        input.dtype in KERNEL_DTYPES,
+        f"input must be float32, float64, bfloat16 or float16, got {input.dtype}",
+    )
     rank = 3 if batch_sizes is None else 2
     wanted(input.dim() == rank, f"input must have {rank} dimensions, got {input.dim()}")
     wanted(
@@ -202,15 +200,74 @@ def check_layer(
             "lengths and reset_mask do not go with batch_sizes",
         )
         wanted(batch_sizes.device.type == "cpu", "batch_sizes must be on the CPU for a CPU op")
+        _check_integers(batch_sizes, "batch_sizes")
         return
     wanted(
         input.shape[1] == batch,
         f"h_0 must hold {input.shape[1]} rows as input does, got {batch}",
     )
     if lengths is not None:
+        _check_integers(lengths, "lengths")
         fits(lengths, "lengths", batch)
     if reset_mask is not None:
+        wanted(reset_mask.dtype == torch.bool, f"reset_mask must be bool, got {reset_mask.dtype}")
         fits(reset_mask, "reset_mask", steps, batch)
+
+
+def _wanted(condition: bool, sentence: str) -> None:
+    torch._check(condition, lambda: sentence)  # type: ignore[no-untyped-call]
+
+
+def _fits(tensor: Tensor, name: str, sizes: Sequence[int], device: torch.device) -> None:
+    sizes = tuple(sizes)
+    sentence = f"{name} must have shape {sizes}, got {tuple(tensor.shape)}"
+    _wanted(tensor.dim() == len(sizes), sentence)
+    for got, size in zip(tensor.shape, sizes, strict=True):
+        _wanted(got == size, sentence)
+    _wanted(
+        tensor.device == device, f"{name} must be on {device}, as input is, got {tensor.device}"
+    )
+
+
+def _check_integers(tensor: Tensor, name: str) -> None:
+    _wanted(tensor.dim() == 1, f"{name} must have 1 dimension, got {tensor.dim()}")
+    is_integer = tensor.dtype in (torch.int32, torch.int64)
+    _wanted(is_integer, f"{name} must be int32 or int64, got {tensor.dtype}")
+
+
+def check_saved(
+    input: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    grads: Sequence[Tensor | None],
+    saved: Sequence[Tensor],
+) -> None:
+    """What the backward ops check beside `check_layer`: the incoming gradients of y, h_n, c_n and
+    cell_states, and y, gates and cells, which the forward gave."""
+    (directions, _, output_size), hidden_size = h_0.shape, c_0.shape[2]
+    leading = input.shape[:-1]
+    rows = leading[0] if len(leading) == 1 else leading[0] * leading[1]
+    accumulator = torch.float64 if input.dtype == torch.float64 else torch.float32
+    y_sizes = (*leading, directions * output_size)
+    given = dict(zip(("grad_y", "grad_h_n", "grad_c_n", "grad_cell_states"), grads, strict=True))
+    expected = (
+        ("grad_y", given["grad_y"], y_sizes, input.dtype),
+        ("grad_h_n", given["grad_h_n"], h_0.shape, input.dtype),
+        ("grad_c_n", given["grad_c_n"], c_0.shape, input.dtype),
+        (
+            "grad_cell_states",
+            given["grad_cell_states"],
+            (*leading, directions * hidden_size),
+            input.dtype,
+        ),
+        ("y", saved[0], y_sizes, input.dtype),
+        ("gates", saved[1], (directions, rows, 4 * hidden_size), input.dtype),
+        ("cells", saved[2], (directions, rows, hidden_size), accumulator),
+    )
+    for name, tensor, sizes, dtype in expected:
+        if tensor is not None:
+            _fits(tensor, name, sizes, input.device)
+            _wanted(tensor.dtype == dtype, f"{name} must be {dtype}, got {tensor.dtype}")
 
 
 def check_values(
@@ -246,5 +303,10 @@ def check_values(
 
 def _dtype_name(tensor: Tensor) -> str:
     """As torch's C++ errors name it: Float, Double, BFloat16, Half."""
-    names = {torch.float32: "Float", torch.float64: "Double", torch.float16: "Half"}
+    names = {
+        torch.float32: "Float",
+        torch.float64: "Double",
+        torch.float16: "Half",
+        torch.bfloat16: "BFloat16",
+    }
     return names.get(tensor.dtype, str(tensor.dtype).removeprefix("torch.").title())

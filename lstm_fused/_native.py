@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lstm_fused._checks import check_layer
+from lstm_fused._batching import vmap_forward, vmap_one_by_one
+from lstm_fused._checks import check_layer, check_saved
 
 GATES = 4
 
@@ -93,6 +93,8 @@ def _fake_lstm_backward(
     need_weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     check_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask)
+    grads = (grad_y, grad_h_n, grad_c_n, grad_cell_states)
+    check_saved(input, h_0, c_0, grads, (y, gates, cells))
     # NOTE: the results are contiguous whatever the arguments' strides; empty_like would copy them.
     grad_input = input.new_empty(input.shape if need_input else (0,))
     grad_h_0 = input.new_empty(h_0.shape if need_states else (0,))
@@ -101,37 +103,47 @@ def _fake_lstm_backward(
     return grad_input, grad_h_0, grad_c_0, grad_weights
 
 
-def _loop_over_batch(op: Any) -> Any:
-    """A vmap rule that calls the op for each element of the mapped dimension: right, not fast."""
-
-    def pick(argument: Any, dim: Any, index: int) -> Any:
-        if dim is None:
-            return argument
-        if isinstance(argument, list | tuple):
-            return [pick(a, d, index) for a, d in zip(argument, dim, strict=True)]
-        return argument.select(dim, index)
-
-    def stack(results: Sequence[Any]) -> tuple[Any, Any]:
-        if isinstance(results[0], Tensor):
-            return torch.stack(list(results)), 0
-        stacked = [stack(parts) for parts in zip(*results, strict=True)]
-        kind = type(results[0])
-        return kind(value for value, _ in stacked), kind(dim for _, dim in stacked)
-
-    def rule(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
-        calls = (
-            [pick(a, d, index) for a, d in zip(arguments, in_dims, strict=True)]
-            for index in range(info.batch_size)
-        )
-        return stack([op(*call) for call in calls])
-
-    return rule
+def _fake_lstm_gate_gradients(
+    grad_y: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    grad_cell_states: Tensor | None,
+    input: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    weights: list[Tensor],
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    reset_mask: Tensor | None,
+    y: Tensor,
+    gates: Tensor,
+    cells: Tensor,
+) -> tuple[Tensor, ...]:
+    check_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask)
+    grads = (grad_y, grad_h_n, grad_c_n, grad_cell_states)
+    check_saved(input, h_0, c_0, grads, (y, gates, cells))
+    (directions, _, output_size), hidden_size, rows = h_0.shape, c_0.shape[2], gates.shape[1]
+    projections = directions if len(weights) // directions in (3, 5) else 0
+    return (
+        input.new_empty(input.shape),
+        input.new_empty(h_0.shape),
+        input.new_empty(c_0.shape),
+        input.new_empty((directions, rows, GATES * hidden_size)),
+        input.new_empty((directions, rows, output_size)),
+        input.new_empty((rows, input.shape[-1])),
+        input.new_empty((projections, rows, output_size)),
+        input.new_empty((projections, rows, hidden_size)),
+    )
 
 
 if compiled is not None:
     torch.library.register_fake("lstm_fused::lstm_forward", _fake_lstm_forward)
     torch.library.register_fake("lstm_fused::lstm_backward", _fake_lstm_backward)
+    torch.library.register_fake("lstm_fused::lstm_gate_gradients", _fake_lstm_gate_gradients)
     lstm_forward_op = torch.ops.lstm_fused.lstm_forward.default
     lstm_backward_op = torch.ops.lstm_fused.lstm_backward.default
-    torch.library.register_vmap("lstm_fused::lstm_forward", _loop_over_batch(lstm_forward_op))
-    torch.library.register_vmap("lstm_fused::lstm_backward", _loop_over_batch(lstm_backward_op))
+    lstm_gate_gradients_op = torch.ops.lstm_fused.lstm_gate_gradients.default
+    torch.library.register_vmap("lstm_fused::lstm_forward", partial(vmap_forward, lstm_forward_op))
+    torch.library.register_vmap(
+        "lstm_fused::lstm_gate_gradients", partial(vmap_one_by_one, lstm_gate_gradients_op)
+    )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from typing import TypeVar
 
@@ -16,23 +17,33 @@ M = TypeVar("M", bound=nn.Module)
 _NOT_SHARED = ("_flat_weights", "_flat_weight_refs")
 
 
-def share_state(source: nn.Module, target_class: type[M]) -> M:
-    """A module of class `target_class` in the place of `source`: with the very same Parameter
-    objects, hooks (whose handles go on working), settings and parametrizations."""
+def share_state(source: nn.Module, target_class: type[M], replaces: bool = False) -> M:
+    """A module of class `target_class` with the very same Parameter objects, settings and
+    parametrizations as `source`, and with its hooks.
+
+    With `replaces` the new module takes the place of `source`, which is not used any more: the
+    handles of its hooks go on working. Else each module has hooks of its own from here on.
+    """
     target = target_class.__new__(target_class)
     nn.Module.__init__(target)
     for name, value in source.__dict__.items():
         if name not in _NOT_SHARED:
-            is_container = isinstance(value, dict | list | set) and "hooks" not in name
-            target.__dict__[name] = value.copy() if is_container else value
-    for hook in target._load_state_dict_pre_hooks.values():
-        # A hook that takes the module holds it weakly: from here on it is the new one.
+            is_container = isinstance(value, dict | list | set)
+            is_shared = replaces and "hooks" in name
+            target.__dict__[name] = value.copy() if is_container and not is_shared else value
+    for key, hook in target._load_state_dict_pre_hooks.items():
+        # A hook that takes the module holds it weakly: here it is the new one.
         if isinstance(hook, _WrappedHook) and hook.with_module and hook.module() is source:
+            if not replaces:
+                hook = target._load_state_dict_pre_hooks[key] = copy.copy(hook)
             hook.module = weakref.ref(target)
     if parametrize.is_parametrized(source):
         # A parametrized weight is a property of a class made for the one module.
+        parametrizations = source.parametrizations
+        assert isinstance(parametrizations, nn.ModuleDict)
+        target._modules["parametrizations"] = nn.ModuleDict(dict(parametrizations.items()))
         parametrize._inject_new_class(target)
-        for name in source.parametrizations:  # type: ignore[union-attr]
+        for name in parametrizations:
             parametrize._inject_property(target, name)
     return target
 

@@ -12,10 +12,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from lstm_fused import _native, reference
+from lstm_fused import _native
+from lstm_fused._autocast import without_autocast
+from lstm_fused._batching import vmap_backward, vmap_forward
 from lstm_fused._checks import check_layer, check_values
-from lstm_fused.packing import pack_rows, packed_lengths, packed_positions, pad_rows
+from lstm_fused._plain import (
+    first_derivative,
+    forward_derivative,
+    is_legacy_batched,
+    reference_gradient,
+    reference_layer,
+)
 
 # y, h_n, c_n, cell_states, gates, cells
 ForwardResult = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -48,15 +57,18 @@ def lstm_layer(
     if not _native.has_kernels(input.device):
         check_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask)
         check_values(input, h_0.shape[1], lengths, batch_sizes)
-        return _reference_layer((input, h_0, c_0, *weights), (lengths, batch_sizes, reset_mask))
-    if torch.is_grad_enabled() and (
-        input.requires_grad
-        or h_0.requires_grad
-        or c_0.requires_grad
-        or any(w.requires_grad for w in weights)
-    ):
+        return reference_layer((input, h_0, c_0, *weights), (lengths, batch_sizes, reset_mask))
+    if (
+        torch.is_grad_enabled()
+        and (
+            input.requires_grad
+            or h_0.requires_grad
+            or c_0.requires_grad
+            or any(w.requires_grad for w in weights)
+        )
+    ) or forward_ad._current_level >= 0:
         input, h_0, c_0, *weights = _without_duplicates([input, h_0, c_0, *weights])
-        result: ForwardResult = FusedLSTMFunction.apply(  # type: ignore[no-untyped-call]
+        result = _apply(
             input, h_0, c_0, lengths, batch_sizes, reset_mask, return_cell_states, *weights
         )
     else:
@@ -82,8 +94,6 @@ class FusedLSTMFunction(torch.autograd.Function):
 
     gates (L, M, 4H) and cells (L, M, H) are what the backward needs; they carry no gradient.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(
@@ -121,11 +131,11 @@ class FusedLSTMFunction(torch.autograd.Function):
             ctx.saved_tensors
         )
         needs = ctx.needs_input_grad
-        if not torch.compiler.is_compiling() and any(map(_is_legacy_batched, grads)):
+        if not torch.compiler.is_compiling() and any(map(is_legacy_batched, grads)):
             variables = (input, h_0, c_0, *weights)
             needed = (*needs[:3], *needs[7:])
             masks = (lengths, batch_sizes, reset_mask)
-            states_and_input, by_weight = _reference_gradient(grads, variables, needed, masks)
+            states_and_input, by_weight = reference_gradient(grads, variables, needed, masks)
             return (*states_and_input, None, None, None, None, *by_weight)
         need_input, need_states, need_weights = needs[0], needs[1] or needs[2], any(needs[7:])
         arguments = (
@@ -164,6 +174,52 @@ class FusedLSTMFunction(torch.autograd.Function):
             *grad_weights,
         )
 
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        def call(
+            input: Any, h_0: Any, c_0: Any, weights: Any, *masks_and_flag: Any
+        ) -> ForwardResult:
+            return _apply(input, h_0, c_0, *masks_and_flag, *weights)
+
+        return vmap_forward(
+            call,
+            info,
+            (*in_dims[:3], in_dims[7:], *in_dims[3:7]),
+            *(*arguments[:3], arguments[7:], *arguments[3:7]),
+        )
+
+
+class FusedLSTMForwardModeFunction(FusedLSTMFunction):
+    """:class:`FusedLSTMFunction` with a rule for forward mode (torch.func.jvp, forward_ad).
+
+    NOTE: a class of its own, since torch.compile traces no autograd.Function that has such a rule.
+    """
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: ForwardResult) -> None:
+        FusedLSTMFunction.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:6], *inputs[7:])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        input, h_0, c_0, lengths, batch_sizes, reset_mask, *weights = ctx.saved_tensors
+        masks = (lengths, batch_sizes, reset_mask)
+        results = forward_derivative(
+            lambda *variables: reference_layer(variables, masks),
+            (input, h_0, c_0, *weights),
+            (*tangents[:3], *tangents[7:]),
+        )
+        cell_states = results[3] if ctx.return_cell_states else None
+        return *results[:3], cell_states, None, None
+
+
+def _apply(*arguments: Any) -> ForwardResult:
+    """FusedLSTMFunction.apply, with forward mode where that is on."""
+    forward_mode = forward_ad._current_level >= 0
+    function = FusedLSTMForwardModeFunction if forward_mode else FusedLSTMFunction
+    result: ForwardResult = function.apply(*arguments)  # type: ignore[no-untyped-call]
+    return result
+
 
 class FusedLSTMBackwardFunction(torch.autograd.Function):
     """The gradient of :class:`FusedLSTMFunction` as a function of its own, so that it can be
@@ -172,21 +228,22 @@ class FusedLSTMBackwardFunction(torch.autograd.Function):
     (grad_input, grad_h_0, grad_c_0, *grad_weights).
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
         grads, (input, h_0, c_0), masks = arguments[:4], arguments[4:7], arguments[7:10]
         saved, needs, weights = arguments[10:13], arguments[13:16], arguments[16:]
-        grad_input, grad_h_0, grad_c_0, grad_weights = _native.lstm_backward_op(
-            *grads, input, h_0, c_0, weights, *masks, *saved, *needs
-        )
+        with without_autocast(input.device):
+            grad_input, grad_h_0, grad_c_0, grad_weights = _native.lstm_backward_op(
+                *grads, input, h_0, c_0, weights, *masks, *saved, *needs
+            )
         return grad_input, grad_h_0, grad_c_0, *grad_weights
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.set_materialize_grads(False)
+        ctx.needs = inputs[13:16]
         ctx.save_for_backward(*inputs[:10], *inputs[16:])
+        ctx.save_for_forward(*inputs[:10], *inputs[16:])
 
     @staticmethod
     def backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -198,21 +255,15 @@ class FusedLSTMBackwardFunction(torch.autograd.Function):
         if not given or not wanted:  # a gradient that is zero, or that nothing depends on
             return (None,) * (16 + len(weights))
 
-        # The first derivative again, from plain torch operations: those of its results that were
-        # differentiated, as a function of the incoming gradients and of the variables.
-        def first_derivative(*arguments: Tensor) -> tuple[Tensor, ...]:
+        def wanted_results(*arguments: Tensor) -> tuple[Tensor, ...]:
             incoming, variables = arguments[: len(given)], arguments[len(given) :]
-
-            def layer(*variables: Tensor) -> tuple[Tensor, ...]:
-                outputs = _reference_layer(variables, masks)
-                return tuple(outputs[k] for k in given)
-
-            results = torch.func.vjp(layer, *variables)[1](incoming)
+            results = first_derivative(given, incoming, variables, masks)
             return tuple(results[k] for k in wanted)
 
         # NOTE: torch.func and not torch.autograd.grad, which functorch's transforms cannot enter.
-        pull_back = torch.func.vjp(first_derivative, *(grads[k] for k in given), *variables)[1]
-        second = pull_back(tuple(grad_grads[k] for k in wanted))
+        with without_autocast(variables[0].device):
+            pull_back = torch.func.vjp(wanted_results, *(grads[k] for k in given), *variables)[1]
+            second = pull_back(tuple(grad_grads[k] for k in wanted))
         by_incoming = dict(zip(given, second, strict=False))
         by_variable = second[len(given) :]
         return (
@@ -222,69 +273,43 @@ class FusedLSTMBackwardFunction(torch.autograd.Function):
             *by_variable[3:],
         )
 
-
-def _is_legacy_batched(grad: Tensor | None) -> bool:
-    """Whether a gradient is many at once, in torch.autograd.grad(is_grads_batched=True)."""
-    return grad is not None and torch._C._functorch.is_legacy_batchedtensor(grad)
-
-
-def _reference_gradient(
-    grads: Sequence[Tensor | None],
-    variables: Sequence[Tensor],
-    needed: Sequence[bool],
-    masks: Sequence[Tensor | None],
-) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """The gradient of `_reference_layer` by autograd: those of input, h_0, c_0, and of the weights.
-
-    For many gradients at once, in torch.autograd.grad(is_grads_batched=True) and
-    jacobian(vectorize=True): their batching knows torch's own operations, and no rules for others.
-    """
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        outputs = _reference_layer(variables, masks)
-    given = [
-        (output, grad) for output, grad in zip(outputs, grads, strict=False) if grad is not None
-    ]
-    wanted = [variable for variable, need in zip(variables, needed, strict=True) if need]
-    found = iter(
-        torch.autograd.grad(
-            [output for output, _ in given],
-            wanted,
-            [grad for _, grad in given],
-            create_graph=create_graph,
-            allow_unused=True,
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        grads, masks, weights = (
+            ctx.saved_tensors[:4],
+            ctx.saved_tensors[7:10],
+            ctx.saved_tensors[10:],
         )
-    )
-    results = [next(found) if need else None for need in needed]
-    return results[:3], results[3:]
-
-
-def _reference_layer(
-    variables: Sequence[Tensor], masks: Sequence[Tensor | None]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """:func:`lstm_layer` in plain torch operations, on any device.
-
-    16-bit types compute in float32, as the kernels accumulate.
-
-    Args:
-        variables: input, h_0, c_0, and the weights.
-        masks: lengths, batch_sizes, reset_mask.
-    """
-    dtype = variables[0].dtype
-    if dtype in (torch.bfloat16, torch.float16):
-        outputs = _reference_layer([variable.float() for variable in variables], masks)
-        y, h_n, c_n, cell_states = (t.to(dtype) for t in outputs)
-        return y, h_n, c_n, cell_states
-    input, h_0, c_0, *weights = variables
-    lengths, batch_sizes, reset_mask = masks
-    if batch_sizes is None:
-        return reference.lstm_layer(
-            input, h_0, c_0, weights, lengths=lengths, reset_mask=reset_mask
+        variables = (*ctx.saved_tensors[4:7], *weights)
+        given = [k for k, grad in enumerate(grads) if grad is not None]
+        results = forward_derivative(
+            lambda *arguments: first_derivative(
+                given, arguments[: len(given)], arguments[len(given) :], masks
+            ),
+            (*(grads[k] for k in given), *variables),
+            (*(tangents[k] for k in given), *tangents[4:7], *tangents[16:]),
         )
-    batch, steps = h_0.shape[1], batch_sizes.numel()
-    positions = packed_positions(batch_sizes, batch).to(input.device)
-    padded = pad_rows(input, positions, steps, batch)
-    y, h_n, c_n, cell_states = reference.lstm_layer(
-        padded, h_0, c_0, weights, lengths=packed_lengths(batch_sizes, batch).to(input.device)
-    )
-    return pack_rows(y, positions), h_n, c_n, pack_rows(cell_states, positions)
+        need_input, need_states, need_weights = ctx.needs
+        empty = results[0].new_zeros((0,))  # NOTE: torch does not take None for one of these
+        return (
+            results[0] if need_input else empty,
+            *(results[1:3] if need_states else (empty, empty)),
+            *(results[3:] if need_weights else ()),
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        def call(*own: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+            result = FusedLSTMBackwardFunction.apply(  # type: ignore[no-untyped-call]
+                *own[:7], *own[8:], *own[7]
+            )
+            return *result[:3], list(result[3:])
+
+        (*results, grad_weights), (*dims, weight_dims) = vmap_backward(
+            call,
+            _native.lstm_gate_gradients_op,
+            info,
+            (*in_dims[:7], in_dims[16:], *in_dims[7:16]),
+            *(*arguments[:7], arguments[16:], *arguments[7:16]),
+        )
+        return (*results, *grad_weights), (*dims, *weight_dims)

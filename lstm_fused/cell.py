@@ -53,6 +53,12 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
                     raise ValueError(
                         f"LSTMCell: Expected hx[{index}] to be 1D or 2D, got {value.dim()}D instead"
                     )
+            if isinstance(hx, Tensor):
+                raise TypeError(
+                    "lstm_cell(): argument 'hx' (position 2) must be tuple of Tensors, not Tensor"
+                )
+            if len(hx) != 2:
+                raise RuntimeError("lstm_cell expects two hidden states")
         is_batched = input.dim() == 2
         if not is_batched:
             input = input.unsqueeze(0)
@@ -79,12 +85,12 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
                 f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}"
             )
         for index, state in enumerate(hx):
-            if state.dim() != 2 or state.size(0) != input.size(0):
+            if state.size(0) != input.size(0):
                 raise RuntimeError(
                     f"Input batch size {input.size(0)} doesn't match hidden{index} "
                     f"batch size {state.size(0)}"
                 )
-            if state.size(1) != self.hidden_size:
+            if state.dim() != 2 or state.size(1) != self.hidden_size:
                 raise RuntimeError(
                     f"hidden{index} has inconsistent hidden_size: got {state.size(1)}, "
                     f"expected {self.hidden_size}"

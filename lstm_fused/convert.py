@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from lstm_fused._share import original_class
+from lstm_fused._share import original_class, share_state
 from lstm_fused.cell import FusedLSTMCell
 from lstm_fused.module import FusedLSTM
 
@@ -32,9 +32,9 @@ def convert(model: M) -> M:
             replaced[module] = module
             kind = original_class(module)
             if kind is nn.LSTM:
-                replaced[module] = FusedLSTM.from_torch(module)  # type: ignore[arg-type]
+                replaced[module] = share_state(module, FusedLSTM, replaces=True)
             elif kind is nn.LSTMCell:
-                replaced[module] = FusedLSTMCell.from_torch(module)  # type: ignore[arg-type]
+                replaced[module] = share_state(module, FusedLSTMCell, replaces=True)
             else:
                 for name, child in module._modules.items():
                     if child is not None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lstm_fused import _checks
+from lstm_fused._autocast import cast_for_autocast
 from lstm_fused.autograd import lstm_layer
 
 
@@ -99,7 +100,7 @@ def lstm_stack(
     return_cell_states: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """:func:`lstm` for a module, whose constructor has checked the counts that `lstm` checks."""
-    input, hx, weights = _cast_for_autocast(input, hx, weights)
+    input, hx, weights = cast_for_autocast(input, hx, weights)
     _checks.check_tensors(input, hx, weights)
     time_dim = 1 if batch_first and batch_sizes is None else 0
     if batch_sizes is None:
@@ -145,33 +146,3 @@ def lstm_stack(
     h_n = final_h[0] if num_layers == 1 else torch.cat(final_h)
     c_n = final_c[0] if num_layers == 1 else torch.cat(final_c)
     return y, h_n, c_n, cell_states if return_cell_states else None
-
-
-def is_autocast_enabled(device: torch.device) -> bool:
-    """Whether autocast is on for this device; torch refuses to be asked of "meta"."""
-    return device.type != "meta" and torch.is_autocast_enabled(device.type)
-
-
-def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype that a tensor takes part in: autocast's where that is on; float64 stays."""
-    eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
-    if eligible and is_autocast_enabled(tensor.device):
-        return torch.get_autocast_dtype(tensor.device.type)
-    return tensor.dtype
-
-
-def _cast_for_autocast(
-    input: Tensor, hx: tuple[Tensor, Tensor], weights: list[Tensor]
-) -> tuple[Tensor, tuple[Tensor, Tensor], list[Tensor]]:
-    """Casts to autocast's dtype, as torch does for nn.LSTM.
-
-    NOTE: here and not by `register_autocast`: casting beneath an autograd.Function breaks its
-    backward (it would save tensors of another dtype than its gradients have).
-    """
-    if not is_autocast_enabled(input.device):
-        return input, hx, weights
-
-    def cast(tensor: Tensor) -> Tensor:
-        return tensor.to(compute_dtype(tensor))
-
-    return cast(input), (cast(hx[0]), cast(hx[1])), [cast(w) for w in weights]

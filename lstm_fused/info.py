@@ -11,8 +11,8 @@ from torch._subclasses import FakeTensorMode
 from torch.nn.utils.rnn import PackedSequence
 
 from lstm_fused import _native
+from lstm_fused._autocast import compute_dtype
 from lstm_fused.cell import FusedLSTMCell
-from lstm_fused.functional import compute_dtype
 from lstm_fused.module import FusedLSTM
 
 
@@ -56,6 +56,7 @@ def explain(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence) -> st
 
 
 def _explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence) -> list[str]:
+    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
     if not isinstance(module, FusedLSTM | FusedLSTMCell):
         raise TypeError(
             f"explain takes a FusedLSTM or a FusedLSTMCell, got {type(module).__name__}"

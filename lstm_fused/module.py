@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from lstm_fused._autocast import is_autocast_enabled
 from lstm_fused._checks import check_reset_mask, refuse_packed_masks
 from lstm_fused._share import share_state
-from lstm_fused.functional import is_autocast_enabled, lstm_stack
+from lstm_fused.functional import lstm_stack
 
 Hidden = tuple[Tensor, Tensor]
 
@@ -266,8 +267,12 @@ class FusedLSTM(nn.RNNBase):
         weights: list[Any] = []
         for name in self._flat_weights_names:
             weight = parameters.get(name)
-            # NOTE: a parametrized weight is no parameter, but a property that computes it.
-            weights.append(getattr(self, name) if weight is None else weight)
+            if weight is None:
+                # A parametrized weight is no parameter, but a property that computes it.
+                weight = getattr(self, name, None)
+            if weight is None:
+                raise RuntimeError(f"FusedLSTM needs a tensor {name}, got none")
+            weights.append(weight)
         return weights
 
     @_flat_weights.setter

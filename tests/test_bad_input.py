@@ -156,6 +156,11 @@ CELL_AS_TORCH: dict[str, Call] = {
     "rank 3": lambda m: m(X),
     "features": lambda m: m(zeros(2, D + 1)),
     "features, unbatched": lambda m: m(zeros(D + 1)),
+    "no states": lambda m: m(X[0], ()),
+    "one state": lambda m: m(X[0], (zeros(2, H),)),
+    "three states": lambda m: m(X[0], (zeros(2, H),) * 3),
+    "states in one tensor": lambda m: m(X[0], zeros(2, 2, H)),
+    "batched states, unbatched input": lambda m: m(X[0, 0], (zeros(1, H), zeros(1, H))),
     "h of other size": lambda m: m(X[0], (zeros(2, H + 1), HX[1][0])),
     "c of other size": lambda m: m(X[0], (HX[0][0], zeros(2, H + 1))),
     "h of other rows": lambda m: m(X[0], (zeros(3, H), HX[1][0])),
@@ -381,19 +386,3 @@ def test_empty_batch_trains(options: dict[str, Any], sizes: tuple[int, ...], isa
     for parameter in module.parameters():
         assert parameter.grad is not None
         assert not parameter.grad.any()
-
-
-def test_sizes_past_32_bits_are_counted_in_64() -> None:
-    """Shapes of 2^31 elements and more, without their memory; offsets are tested in C++."""
-    steps, rows = 2**22, 2**11
-    y, (h_n, _), cells = FusedLSTM(D, H, bidirectional=True, device="meta")(
-        torch.empty(steps, rows, D, device="meta"), return_cell_states=True
-    )
-    assert y.shape == cells.shape == (steps, rows, 2 * H)
-    assert (y.numel(), y.stride()) == (2**33 * 2 * H, (rows * 2 * H, 2 * H, 1))
-    assert h_n.shape == (2, rows, H)
-    for backward in (False, True):
-        plan = _native.compiled.plan_text(  # type: ignore[union-attr]
-            steps, rows, 512, 512, 0, 1, "float32", 2, backward
-        )
-        assert "2 row group(s)" in plan, "the work is for two threads"

@@ -2,6 +2,7 @@
 """FusedLSTMCell in the place of nn.LSTMCell; and whole models, converted from and to torch."""
 
 import copy
+import gc
 import inspect
 import io
 import pickle
@@ -300,6 +301,31 @@ def test_hooks_are_kept_and_can_be_removed() -> None:
     model(torch.randn(2, 3, D))
     model.load_state_dict(model.state_dict())
     assert len(calls) == 5, "handles from before the conversion remove hooks after it"
+
+
+def test_a_twin_has_hooks_of_its_own() -> None:
+    calls: list[Any] = []
+    ours = FusedLSTM(D, H)
+    ours.register_load_state_dict_pre_hook(lambda module, *_: calls.append(module))
+    theirs = ours.to_torch()
+    theirs.register_forward_hook(lambda *_: calls.append("theirs"))
+    ours(torch.randn(2, 3, D))
+    theirs.load_state_dict(theirs.state_dict())
+    del theirs  # whose weak reference dies with it
+    gc.collect()
+    ours.load_state_dict(ours.state_dict())
+    assert [type(module) for module in calls] == [nn.LSTM, FusedLSTM]
+
+
+def test_a_twin_has_parametrizations_of_its_own() -> None:
+    ours = weight_norm(FusedLSTM(D, H), "weight_hh_l0")
+    theirs = ours.to_torch()
+    x = torch.randn(2, 3, D)
+    expected = theirs(x)[0]
+    parametrize.remove_parametrizations(theirs, "weight_hh_l0")
+    torch.testing.assert_close(theirs(x)[0], expected)
+    torch.testing.assert_close(ours(x)[0], expected)
+    assert parametrize.is_parametrized(ours, "weight_hh_l0")
 
 
 class Doubled(nn.Module):

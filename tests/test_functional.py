@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The stateless form: its own checks, the checks where no kernel runs, and `explain`'s."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -59,6 +60,11 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: lstm(X, states()[:1], layer()),  # type: ignore[arg-type]
         TypeError,
         "hx must be two tensors, h_0 and c_0, got 1 values",
+    ),
+    "weights None": (
+        lambda: lstm(X, states(), [None] * 4),  # type: ignore[list-item]
+        TypeError,
+        "hx and weights must hold tensors, got NoneType",
     ),
     "states of more layers": (
         lambda: lstm(X, states(4), layer() + layer(H), num_layers=2),
@@ -234,6 +240,28 @@ def test_fake_op_refuses_in_the_same_words(call: Callable[[], object], message: 
     assert str(caught.value).splitlines()[0] == message
 
 
+BAD_MASKS: dict[str, Tensor] = {
+    "lengths must be int32 or int64, got": torch.ones(2),
+    "lengths must have 1 dimension, got 2": torch.ones(2, 1, dtype=torch.int64),
+    "reset_mask must be bool, got": torch.zeros(4, 2),
+    "reset_mask must have shape (4, 2), got (2, 4)": torch.zeros(2, 4, dtype=torch.bool),
+    "batch_sizes must have 1 dimension, got 2": torch.ones(2, 1, dtype=torch.int64),
+}
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(("message", "mask"), BAD_MASKS.items(), ids=BAD_MASKS)
+def test_op_refuses_masks(message: str, mask: Tensor, device: str) -> None:
+    names = ("lengths", "batch_sizes", "reset_mask")
+    masks = [mask if message.startswith(name) else None for name in names]
+    input = X[0] if masks[1] is not None else X
+    x, h_0, c_0, *weights = (t.to(device) for t in (input, *states(), *layer()))
+    if masks[1] is None:
+        masks = [None if m is None else m.to(device) for m in masks]
+    with pytest.raises(RuntimeError, match=re.escape(message)):
+        forward_op(x, h_0, c_0, weights, *masks, False, False)
+
+
 def test_fake_op_refuses_two_devices() -> None:
     """Else the op would take the meta key and hand out CPU tensors that nobody wrote."""
     for at in range(1, 6):
@@ -241,6 +269,18 @@ def test_fake_op_refuses_two_devices() -> None:
         arguments[at] = arguments[at].to("meta")
         with pytest.raises(RuntimeError, match="must be on cpu, as input is, got meta"):
             forward_op(*arguments[:3], arguments[3:], None, None, None, True, True)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 11, 12, 13])
+def test_fake_backward_refuses_two_devices(at: int) -> None:
+    y, h_n, c_n, cell_states, gates, cells = forward_op(
+        X, *states(), layer(), None, None, None, True, True
+    )
+    grads = [torch.ones_like(t) for t in (y, h_n, c_n, cell_states)]
+    arguments = [*grads, X, *states(), layer(), None, None, None, y, gates, cells]
+    arguments[at] = arguments[at].to("meta")
+    with pytest.raises(RuntimeError, match="must be on cpu, as input is, got meta"):
+        backward_op(*arguments, True, True, True)
 
 
 @pytest.mark.parametrize("options", [{}, {"proj_size": P}, {"bidirectional": True}], ids=str)
@@ -300,3 +340,19 @@ def test_explain_refuses_what_the_call_would() -> None:
             lstm_fused.explain(FusedLSTM(D, H), bad)
     with pytest.raises(RuntimeError, match="inconsistent input_size"):
         lstm_fused.explain(FusedLSTMCell(D, H), zeros(2, D + 1))
+
+
+def test_sizes_past_32_bits_are_counted_in_64() -> None:
+    """Shapes of 2^31 elements and more, without their memory; offsets are tested in C++."""
+    steps, rows = 2**22, 2**11
+    y, (h_n, _), cells = FusedLSTM(D, H, bidirectional=True, device="meta")(
+        torch.empty(steps, rows, D, device="meta"), return_cell_states=True
+    )
+    assert y.shape == cells.shape == (steps, rows, 2 * H)
+    assert (y.numel(), y.stride()) == (2**33 * 2 * H, (rows * 2 * H, 2 * H, 1))
+    assert h_n.shape == (2, rows, H)
+    for backward in (False, True):
+        plan = _native.compiled.plan_text(  # type: ignore[union-attr]
+            steps, rows, 512, 512, 0, 1, "float32", 2, backward
+        )
+        assert "2 row group(s)" in plan, "the work is for two threads"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The registered ops, their fakes, and what traces through them: compile, export, autocast."""
+"""The registered ops, their fakes, and what traces through them: compile, export."""
 
 import subprocess
 import sys
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.nn.utils.rnn import pack_padded_sequence
 
-import lstm_fused
 from lstm_fused import FusedLSTM, FusedLSTMCell, FusedLSTMFunction, functional
 
 forward_op: Any = torch.ops.lstm_fused.lstm_forward.default
@@ -360,28 +359,3 @@ def test_export_with_dynamic_time_and_batch(options: dict[str, Any], extras: boo
         mine, expected = exported(**arguments), module(**arguments)
         assert_same(mine, expected)
         assert_bitwise_equal(mine[0], expected[0])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("cell", [False, True], ids=["layers", "cell"])
-def test_autocast_gives_the_dtypes_of_torchs_modules(dtype: torch.dtype, cell: bool) -> None:
-    torch.manual_seed(0)
-    theirs = nn.LSTMCell(D, H) if cell else nn.LSTM(D, H, num_layers=2, bidirectional=True)
-    if dtype == torch.float64:
-        theirs.double()
-    ours = lstm_fused.convert(theirs)
-    x = torch.randn(*((4,) if cell else (6, 4)), D, dtype=dtype, requires_grad=True)
-    results = []
-    for module in (ours, theirs):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = torch.utils._pytree.tree_leaves(module(x))
-        grads = torch.autograd.grad(
-            out, [x, *module.parameters()], [torch.ones_like(t) for t in out]
-        )
-        results.append([*out, *grads])
-    for mine, rival in zip(*results, strict=True):
-        assert mine.dtype == rival.dtype
-    truth = torch.utils._pytree.tree_leaves(theirs.double()(x.double()))
-    computed_in = dtype if dtype == torch.float64 else torch.bfloat16
-    for mine, rival, expected in zip(*results, truth, strict=False):
-        assert_within_budget("result", mine, rival, expected, computed_in)

@@ -27,6 +27,17 @@ void gather_data_rows(const SequenceLayout& layout, int64_t batch, const void* s
   });
 }
 
+void scatter_data_rows(const SequenceLayout& layout, int64_t batch, const void* data,
+                       int64_t row_bytes, void* sequence, const Parallel& parallel) {
+  parallel.for_each(layout.steps(), [&](int64_t t) {
+    const int64_t first = layout.sequence_row(t, batch);
+    for (int64_t j = 0; j < layout.active[t]; ++j) {
+      copy_row(data, layout.step_offset[t] + j, row_bytes, sequence, first + layout.batch_row(j),
+               row_bytes);
+    }
+  });
+}
+
 void gather_previous_states(const SequenceLayout& layout, int64_t batch,
                             const PreviousStates& states, void* out, const Parallel& parallel) {
   const int64_t bytes = states.row_bytes;

@@ -14,6 +14,10 @@ namespace lstm_fused::cpu {
 void gather_data_rows(const SequenceLayout& layout, int64_t batch, const void* sequence,
                       int64_t row_bytes, void* out, const Parallel& parallel);
 
+// The inverse: the data rows of sequence = the rows of data (M, row). Other rows are left alone.
+void scatter_data_rows(const SequenceLayout& layout, int64_t batch, const void* data,
+                       int64_t row_bytes, void* sequence, const Parallel& parallel);
+
 // The state that entered each step of a direction: y of the step before, h_0 at the first one, or
 // zero after a reset.
 struct PreviousStates {

@@ -6,6 +6,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <tuple>
+#include <utility>
 
 #include "common/error.h"
 #include "cpu/input_gradient.h"
@@ -20,6 +21,8 @@ namespace {
 
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>;
+using GateGradientResult =
+    std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 ScalarType accumulator_type(const Layer& layer) {
   return layer.dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float;
@@ -96,14 +99,23 @@ ForwardResult lstm_forward_cpu(const Tensor& input, const Tensor& h_0, const Ten
   return {y, h_n, c_n, cell_states, gates, cells};
 }
 
-BackwardResult lstm_backward_cpu(
-    const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
-    const std::optional<Tensor>& grad_c_n, const std::optional<Tensor>& grad_cell_states,
-    const Tensor& input, const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& weights,
-    const std::optional<Tensor>& lengths, const std::optional<Tensor>& batch_sizes,
-    const std::optional<Tensor>& reset_mask, const Tensor& y, const Tensor& gates,
-    const Tensor& cells, bool need_input, bool need_states, bool need_weights) {
-  const Layer layer = make_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
+// What the recurrence's backward gives, and what the weights' gradients need beside it.
+struct Backward {
+  Layer layer;
+  Tensor y, gates, cells;  // from the forward, checked
+  GateGradients gradients;
+  Tensor grad_input, grad_h_0, grad_c_0;
+  cpu::Isa isa = cpu::Isa::kBaseline;
+};
+
+Backward run_backward(const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
+                      const std::optional<Tensor>& grad_c_n,
+                      const std::optional<Tensor>& grad_cell_states, Layer checked_layer,
+                      const Tensor& y, const Tensor& gates, const Tensor& cells, bool need_input,
+                      bool need_states, const cpu::Parallel& parallel) {
+  Backward out;
+  out.layer = std::move(checked_layer);
+  const Layer& layer = out.layer;
   const LstmShape& s = layer.shape;
   const int64_t rows = layer.sequence_rows();
   const int64_t storage = dtype_size(layer.dtype), accumulator = accumulator_size(layer.dtype);
@@ -122,22 +134,20 @@ BackwardResult lstm_backward_cpu(
   const Tensor dc_n = incoming(grad_c_n, "grad_c_n", c_sizes);
   const Tensor dcell_states = incoming(grad_cell_states, "grad_cell_states",
                                        sequence_sizes(layer, s.directions * s.hidden_size));
-  const Tensor saved_gates =
-      checked(gates, "gates", {s.directions, rows, kGates * s.hidden_size}, layer);
-  const Tensor saved_y =
-      checked(y, "y", sequence_sizes(layer, s.directions * s.output_size), layer);
-
+  out.gates = checked(gates, "gates", {s.directions, rows, kGates * s.hidden_size}, layer);
+  out.y = checked(y, "y", sequence_sizes(layer, s.directions * s.output_size), layer);
   LSTM_CHECK(Sizes({s.directions, rows, s.hidden_size}).equals(cells) && cells.is_cpu() &&
-                 cells.scalar_type() == accumulator_type(layer) && cells.is_contiguous(),
+                 cells.scalar_type() == accumulator_type(layer),
              "cells must be those that lstm_forward returned");
+  out.cells = to_contiguous(cells);
 
   // Allocate the results.
-  GateGradients gradients;
   const int64_t data_rows = layer.layout.data_rows();
-  gradients.gates = new_tensor({s.directions, data_rows, kGates * s.hidden_size}, dtype);
-  gradients.output = new_tensor({s.projection ? s.directions : 0, data_rows, s.output_size}, dtype);
-  Tensor dh_0 = new_tensor(need_states ? h_sizes : Sizes{0}, dtype);
-  Tensor dc_0 = new_tensor(need_states ? c_sizes : Sizes{0}, dtype);
+  out.gradients.gates = new_tensor({s.directions, data_rows, kGates * s.hidden_size}, dtype);
+  out.gradients.output =
+      new_tensor({s.projection ? s.directions : 0, data_rows, s.output_size}, dtype);
+  out.grad_h_0 = new_tensor(need_states ? h_sizes : Sizes{0}, dtype);
+  out.grad_c_0 = new_tensor(need_states ? c_sizes : Sizes{0}, dtype);
 
   // Run the recurrence.
   LstmBackwardArgs args;
@@ -149,39 +159,72 @@ BackwardResult lstm_backward_cpu(
     LstmBackwardDirection& direction = args.direction[d];
     direction.weights = layer.direction_weights(d);
     direction.c_0 = const_element(layer.c_0, d * s.batch * s.hidden_size, storage);
-    direction.gates = const_element(saved_gates, d * rows * kGates * s.hidden_size, storage);
-    direction.cells = const_element(cells, d * rows * s.hidden_size, accumulator);
+    direction.gates = const_element(out.gates, d * rows * kGates * s.hidden_size, storage);
+    direction.cells = const_element(out.cells, d * rows * s.hidden_size, accumulator);
     direction.grad_y = const_element(dy, d * s.output_size, storage);
     direction.grad_h_n = const_element(dh_n, d * s.batch * s.output_size, storage);
     direction.grad_c_n = const_element(dc_n, d * s.batch * s.hidden_size, storage);
     direction.grad_cell_states = const_element(dcell_states, d * s.hidden_size, storage);
     direction.grad_gates =
-        element(gradients.gates, d * data_rows * kGates * s.hidden_size, storage);
-    direction.grad_output = element(gradients.output, d * data_rows * s.output_size, storage);
-    direction.grad_h_0 = element(dh_0, d * s.batch * s.output_size, storage);
-    direction.grad_c_0 = element(dc_0, d * s.batch * s.hidden_size, storage);
+        element(out.gradients.gates, d * data_rows * kGates * s.hidden_size, storage);
+    direction.grad_output = element(out.gradients.output, d * data_rows * s.output_size, storage);
+    direction.grad_h_0 = element(out.grad_h_0, d * s.batch * s.output_size, storage);
+    direction.grad_c_0 = element(out.grad_c_0, d * s.batch * s.hidden_size, storage);
   }
-  const cpu::Parallel parallel = torch_parallel();
   const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
   const cpu::LstmPlan plan = cpu::make_backward_plan(s, layer.dtype, facts);
   cpu::lstm_backward(args, plan, parallel);
+  out.isa = plan.isa;
 
-  // Turn the gate gradients into those of the input and the weights.
-  Tensor dx = new_tensor({0}, dtype);
+  // Turn the gate gradients into those of the input.
+  out.grad_input = new_tensor({0}, dtype);
   if (need_input) {
-    dx = new_sequence(layer, s.input_size);
-    cpu::InputGradientArgs input_args = {s, layer.dtype, &layer.layout, {}, {}, element(dx, 0, 1)};
+    out.grad_input = new_sequence(layer, s.input_size);
+    cpu::InputGradientArgs input_args = {s,  layer.dtype, &layer.layout,
+                                         {}, {},          element(out.grad_input, 0, 1)};
     for (int d = 0; d < s.directions; ++d) {
       input_args.grad_gates[d] = args.direction[d].grad_gates;
       input_args.w_ih[d] = args.direction[d].weights.w_ih;
     }
     cpu::input_gradient(input_args, plan.isa, parallel);
   }
-  std::vector<Tensor> dw;
+  return out;
+}
+
+BackwardResult lstm_backward_cpu(
+    const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
+    const std::optional<Tensor>& grad_c_n, const std::optional<Tensor>& grad_cell_states,
+    const Tensor& input, const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& weights,
+    const std::optional<Tensor>& lengths, const std::optional<Tensor>& batch_sizes,
+    const std::optional<Tensor>& reset_mask, const Tensor& y, const Tensor& gates,
+    const Tensor& cells, bool need_input, bool need_states, bool need_weights) {
+  const cpu::Parallel parallel = torch_parallel();
+  Backward b = run_backward(grad_y, grad_h_n, grad_c_n, grad_cell_states,
+                            make_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask),
+                            y, gates, cells, need_input, need_states, parallel);
+  std::vector<Tensor> grad_weights;
   if (need_weights) {
-    dw = weight_gradients(layer, gradients, saved_y, saved_gates, cells, plan.isa, parallel);
+    grad_weights = weight_gradients(b.layer, b.gradients, b.y, b.gates, b.cells, b.isa, parallel);
   }
-  return {dx, dh_0, dc_0, dw};
+  return {b.grad_input, b.grad_h_0, b.grad_c_0, grad_weights};
+}
+
+GateGradientResult lstm_gate_gradients_cpu(
+    const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
+    const std::optional<Tensor>& grad_c_n, const std::optional<Tensor>& grad_cell_states,
+    const Tensor& input, const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& weights,
+    const std::optional<Tensor>& lengths, const std::optional<Tensor>& batch_sizes,
+    const std::optional<Tensor>& reset_mask, const Tensor& y, const Tensor& gates,
+    const Tensor& cells) {
+  const cpu::Parallel parallel = torch_parallel();
+  const Backward b = run_backward(
+      grad_y, grad_h_n, grad_c_n, grad_cell_states,
+      make_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask), y, gates, cells,
+      /*need_input=*/true, /*need_states=*/true, parallel);
+  const WeightOperands operands =
+      weight_operands(b.layer, b.gradients, b.y, b.gates, b.cells, b.isa, parallel);
+  return {b.grad_input,      b.grad_h_0,     b.grad_c_0,           operands.grad_gates,
+          operands.previous, operands.input, operands.grad_output, operands.unprojected};
 }
 
 }  // namespace
@@ -190,4 +233,5 @@ BackwardResult lstm_backward_cpu(
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) {
   m.impl("lstm_forward", TORCH_BOX(&lstm_fused::lstm_forward_cpu));
   m.impl("lstm_backward", TORCH_BOX(&lstm_fused::lstm_backward_cpu));
+  m.impl("lstm_gate_gradients", TORCH_BOX(&lstm_fused::lstm_gate_gradients_cpu));
 }

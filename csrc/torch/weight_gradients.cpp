@@ -51,6 +51,23 @@ Tensor data_input(const Layer& layer, const cpu::Parallel& parallel) {
   return rows;
 }
 
+// The state that entered each step, of the data rows, (M, P).
+Tensor previous_states(const Layer& layer, const Tensor& y, int d, const cpu::Parallel& parallel) {
+  const LstmShape& s = layer.shape;
+  Tensor previous = ts::new_empty(layer.input, {layer.layout.data_rows(), s.output_size});
+  const int64_t size = dtype_size(layer.dtype);
+  cpu::PreviousStates states;
+  states.y = static_cast<const char*>(y.const_data_ptr()) + d * s.output_size * size;
+  states.y_stride_bytes = s.directions * s.output_size * size;
+  const Tensor h_0 = direction_of(layer.h_0, d);
+  states.h_0 = h_0.const_data_ptr();
+  states.row_bytes = s.output_size * size;
+  states.reset_mask = layer.reset_flags();
+  states.reverse = d == 1;
+  cpu::gather_previous_states(layer.layout, s.batch, states, previous.mutable_data_ptr(), parallel);
+  return previous;
+}
+
 // dW_hh = Σ over data rows of grad_gatesᵀ·h_prev.
 Tensor recurrent_gradient(const Layer& layer, const Tensor& grad_gates, const Tensor& y, int d,
                           const cpu::Parallel& parallel) {
@@ -77,23 +94,13 @@ Tensor recurrent_gradient(const Layer& layer, const Tensor& grad_gates, const Te
     return ts::subtract(grad, row_product(gemm_operand(rest), gemm_operand(before)), -1.0);
   }
 
-  Tensor previous = ts::new_empty(layer.input, {rows, s.output_size});
-  const int64_t size = dtype_size(layer.dtype);
-  cpu::PreviousStates states;
-  states.y = static_cast<const char*>(y.const_data_ptr()) + d * s.output_size * size;
-  states.y_stride_bytes = s.directions * s.output_size * size;
-  states.h_0 = h_0.const_data_ptr();
-  states.row_bytes = s.output_size * size;
-  states.reset_mask = layer.reset_flags();
-  states.reverse = d == 1;
-  cpu::gather_previous_states(layer.layout, batch, states, previous.mutable_data_ptr(), parallel);
-  return row_product(gemm_operand(grad_gates), gemm_operand(previous));
+  return row_product(gemm_operand(grad_gates),
+                     gemm_operand(previous_states(layer, y, d, parallel)));
 }
 
-// dW_hr = Σ over data rows of grad_outputᵀ·(o·tanh(c)).
-Tensor projection_gradient(const Layer& layer, const GateGradients& gradients, const Tensor& gates,
-                           const Tensor& cells, int d, cpu::Isa isa,
-                           const cpu::Parallel& parallel) {
+// o·tanh(c) of the data rows, (M, H).
+Tensor unprojected_output(const Layer& layer, const Tensor& gates, const Tensor& cells, int d,
+                          cpu::Isa isa, const cpu::Parallel& parallel) {
   const int64_t hidden = layer.shape.hidden_size;
   const int64_t rows = layer.layout.data_rows();
   const int64_t size = dtype_size(layer.dtype);
@@ -107,7 +114,7 @@ Tensor projection_gradient(const Layer& layer, const GateGradients& gradients, c
                              cell_rows + row * hidden * accumulator_size(layer.dtype), 1, hidden,
                              output_rows + row * hidden * size);
   });
-  return row_product(gemm_operand(direction_of(gradients.output, d)), gemm_operand(output));
+  return output;
 }
 
 }  // namespace
@@ -129,11 +136,47 @@ std::vector<Tensor> weight_gradients(const Layer& layer, const GateGradients& gr
       grads.push_back(ts::clone(grad_bias));
     }
     if (s.projection) {
-      grads.push_back(to_layer_type(
-          projection_gradient(layer, gradients, gates, cells, d, isa, parallel), layer));
+      // dW_hr = Σ over data rows of grad_outputᵀ·(o·tanh(c)).
+      const Tensor output = unprojected_output(layer, gates, cells, d, isa, parallel);
+      const Tensor grad_output = direction_of(gradients.output, d);
+      grads.push_back(
+          to_layer_type(row_product(gemm_operand(grad_output), gemm_operand(output)), layer));
     }
   }
   return grads;
+}
+
+WeightOperands weight_operands(const Layer& layer, const GateGradients& gradients, const Tensor& y,
+                               const Tensor& gates, const Tensor& cells, cpu::Isa isa,
+                               const cpu::Parallel& parallel) {
+  // Data rows (M, features) of each direction, in the order of layer.input's rows.
+  const auto in_input_order = [&](int directions, int64_t features, const auto& data_of) {
+    const int64_t rows = layer.sequence_rows();
+    const int64_t row_bytes = features * dtype_size(layer.dtype);
+    Tensor sequence = ts::new_zeros(layer.input, {directions, rows, features});
+    for (int d = 0; d < directions; ++d) {
+      const Tensor data = data_of(d);
+      cpu::scatter_data_rows(layer.layout, layer.shape.batch, data.const_data_ptr(), row_bytes,
+                             static_cast<char*>(sequence.mutable_data_ptr()) + d * rows * row_bytes,
+                             parallel);
+    }
+    return sequence;
+  };
+  const LstmShape& s = layer.shape;
+  const int projections = s.projection ? s.directions : 0;
+  WeightOperands operands;
+  operands.grad_gates = in_input_order(s.directions, kGates * s.hidden_size,
+                                       [&](int d) { return direction_of(gradients.gates, d); });
+  operands.previous = in_input_order(s.directions, s.output_size,
+                                     [&](int d) { return previous_states(layer, y, d, parallel); });
+  operands.input = direction_of(
+      in_input_order(1, s.input_size, [&](int) { return data_input(layer, parallel); }), 0);
+  operands.grad_output = in_input_order(projections, s.output_size,
+                                        [&](int d) { return direction_of(gradients.output, d); });
+  operands.unprojected = in_input_order(projections, s.hidden_size, [&](int d) {
+    return unprojected_output(layer, gates, cells, d, isa, parallel);
+  });
+  return operands;
 }
 
 }  // namespace lstm_fused

@@ -22,4 +22,17 @@ std::vector<Tensor> weight_gradients(const Layer& layer, const GateGradients& gr
                                      const Tensor& y, const Tensor& gates, const Tensor& cells,
                                      cpu::Isa isa, const cpu::Parallel& parallel);
 
+// What the weights' gradients are products of, its rows in the order of layer.input's; zero past a
+// row's length. The last two have no rows without projection.
+struct WeightOperands {
+  Tensor grad_gates;   // (L, rows, 4H)
+  Tensor previous;     // (L, rows, P) the state that entered each step
+  Tensor input;        // (rows, D)
+  Tensor grad_output;  // (L, rows, P)
+  Tensor unprojected;  // (L, rows, H) o·tanh(c)
+};
+WeightOperands weight_operands(const Layer& layer, const GateGradients& gradients, const Tensor& y,
+                               const Tensor& gates, const Tensor& cells, cpu::Isa isa,
+                               const cpu::Parallel& parallel);
+
 }  // namespace lstm_fused
