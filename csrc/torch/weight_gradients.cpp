@@ -41,7 +41,7 @@ Tensor rows_of(const Tensor& tensor, int64_t begin, int64_t end) {
 // x of the data rows, (M, D).
 Tensor data_input(const Layer& layer, const cpu::Parallel& parallel) {
   const LstmShape& s = layer.shape;
-  const std::vector<int64_t> sizes = {layer.layout.data_rows(), s.input_size};
+  const std::vector<int64_t> sizes = {layer.data_rows, s.input_size};
   if (layer.layout.packed || (!layer.ragged && layer.layout.row_of.empty())) {
     return ts::view(layer.input, sizes);
   }
@@ -55,7 +55,7 @@ Tensor data_input(const Layer& layer, const cpu::Parallel& parallel) {
 Tensor recurrent_gradient(const Layer& layer, const Tensor& grad_gates, const Tensor& y, int d,
                           const cpu::Parallel& parallel) {
   const LstmShape& s = layer.shape;
-  const int64_t rows = layer.layout.data_rows();
+  const int64_t rows = layer.data_rows;
   const int64_t batch = s.batch;
   const Tensor h_0 = direction_of(layer.h_0, d);
   const bool dense = !layer.layout.packed && !layer.ragged && !layer.reset_mask;
@@ -91,15 +91,14 @@ Tensor recurrent_gradient(const Layer& layer, const Tensor& grad_gates, const Te
 }
 
 // dW_hr = Σ over data rows of grad_outputᵀ·(o·tanh(c)).
-Tensor projection_gradient(const Layer& layer, const GateGradients& gradients, const Tensor& gates,
-                           const Tensor& cells, int d, cpu::Isa isa,
+Tensor projection_gradient(const Layer& layer, const BackwardTensors& tensors, int d, cpu::Isa isa,
                            const cpu::Parallel& parallel) {
   const int64_t hidden = layer.shape.hidden_size;
-  const int64_t rows = layer.layout.data_rows();
+  const int64_t rows = layer.data_rows;
   const int64_t size = dtype_size(layer.dtype);
   Tensor output = ts::new_empty(layer.input, {rows, hidden});
-  const char* gate_rows = static_cast<const char*>(direction_of(gates, d).const_data_ptr());
-  const char* cell_rows = static_cast<const char*>(direction_of(cells, d).const_data_ptr());
+  const char* gate_rows = static_cast<const char*>(direction_of(tensors.gates, d).const_data_ptr());
+  const char* cell_rows = static_cast<const char*>(direction_of(tensors.cells, d).const_data_ptr());
   char* output_rows = static_cast<char*>(output.mutable_data_ptr());
   const cpu::KernelTable& table = cpu::kernel_table(isa, layer.dtype);
   parallel.for_each(rows, [&](int64_t row) {
@@ -107,21 +106,21 @@ Tensor projection_gradient(const Layer& layer, const GateGradients& gradients, c
                              cell_rows + row * hidden * accumulator_size(layer.dtype), 1, hidden,
                              output_rows + row * hidden * size);
   });
-  return row_product(gemm_operand(direction_of(gradients.output, d)), gemm_operand(output));
+  return row_product(gemm_operand(direction_of(tensors.grad_output, d)), gemm_operand(output));
 }
 
 }  // namespace
 
-std::vector<Tensor> weight_gradients(const Layer& layer, const GateGradients& gradients,
-                                     const Tensor& y, const Tensor& gates, const Tensor& cells,
+std::vector<Tensor> weight_gradients(const Layer& layer, const BackwardTensors& tensors,
                                      cpu::Isa isa, const cpu::Parallel& parallel) {
   const LstmShape& s = layer.shape;
   const Tensor x = gemm_operand(data_input(layer, parallel));
   std::vector<Tensor> grads;
   for (int d = 0; d < s.directions; ++d) {
-    const Tensor grad_gates = direction_of(gradients.gates, d);
+    const Tensor grad_gates = direction_of(tensors.grad_gates, d);
     grads.push_back(to_layer_type(row_product(gemm_operand(grad_gates), x), layer));
-    grads.push_back(to_layer_type(recurrent_gradient(layer, grad_gates, y, d, parallel), layer));
+    grads.push_back(
+        to_layer_type(recurrent_gradient(layer, grad_gates, tensors.y, d, parallel), layer));
     if (layer.has_bias()) {
       const std::array<int64_t, 1> rows = {0};
       const Tensor grad_bias = ts::sum(grad_gates, rows);
@@ -129,8 +128,7 @@ std::vector<Tensor> weight_gradients(const Layer& layer, const GateGradients& gr
       grads.push_back(ts::clone(grad_bias));
     }
     if (s.projection) {
-      grads.push_back(to_layer_type(
-          projection_gradient(layer, gradients, gates, cells, d, isa, parallel), layer));
+      grads.push_back(to_layer_type(projection_gradient(layer, tensors, d, isa, parallel), layer));
     }
   }
   return grads;
