@@ -4,9 +4,14 @@
 Environment:
   MAX_JOBS          how many compilers run at once (ninja's own choice if unset)
   LSTM_FUSED_DEBUG  1: a debug build, in a build directory of its own
+  LSTM_FUSED_CUDA   auto (unset): build the CUDA kernels where nvcc >= 12.4 is found and torch is a
+                    CUDA build; 1: build them or fail; 0: do not
+  LSTM_FUSED_CUDA_ARCHS  their architectures, as CMake writes them: "80-real;90a-real;90-virtual"
+  CUDA_HOME         where nvcc is looked for first
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +25,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 11)
+OLDEST_NVCC = (12, 4)
 
 
 def find_tool(name: str, bin_dir_attribute: str) -> str:
@@ -46,6 +52,37 @@ def find_torch() -> Path:
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TORCH:
         sys.exit(f"lstm_fused: building needs torch >= 2.11, found {version}")
     return Path(spec.submodule_search_locations[0])
+
+
+def find_nvcc() -> str | None:
+    """The path of an nvcc that is new enough."""
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    path = os.pathsep.join([os.path.join(home, "bin") for home in homes] + [os.environ["PATH"]])
+    nvcc = shutil.which("nvcc", path=path) or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    if nvcc is None:
+        return None
+    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    release = re.search(r"release (\d+)\.(\d+)", text)
+    known = release is not None and (int(release[1]), int(release[2])) >= OLDEST_NVCC
+    return nvcc if known else None
+
+
+def cuda_definitions(torch: Path) -> dict[str, str]:
+    """CMake's definitions for the CUDA kernels; none where they are not to be built."""
+    wanted = os.environ.get("LSTM_FUSED_CUDA", "auto")
+    if wanted not in ("auto", "0", "1"):
+        sys.exit(f"lstm_fused: LSTM_FUSED_CUDA must be auto, 1 or 0, got {wanted!r}")
+    nvcc = None if wanted == "0" else find_nvcc()
+    if nvcc is None and wanted == "1":
+        sys.exit("lstm_fused: LSTM_FUSED_CUDA=1 needs nvcc >= 12.4, found none (see CUDA_HOME)")
+    torch_has_cuda = (torch / "lib" / "libtorch_cuda.so").exists()
+    if nvcc is None or (wanted == "auto" and not torch_has_cuda):
+        return {"LSTM_BUILD_CUDA": "OFF"}
+    return {
+        "LSTM_BUILD_CUDA": "ON",
+        "CMAKE_CUDA_COMPILER": nvcc,
+        "LSTM_CUDA_ARCHS": os.environ.get("LSTM_FUSED_CUDA_ARCHS", ""),
+    }
 
 
 def check_python_headers() -> None:
@@ -77,6 +114,7 @@ class CMakeBuild(build_ext):
             "LSTM_TORCH_LIB_DIR": torch / "lib",
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": import_module("pybind11").get_cmake_dir(),
+            **cuda_definitions(torch),
         }
         subprocess.run(
             [cmake, "-S", str(ROOT), "-B", str(build_dir), "-G", "Ninja"]
@@ -96,7 +134,13 @@ class CMakeBuild(build_ext):
         )
 
 
+def extension_names() -> list[str]:
+    """What is to be built; without torch nothing is, but a source distribution can be made."""
+    with_cuda = find_spec("torch") and cuda_definitions(find_torch())["LSTM_BUILD_CUDA"] == "ON"
+    return ["lstm_fused._C", *(["lstm_fused._C_cuda"] if with_cuda else [])]
+
+
 setup(
-    ext_modules=[Extension("lstm_fused._C", sources=[])],
+    ext_modules=[Extension(name, sources=[]) for name in extension_names()],
     cmdclass={"build_ext": CMakeBuild},
 )

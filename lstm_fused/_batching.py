@@ -53,6 +53,7 @@ def vmap_backward(
         or in_dims[12] is None
         or in_dims[13] is None
         or (need_weights and _is_differentiated(arguments))
+        or (need_weights and input.is_cuda)  # which has no op for gradients of each sample
     ):
         return vmap_one_by_one(call, info, in_dims, *arguments)
     fold = _Fold(info.batch_size, packed=masks[1] is not None)

@@ -44,7 +44,8 @@ def check_tensors(input: Tensor, hx: tuple[Tensor, Tensor], weights: Sequence[Te
 
 
 def check_lengths(lengths: Tensor | None, input: Tensor, batch_first: bool) -> Tensor | None:
-    """lengths on input's device; their values are checked where they are read, in the op."""
+    """lengths on input's device. Their values are checked where they are read: in the op on the
+    CPU, on the device elsewhere, which the host does not wait for."""
     if lengths is None:
         return None
     if not isinstance(lengths, Tensor):
@@ -58,7 +59,12 @@ def check_lengths(lengths: Tensor | None, input: Tensor, batch_first: bool) -> T
         )
     if lengths.device.type == "meta" and input.device.type != "meta":
         raise RuntimeError(f"lengths must hold values, as input on {input.device} does, got meta")
-    return lengths.to(input.device)
+    lengths = lengths.to(input.device)
+    if lengths.is_cuda:
+        steps = input.shape[1 if batch_first else 0]
+        in_range = ((lengths >= 0) & (lengths <= steps)).all()
+        torch._assert_async(in_range, "lengths must be between 0 and T")
+    return lengths
 
 
 def check_batch_sizes(batch_sizes: Tensor) -> None:

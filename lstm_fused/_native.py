@@ -28,10 +28,47 @@ except ImportError as error:
         stacklevel=2,
     )
 
+# The module with the CUDA kernels, or None, and then why.
+compiled_cuda: ModuleType | None = None
+cuda_problem = ""
+if torch.version.cuda is None:
+    cuda_problem = f"torch {torch.__version__} is no CUDA build"
+elif compiled is not None:
+    try:
+        compiled_cuda = import_module("lstm_fused._C_cuda")
+    except ModuleNotFoundError:
+        cuda_problem = "they were not built"
+    except ImportError as error:
+        cuda_problem = f"they did not load: {error}"
+
 
 def has_kernels(device: torch.device) -> bool:
     """Whether compiled kernels serve this device; "meta" only has their shapes."""
+    if device.type == "cuda":
+        return compiled_cuda is not None
     return compiled is not None and device.type in ("cpu", "meta")
+
+
+def check_cuda_kernels(device: torch.device) -> None:
+    """Raises RuntimeError, with a remedy, for a CUDA device that lacks its kernels.
+
+    A torch for ROCm, which calls its devices "cuda" too, and an installation without any kernel,
+    which has warned of it, run on plain torch operations instead.
+    """
+    if device.type == "cuda" and compiled is not None and not has_kernels(device):
+        if torch.version.hip is not None:
+            return
+        raise RuntimeError(
+            f"FusedLSTM: input is on {device}, but this installation has no CUDA kernels "
+            f"({cuda_problem}). Reinstall with `LSTM_FUSED_CUDA=1 pip install "
+            "--no-build-isolation .` where nvcc >= 12.4 and a CUDA build of torch are installed, "
+            "or move the module and its input to the CPU."
+        )
+
+
+def takes_batch_sizes(device: torch.device) -> bool:
+    """Whether this device's kernels take a PackedSequence's data as it is."""
+    return device.type != "cuda"
 
 
 def _accumulator_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -55,6 +55,7 @@ def lstm_layer(
         L·H features (empty unless asked for).
     """
     if not _native.has_kernels(input.device):
+        _native.check_cuda_kernels(input.device)
         check_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask)
         check_values(input, h_0.shape[1], lengths, batch_sizes)
         return reference_layer((input, h_0, c_0, *weights), (lengths, batch_sizes, reset_mask))

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lstm_fused import _checks
+from lstm_fused import _checks, _native
 from lstm_fused._autocast import cast_for_autocast
 from lstm_fused.autograd import lstm_layer
+from lstm_fused.packing import pack_rows, packed_lengths, packed_positions, pad_rows
 
 
 def lstm(
@@ -115,6 +116,14 @@ def lstm_stack(
     if time_dim == 1:
         input = input.transpose(0, 1)
         reset_mask = reset_mask.transpose(0, 1) if reset_mask is not None else None
+    positions: Tensor | None = None
+    if batch_sizes is not None and not _native.takes_batch_sizes(input.device):
+        # NOTE: here and not in lstm_layer: once for all layers.
+        batch = hx[0].shape[1]
+        positions = packed_positions(batch_sizes, batch).to(input.device)
+        lengths = packed_lengths(batch_sizes, batch).to(input.device)
+        input = pad_rows(input, positions, batch_sizes.numel(), batch)
+        batch_sizes = None
     h_0, c_0 = hx
     directions = 2 if bidirectional else 1
     per_layer = len(weights) // num_layers
@@ -138,6 +147,11 @@ def lstm_stack(
         )
         final_h.append(h_n)
         final_c.append(c_n)
+    if positions is not None:
+        y = pack_rows(y, positions)
+        if return_cell_states:
+            assert cell_states is not None
+            cell_states = pack_rows(cell_states, positions)
     if time_dim == 1:
         y = y.transpose(0, 1)
         if return_cell_states:

@@ -19,8 +19,10 @@ from lstm_fused.module import FusedLSTM
 def build_info() -> dict[str, Any]:
     """What this installation holds and what it uses on this machine.
 
-    Keys: version, torch, kernels (whether the compiled part loaded), cuda, isas (instruction sets
-    built in and runnable here, rising), isa (the one in use), compiler, threads.
+    Keys: version, torch, kernels (whether the compiled part loaded), cuda (whether the CUDA kernels
+    did), isas (instruction sets built in and runnable here, rising), isa (the one in use),
+    compiler, threads; with cuda also cuda_architectures and cuda_version, of the toolkit that built
+    the kernels, and without it cuda_problem.
     """
     from lstm_fused import __version__
 
@@ -28,13 +30,18 @@ def build_info() -> dict[str, Any]:
         "version": __version__,
         "torch": torch.__version__,
         "kernels": _native.compiled is not None,
-        "cuda": False,
+        "cuda": _native.compiled_cuda is not None,
         "threads": torch.get_num_threads(),
     }
     if _native.compiled is not None:
         info["isas"] = _native.compiled.available_isas()
         info["isa"] = _native.compiled.best_isa()
         info["compiler"] = _native.compiled.compiler()
+    if _native.compiled_cuda is not None:
+        info["cuda_architectures"] = _native.compiled_cuda.architectures().split()
+        info["cuda_version"] = _native.compiled_cuda.cuda_version()
+    else:
+        info["cuda_problem"] = _native.cuda_problem
     return info
 
 
@@ -67,6 +74,7 @@ def _explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence
         module.forward(mode.from_tensor(data.unsqueeze(1) if isinstance(x, PackedSequence) else x))
     dtype = str(compute_dtype(data)).removeprefix("torch.")
     if not _native.has_kernels(data.device):
+        _native.check_cuda_kernels(data.device)
         return [f"{data.device.type}: no kernels for this device, plain torch operations run"]
     assert _native.compiled is not None
     steps, batch = _steps_and_batch(module, x)
@@ -74,27 +82,62 @@ def _explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence
     if isinstance(module, FusedLSTM):
         layers, proj = module.num_layers, module.proj_size
         directions = 2 if module.bidirectional else 1
+    is_cuda = data.device.type == "cuda"
     lines = [
-        f"{data.device.type}, {dtype}: T={steps} N={batch} "
-        f"layers={layers} directions={directions} threads={torch.get_num_threads()}"
+        f"{data.device.type}, {dtype}: T={steps} N={batch} layers={layers} directions={directions}"
+        + ("" if is_cuda else f" threads={torch.get_num_threads()}")
     ]
     for layer in range(layers):
         input_size = module.input_size if layer == 0 else (proj or hidden) * directions
+        shape = (steps, batch, input_size, hidden, proj, directions, dtype)
         for backward in (False, True):
-            plan = _native.compiled.plan_text(
-                steps,
-                batch,
-                input_size,
-                hidden,
-                proj,
-                directions,
-                dtype,
-                torch.get_num_threads(),
-                backward,
-            )
+            if is_cuda:
+                plan = cuda_plan_text(*shape, backward, _device_facts(data.device))
+            else:
+                plan = _native.compiled.plan_text(*shape, torch.get_num_threads(), backward)
             name = "backward" if backward else "forward "
             lines.append(f"  layer {layer} {name} D={input_size} H={hidden}: {plan}")
     return lines
+
+
+def cuda_plan_text(
+    steps: int,
+    batch: int,
+    input_size: int,
+    hidden_size: int,
+    proj_size: int,
+    directions: int,
+    dtype: str,
+    backward: bool,
+    facts: dict[str, int],
+) -> str:
+    """The plan of one layer on a CUDA device of the given facts, in one line, and why.
+
+    Facts are those of csrc/cuda/device_facts.h: major, minor, sm_count, shared_per_sm,
+    shared_per_block, registers_per_sm, max_threads_per_sm, l2_bytes. No GPU is needed.
+    """
+    assert _native.compiled is not None
+    text: str = _native.compiled.cuda_plan_text(
+        steps,
+        batch,
+        input_size,
+        hidden_size,
+        proj_size,
+        directions,
+        dtype,
+        torch.backends.cuda.matmul.fp32_precision == "tf32",
+        torch.is_grad_enabled(),
+        backward,
+        facts,
+    )
+    return text
+
+
+def _device_facts(device: torch.device) -> dict[str, int]:
+    assert _native.compiled_cuda is not None
+    index = torch.cuda.current_device() if device.index is None else device.index
+    facts: dict[str, int] = _native.compiled_cuda.device_facts(index)
+    return facts
 
 
 def _steps_and_batch(

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "torch/layer.h"
 
+#include <torch/csrc/stable/ops.h>
+
 #include <string>
 
 #include "common/error.h"
@@ -47,12 +49,12 @@ std::vector<int64_t> read_integers(const Tensor& tensor, const char* name) {
 
 void read_shape(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
                 const std::vector<Tensor>& weights, bool packed, Layer& layer) {
-  LSTM_CHECK(input.is_cpu(), "input must be on the CPU for a CPU op");
   LSTM_CHECK(input.dim() == (packed ? 2 : 3), "input must have ", packed ? 2 : 3,
              " dimensions, got ", input.dim());
   LSTM_CHECK(h_0.dim() == 3 && c_0.dim() == 3, "h_0 and c_0 must have 3 dimensions, got ",
              h_0.dim(), " and ", c_0.dim());
   layer.dtype = to_dtype(input.scalar_type());
+  layer.device = device_of(input);
   LstmShape& shape = layer.shape;
   shape.input_size = input.size(packed ? 1 : 2);
   shape.directions = static_cast<int>(h_0.size(0));
@@ -66,6 +68,18 @@ void read_shape(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
       each * shape.directions == static_cast<int64_t>(weights.size()) && each >= 2 && each <= 5,
       "weights must hold 2 to 5 tensors for each direction, got ", weights.size());
   shape.projection = each == 3 || each == 5;
+}
+
+void check_device(const Tensor& tensor, const char* name, const Layer& layer) {
+  LSTM_CHECK(device_of(tensor) == layer.device, name, " must be on ", layer.device.text(),
+             ", as input is");
+}
+
+// T of padded sequences.
+void read_steps(const Tensor& input, Layer& layer) {
+  layer.shape.steps = input.size(0);
+  LSTM_CHECK(input.size(1) == layer.shape.batch, "h_0 must hold ", input.size(1),
+             " rows as input does, got ", layer.shape.batch);
 }
 
 void check_weights(const std::vector<Tensor>& weights, Layer& layer) {
@@ -86,12 +100,35 @@ void check_weights(const std::vector<Tensor>& weights, Layer& layer) {
   }
 }
 
+// Once the shape is known: every tensor against it.
+void check_tensors(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+                   const std::vector<Tensor>& weights, const std::optional<Tensor>& reset_mask,
+                   Layer& layer) {
+  const LstmShape& shape = layer.shape;
+  check_shape(shape);
+  LSTM_CHECK(shape.steps >= 1, "Expected sequence length to be larger than 0 in RNN");
+  LSTM_CHECK(shape.input_size >= 1, "input must have at least 1 feature, got ", shape.input_size);
+  layer.input = to_contiguous(input);
+  layer.h_0 = checked(h_0, "h_0", {shape.directions, shape.batch, shape.output_size}, layer);
+  layer.c_0 = checked(c_0, "c_0", {shape.directions, shape.batch, shape.hidden_size}, layer);
+  check_weights(weights, layer);
+  if (reset_mask) {
+    LSTM_CHECK(reset_mask->scalar_type() == ScalarType::Bool, "reset_mask must be bool, got ",
+               torch::headeronly::toString(reset_mask->scalar_type()));
+    check_device(*reset_mask, "reset_mask", layer);
+    const Sizes sizes = {shape.steps, shape.batch};
+    LSTM_CHECK(sizes.equals(*reset_mask), "reset_mask must have shape ", sizes.text(), ", got ",
+               shape_text(*reset_mask));
+    layer.reset_mask = to_contiguous(*reset_mask);
+  }
+}
+
 }  // namespace
 
 Tensor checked(const Tensor& tensor, const char* name, const Sizes& sizes, const Layer& layer) {
   LSTM_CHECK(sizes.equals(tensor), name, " must have shape ", sizes.text(), ", got ",
              shape_text(tensor));
-  LSTM_CHECK(tensor.is_cpu(), name, " must be on the CPU, as input is");
+  check_device(tensor, name, layer);
   LSTM_CHECK(tensor.scalar_type() == layer.input.scalar_type(), name, " must have input's dtype, ",
              dtype_name(layer.dtype));
   return to_contiguous(tensor);
@@ -101,10 +138,10 @@ Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
                  const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
                  const std::optional<Tensor>& batch_sizes,
                  const std::optional<Tensor>& reset_mask) {
+  LSTM_CHECK(input.is_cpu(), "input must be on the CPU for a CPU op");
   Layer layer;
   read_shape(input, h_0, c_0, weights, batch_sizes.has_value(), layer);
   LstmShape& shape = layer.shape;
-  layer.input = to_contiguous(input);
 
   // Lay out the sequences.
   if (batch_sizes) {
@@ -117,9 +154,7 @@ Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
                "batch_sizes must not exceed the ", shape.batch, " rows of h_0, got ",
                layer.layout.active[0]);
   } else {
-    shape.steps = input.size(0);
-    LSTM_CHECK(input.size(1) == shape.batch, "h_0 must hold ", input.size(1),
-               " rows as input does, got ", shape.batch);
+    read_steps(input, layer);
     if (lengths) {
       const std::vector<int64_t> values = read_integers(*lengths, "lengths");
       LSTM_CHECK(static_cast<int64_t>(values.size()) == shape.batch, "lengths must have shape (",
@@ -130,22 +165,36 @@ Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
       layer.layout = dense_layout(shape.steps, shape.batch);
     }
   }
+  layer.data_rows = layer.layout.data_rows();
+  layer.sequence_rows = layer.layout.packed ? layer.data_rows : shape.steps * shape.batch;
+  check_tensors(input, h_0, c_0, weights, reset_mask, layer);
+  return layer;
+}
 
-  check_shape(shape);
-  LSTM_CHECK(shape.steps >= 1, "Expected sequence length to be larger than 0 in RNN");
-  LSTM_CHECK(shape.input_size >= 1, "input must have at least 1 feature, got ", shape.input_size);
-  layer.h_0 = checked(h_0, "h_0", {shape.directions, shape.batch, shape.output_size}, layer);
-  layer.c_0 = checked(c_0, "c_0", {shape.directions, shape.batch, shape.hidden_size}, layer);
-  check_weights(weights, layer);
-  if (reset_mask) {
-    LSTM_CHECK(reset_mask->scalar_type() == ScalarType::Bool, "reset_mask must be bool, got ",
-               torch::headeronly::toString(reset_mask->scalar_type()));
-    LSTM_CHECK(reset_mask->is_cpu(), "reset_mask must be on the CPU, as input is");
-    const Sizes sizes = {shape.steps, shape.batch};
-    LSTM_CHECK(sizes.equals(*reset_mask), "reset_mask must have shape ", sizes.text(), ", got ",
-               shape_text(*reset_mask));
-    layer.reset_mask = to_contiguous(*reset_mask);
+Layer make_device_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+                        const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
+                        const std::optional<Tensor>& reset_mask) {
+  Layer layer;
+  read_shape(input, h_0, c_0, weights, false, layer);
+  read_steps(input, layer);
+  const LstmShape& shape = layer.shape;
+  if (lengths) {
+    const Sizes sizes = {shape.batch};
+    LSTM_CHECK(sizes.equals(*lengths), "lengths must have shape ", sizes.text(), ", got ",
+               shape_text(*lengths));
+    check_device(*lengths, "lengths", layer);
+    const ScalarType type = lengths->scalar_type();
+    LSTM_CHECK(type == ScalarType::Long || type == ScalarType::Int,
+               "lengths must be int32 or int64, got ", torch::headeronly::toString(type));
+    if (type == ScalarType::Long) {
+      layer.lengths = to_contiguous(*lengths);
+    } else {
+      Tensor converted = new_tensor(sizes, ScalarType::Long, layer.device);
+      layer.lengths = torch::stable::copy_(converted, *lengths);
+    }
   }
+  layer.data_rows = layer.sequence_rows = shape.steps * shape.batch;
+  check_tensors(input, h_0, c_0, weights, reset_mask, layer);
   return layer;
 }
 

@@ -17,26 +17,33 @@ namespace lstm_fused {
 struct Layer {
   LstmShape shape;
   DType dtype = DType::kFloat32;
-  SequenceLayout layout;
-  bool ragged = false;               // padded, and not all rows have T steps
+  Device device;                     // input's, and that of all others
+  int64_t sequence_rows = 0;         // rows of x and y
+  int64_t data_rows = 0;             // M
+  SequenceLayout layout;             // make_layer only
+  bool ragged = false;               // make_layer only: padded, and not all rows have T steps
   Tensor input;                      // contiguous (T, N, D) or (M, D)
   Tensor h_0, c_0;                   // contiguous (L, N, P), (L, N, H)
   std::vector<Tensor> weights;       // contiguous, all directions' in nn.LSTM's order
+  std::optional<Tensor> lengths;     // make_device_layer only: contiguous (N) int64
   std::optional<Tensor> reset_mask;  // contiguous (T, N) bool
 
-  int64_t sequence_rows() const {
-    return layout.packed ? layout.data_rows() : shape.steps * shape.batch;
-  }
   int weights_per_direction() const { return static_cast<int>(weights.size()) / shape.directions; }
   bool has_bias() const { return weights_per_direction() >= 4; }
   LstmWeights direction_weights(int direction) const;
   const uint8_t* reset_flags() const;
 };
 
-// Throws Error or std::runtime_error where the tensors do not fit together.
+// Throw Error or std::runtime_error where the tensors do not fit together.
+//
+// The first reads lengths and batch_sizes, on the CPU. The second leaves lengths where they are, on
+// input's device, and takes padded sequences only; its data rows are all T·N.
 Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
                  const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
                  const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& reset_mask);
+Layer make_device_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+                        const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
+                        const std::optional<Tensor>& reset_mask);
 
 // A contiguous tensor with the given sizes and the layer's dtype and device; else throws.
 Tensor checked(const Tensor& tensor, const char* name, const Sizes& sizes, const Layer& layer);

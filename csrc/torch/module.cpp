@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "common/lstm.h"
 #include "cpu/cpu_features.h"
 #include "cpu/plan.h"
+#include "cuda/plan.h"
 
 namespace lstm_fused {
 namespace {
@@ -27,16 +29,54 @@ DType parse_dtype(const std::string& name) {
   fail("dtype must be float32, float64, bfloat16 or float16, got ", name);
 }
 
+LstmShape make_shape(int64_t steps, int64_t batch, int64_t input_size, int64_t hidden_size,
+                     int64_t proj_size, int directions) {
+  return {
+      steps,      batch,        input_size, hidden_size, proj_size > 0 ? proj_size : hidden_size,
+      directions, proj_size > 0};
+}
+
 std::string plan_text(int64_t steps, int64_t batch, int64_t input_size, int64_t hidden_size,
                       int64_t proj_size, int directions, const std::string& dtype, int threads,
                       bool backward) {
-  const LstmShape shape = {
-      steps,      batch,        input_size, hidden_size, proj_size > 0 ? proj_size : hidden_size,
-      directions, proj_size > 0};
+  const LstmShape shape = make_shape(steps, batch, input_size, hidden_size, proj_size, directions);
   const cpu::CpuFacts facts = cpu::cpu_facts(threads);
   const DType type = parse_dtype(dtype);
   return backward ? cpu::explain_backward(shape, type, facts)
                   : cpu::explain_forward(shape, type, facts);
+}
+
+cuda::DeviceFacts parse_facts(const std::map<std::string, int64_t>& values) {
+  const auto value = [&](const char* name) {
+    const auto found = values.find(name);
+    LSTM_CHECK(found != values.end(), "device facts must hold ", name);
+    return found->second;
+  };
+  cuda::DeviceFacts facts;
+  facts.major = static_cast<int>(value("major"));
+  facts.minor = static_cast<int>(value("minor"));
+  facts.sm_count = static_cast<int>(value("sm_count"));
+  facts.shared_per_sm = value("shared_per_sm");
+  facts.shared_per_block = value("shared_per_block");
+  facts.registers_per_sm = static_cast<int>(value("registers_per_sm"));
+  facts.max_threads_per_sm = static_cast<int>(value("max_threads_per_sm"));
+  facts.l2_bytes = value("l2_bytes");
+  return facts;
+}
+
+std::string cuda_plan_text(int64_t steps, int64_t batch, int64_t input_size, int64_t hidden_size,
+                           int64_t proj_size, int directions, const std::string& dtype,
+                           bool allow_tf32, bool training, bool backward,
+                           const std::map<std::string, int64_t>& facts) {
+  const LstmShape shape = make_shape(steps, batch, input_size, hidden_size, proj_size, directions);
+  const DType type = parse_dtype(dtype);
+  cuda::PlanSettings settings;
+  settings.allow_tf32 = allow_tf32;
+  settings.training = training;
+  settings.allow_persistent = cuda::allows_persistent();
+  settings.facts = parse_facts(facts);
+  return backward ? cuda::explain_backward(shape, type, settings)
+                  : cuda::explain_forward(shape, type, settings);
 }
 
 std::vector<std::string> available_isas() {
@@ -64,4 +104,8 @@ PYBIND11_MODULE(_C, m) {
         py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"),
         py::arg("dtype"), py::arg("threads"), py::arg("backward"),
         "How a call of this shape is carried out on the CPU, in one line, and why.");
+  m.def("cuda_plan_text", &lstm_fused::cuda_plan_text, py::arg("steps"), py::arg("batch"),
+        py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"),
+        py::arg("dtype"), py::arg("allow_tf32"), py::arg("training"), py::arg("backward"),
+        py::arg("facts"), "Likewise on a CUDA device of these facts, which need not be there.");
 }

@@ -31,21 +31,31 @@ std::string shape_text(int64_t dim, const int64_t* sizes) {
   return text.str();
 }
 
-Tensor new_tensor(const Sizes& sizes, ScalarType dtype) {
-  int64_t strides[3] = {};
-  int64_t stride = 1;
-  for (int64_t i = sizes.dim() - 1; i >= 0; --i) {
-    strides[i] = stride;
-    stride *= sizes.data()[i] > 1 ? sizes.data()[i] : 1;
-  }
-  using torch::stable::detail::from;
-  using torch::stable::detail::to;
-  AtenTensorHandle handle = nullptr;
+std::string Device::text() const {
+  if (type == aoti_torch_device_type_cpu()) return "the CPU";
+  std::ostringstream text;
+  text << (type == aoti_torch_device_type_cuda() ? "cuda:" : "device ") << index;
+  return text.str();
+}
+
+Device device_of(const Tensor& tensor) {
+  Device device;
   STD_TORCH_CHECK(
-      aoti_torch_empty_strided(sizes.dim(), sizes.data(), strides, to<int32_t>(from(dtype)),
-                               aoti_torch_device_type_cpu(), 0, &handle) == AOTI_TORCH_SUCCESS,
-      "could not allocate a tensor of shape ", sizes.text());
-  return Tensor(handle);
+      aoti_torch_get_device_type(tensor.get(), &device.type) == AOTI_TORCH_SUCCESS &&
+          (device.type == aoti_torch_device_type_cpu() ||
+           aoti_torch_get_device_index(tensor.get(), &device.index) == AOTI_TORCH_SUCCESS),
+      "could not tell a tensor's device");
+  return device;
+}
+
+void* element(const Tensor& tensor, int64_t offset, int64_t size) {
+  if (tensor.numel() == 0) return nullptr;
+  return static_cast<char*>(tensor.mutable_data_ptr()) + offset * size;
+}
+
+const void* const_element(const Tensor& tensor, int64_t offset, int64_t size) {
+  if (tensor.numel() == 0) return nullptr;
+  return static_cast<const char*>(tensor.const_data_ptr()) + offset * size;
 }
 
 Tensor to_contiguous(const Tensor& tensor) {

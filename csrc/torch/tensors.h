@@ -31,8 +31,22 @@ class Sizes {
 
 std::string shape_text(int64_t dim, const int64_t* sizes);
 
-// An uninitialised, contiguous CPU tensor.
-Tensor new_tensor(const Sizes& sizes, ScalarType dtype);
+// Where a tensor lies, in torch's numbers.
+struct Device {
+  int32_t type = 0;
+  int32_t index = 0;  // 0 for the CPU
+
+  bool operator==(const Device& other) const { return type == other.type && index == other.index; }
+  std::string text() const;  // "the CPU", "cuda:0"
+};
+Device device_of(const Tensor& tensor);
+
+// An uninitialised, contiguous tensor.
+Tensor new_tensor(const Sizes& sizes, ScalarType dtype, const Device& device);
+
+// Pointer to element `offset`, of `size` bytes each; null for tensors without elements.
+void* element(const Tensor& tensor, int64_t offset, int64_t size);
+const void* const_element(const Tensor& tensor, int64_t offset, int64_t size);
 
 // The tensor itself if it is contiguous, else a copy that is.
 Tensor to_contiguous(const Tensor& tensor);

@@ -41,7 +41,7 @@ Tensor rows_of(const Tensor& tensor, int64_t begin, int64_t end) {
 // x of the data rows, (M, D).
 Tensor data_input(const Layer& layer, const cpu::Parallel& parallel) {
   const LstmShape& s = layer.shape;
-  const std::vector<int64_t> sizes = {layer.layout.data_rows(), s.input_size};
+  const std::vector<int64_t> sizes = {layer.data_rows, s.input_size};
   if (layer.layout.packed || (!layer.ragged && layer.layout.row_of.empty())) {
     return ts::view(layer.input, sizes);
   }
@@ -72,7 +72,7 @@ Tensor previous_states(const Layer& layer, const Tensor& y, int d, const cpu::Pa
 Tensor recurrent_gradient(const Layer& layer, const Tensor& grad_gates, const Tensor& y, int d,
                           const cpu::Parallel& parallel) {
   const LstmShape& s = layer.shape;
-  const int64_t rows = layer.layout.data_rows();
+  const int64_t rows = layer.data_rows;
   const int64_t batch = s.batch;
   const Tensor h_0 = direction_of(layer.h_0, d);
   const bool dense = !layer.layout.packed && !layer.ragged && !layer.reset_mask;
@@ -99,14 +99,14 @@ Tensor recurrent_gradient(const Layer& layer, const Tensor& grad_gates, const Te
 }
 
 // o·tanh(c) of the data rows, (M, H).
-Tensor unprojected_output(const Layer& layer, const Tensor& gates, const Tensor& cells, int d,
-                          cpu::Isa isa, const cpu::Parallel& parallel) {
+Tensor unprojected_output(const Layer& layer, const BackwardTensors& tensors, int d, cpu::Isa isa,
+                          const cpu::Parallel& parallel) {
   const int64_t hidden = layer.shape.hidden_size;
-  const int64_t rows = layer.layout.data_rows();
+  const int64_t rows = layer.data_rows;
   const int64_t size = dtype_size(layer.dtype);
   Tensor output = ts::new_empty(layer.input, {rows, hidden});
-  const char* gate_rows = static_cast<const char*>(direction_of(gates, d).const_data_ptr());
-  const char* cell_rows = static_cast<const char*>(direction_of(cells, d).const_data_ptr());
+  const char* gate_rows = static_cast<const char*>(direction_of(tensors.gates, d).const_data_ptr());
+  const char* cell_rows = static_cast<const char*>(direction_of(tensors.cells, d).const_data_ptr());
   char* output_rows = static_cast<char*>(output.mutable_data_ptr());
   const cpu::KernelTable& table = cpu::kernel_table(isa, layer.dtype);
   parallel.for_each(rows, [&](int64_t row) {
@@ -119,16 +119,16 @@ Tensor unprojected_output(const Layer& layer, const Tensor& gates, const Tensor&
 
 }  // namespace
 
-std::vector<Tensor> weight_gradients(const Layer& layer, const GateGradients& gradients,
-                                     const Tensor& y, const Tensor& gates, const Tensor& cells,
+std::vector<Tensor> weight_gradients(const Layer& layer, const BackwardTensors& tensors,
                                      cpu::Isa isa, const cpu::Parallel& parallel) {
   const LstmShape& s = layer.shape;
   const Tensor x = gemm_operand(data_input(layer, parallel));
   std::vector<Tensor> grads;
   for (int d = 0; d < s.directions; ++d) {
-    const Tensor grad_gates = direction_of(gradients.gates, d);
+    const Tensor grad_gates = direction_of(tensors.grad_gates, d);
     grads.push_back(to_layer_type(row_product(gemm_operand(grad_gates), x), layer));
-    grads.push_back(to_layer_type(recurrent_gradient(layer, grad_gates, y, d, parallel), layer));
+    grads.push_back(
+        to_layer_type(recurrent_gradient(layer, grad_gates, tensors.y, d, parallel), layer));
     if (layer.has_bias()) {
       const std::array<int64_t, 1> rows = {0};
       const Tensor grad_bias = ts::sum(grad_gates, rows);
@@ -137,8 +137,8 @@ std::vector<Tensor> weight_gradients(const Layer& layer, const GateGradients& gr
     }
     if (s.projection) {
       // dW_hr = Σ over data rows of grad_outputᵀ·(o·tanh(c)).
-      const Tensor output = unprojected_output(layer, gates, cells, d, isa, parallel);
-      const Tensor grad_output = direction_of(gradients.output, d);
+      const Tensor output = unprojected_output(layer, tensors, d, isa, parallel);
+      const Tensor grad_output = direction_of(tensors.grad_output, d);
       grads.push_back(
           to_layer_type(row_product(gemm_operand(grad_output), gemm_operand(output)), layer));
     }
@@ -146,8 +146,7 @@ std::vector<Tensor> weight_gradients(const Layer& layer, const GateGradients& gr
   return grads;
 }
 
-WeightOperands weight_operands(const Layer& layer, const GateGradients& gradients, const Tensor& y,
-                               const Tensor& gates, const Tensor& cells, cpu::Isa isa,
+WeightOperands weight_operands(const Layer& layer, const BackwardTensors& tensors, cpu::Isa isa,
                                const cpu::Parallel& parallel) {
   // Data rows (M, features) of each direction, in the order of layer.input's rows.
   const auto in_input_order = [&](int directions, int64_t features, const auto& data_of) {
@@ -166,15 +165,15 @@ WeightOperands weight_operands(const Layer& layer, const GateGradients& gradient
   const int projections = s.projection ? s.directions : 0;
   WeightOperands operands;
   operands.grad_gates = in_input_order(s.directions, kGates * s.hidden_size,
-                                       [&](int d) { return direction_of(gradients.gates, d); });
+                                       [&](int d) { return direction_of(tensors.grad_gates, d); });
   operands.previous = in_input_order(s.directions, s.output_size,
-                                     [&](int d) { return previous_states(layer, y, d, parallel); });
+                                     [&](int d) { return previous_states(layer, tensors.y, d, parallel); });
   operands.input = direction_of(
       in_input_order(1, s.input_size, [&](int) { return data_input(layer, parallel); }), 0);
   operands.grad_output = in_input_order(projections, s.output_size,
-                                        [&](int d) { return direction_of(gradients.output, d); });
+                                        [&](int d) { return direction_of(tensors.grad_output, d); });
   operands.unprojected = in_input_order(projections, s.hidden_size, [&](int d) {
-    return unprojected_output(layer, gates, cells, d, isa, parallel);
+    return unprojected_output(layer, tensors, d, isa, parallel);
   });
   return operands;
 }

@@ -8,18 +8,13 @@
 
 #include "cpu/cpu_features.h"
 #include "cpu/team.h"
+#include "torch/call.h"
 #include "torch/layer.h"
 
 namespace lstm_fused {
 
-struct GateGradients {
-  Tensor gates;   // (L, M, 4H) of the pre-activations
-  Tensor output;  // (L, M, P) of the projected h; no rows without projection
-};
-
 // In the order of layer.weights.
-std::vector<Tensor> weight_gradients(const Layer& layer, const GateGradients& gradients,
-                                     const Tensor& y, const Tensor& gates, const Tensor& cells,
+std::vector<Tensor> weight_gradients(const Layer& layer, const BackwardTensors& tensors,
                                      cpu::Isa isa, const cpu::Parallel& parallel);
 
 // What the weights' gradients are products of, its rows in the order of layer.input's; zero past a
@@ -31,8 +26,7 @@ struct WeightOperands {
   Tensor grad_output;  // (L, rows, P)
   Tensor unprojected;  // (L, rows, H) o·tanh(c)
 };
-WeightOperands weight_operands(const Layer& layer, const GateGradients& gradients, const Tensor& y,
-                               const Tensor& gates, const Tensor& cells, cpu::Isa isa,
+WeightOperands weight_operands(const Layer& layer, const BackwardTensors& tensors, cpu::Isa isa,
                                const cpu::Parallel& parallel);
 
 }  // namespace lstm_fused

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Launches the backward kernels of one kind of product; instantiated in persistent_backward_*.cu.
+#pragma once
+
+#include "common/error.h"
+#include "cuda/persistent_backward.cuh"
+#include "cuda/persistent_launch.h"
+#include "cuda/status.h"
+
+namespace lstm_fused::cuda {
+
+template <typename Product>
+void launch_cta_backward(const PersistentBackwardArgs& args, const PersistentPlan& plan,
+                         cudaStream_t stream) {
+  constexpr auto& kSizes = kCtaChunks<typename Product::Operand>;
+  const dim3 grid(static_cast<unsigned>(plan.tiles), args.directions);
+  if (plan.chunks == kSizes[0]) {
+    persistent_backward_kernel<Product, kSizes[0]><<<grid, plan.threads, 0, stream>>>(args);
+  } else {
+    LSTM_CHECK(plan.chunks == kSizes[1], "chunks: got ", plan.chunks, ", wanted those of a plan");
+    persistent_backward_kernel<Product, kSizes[1]><<<grid, plan.threads, 0, stream>>>(args);
+  }
+  check_launch("persistent_backward_kernel");
+}
+
+}  // namespace lstm_fused::cuda

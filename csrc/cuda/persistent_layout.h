@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The sizes on which the persistent kernels and their plans agree. Free of CUDA's headers.
+//
+// Weights are the first operand of the product ("M"), the batch is the second ("N"), for a tensor
+// core takes 16 x 8 outputs and batches are small. Both operands run along K in memory, and K is
+// cut into chunks of 64 bytes of which lane l = 4g + t takes the 16 bytes at 16t. Since a sum may
+// take K in any order, provided that both operands take the same, these 16 bytes serve as they are:
+// for mma.sync as two steps of K, and for FFMA as a quarter of K. So a lane loads its operands with
+// one 16-byte access, without ldmatrix, and all types share one layout of registers and memory.
+#pragma once
+
+#include <cstdint>
+
+#include "common/lstm_cell.h"
+#include "common/types.h"
+
+namespace lstm_fused::cuda {
+
+constexpr int kWarpSize = 32;
+constexpr int kTileRows = 8;    // rows of the batch in a tile: N of mma.sync m16n8
+constexpr int kLaneBytes = 16;  // the widest access of a lane
+constexpr int kChunkBytes = 4 * kLaneBytes;
+constexpr int kWarpUnits = 8;  // hidden units of a warp: one for each g = lane / 4
+constexpr int kLaneRows = 2;   // rows of the batch that a lane ends up with: 2t and 2t + 1
+static_assert(kTileRows == 4 * kLaneRows, "the four lanes of a unit share the rows of a tile");
+static_assert(kWarpUnits * 4 == kWarpSize, "the lanes of a warp share its units and rows");
+
+// What the products are made of.
+enum class ProductKind { kBFloat16, kFloat16, kTf32, kFloat32 };
+
+// One block for all of W_hh: chunks of a row of W_hh that the kernels are compiled for, and no
+// others. A lane holds 16 registers of weights for each chunk.
+//
+// NOTE: 16-bit, 4 chunks: H = 128 takes 16 warps, and 65536 registers leave 128 for each thread,
+// 64 of them weights. 32-bit, 6 chunks: H = 96 takes 12 warps with 168 registers, 96 of them
+// weights; H = 128 would take 16 warps with 128, all of them weights. The smaller instances spare
+// short rows the zeros that fill them up.
+constexpr int kCtaChunks16[] = {2, 4};
+constexpr int kCtaChunks32[] = {3, 6};
+template <typename Operand>
+constexpr const int (&kCtaChunks)[2] = sizeof(Operand) == 2 ? kCtaChunks16 : kCtaChunks32;
+
+constexpr int operand_bytes(ProductKind kind) {
+  return kind == ProductKind::kBFloat16 || kind == ProductKind::kFloat16 ? 2 : 4;
+}
+
+// Units whose weights fill `chunks`, and the threads that these units take.
+LSTM_HOST_DEVICE constexpr int chunk_units(int chunks, int bytes) {
+  return chunks * kChunkBytes / bytes;
+}
+LSTM_HOST_DEVICE constexpr int cta_max_threads(int chunks, int bytes) {
+  return chunk_units(chunks, bytes) / kWarpUnits * kWarpSize;
+}
+static_assert(cta_max_threads(4, 2) == 512 && cta_max_threads(6, 4) == 384, "see the note");
+
+// A tile in shared memory: eight rows of K operands, zero past the real ones.
+//
+// NOTE: eight lanes of a 16-byte access go together; they are two rows, and must meet different
+// banks, so the stride is 64 modulo 128 bytes. The lanes that write a column hold rows 2t (then
+// 2t + 1), all of one parity; swapping neighbours in the upper half of the tile puts two of them on
+// either half of the banks.
+LSTM_HOST_DEVICE constexpr int tile_stride(int chunks) { return (chunks | 1) * kChunkBytes; }
+LSTM_HOST_DEVICE constexpr int tile_bytes(int chunks) { return kTileRows * tile_stride(chunks); }
+LSTM_HOST_DEVICE constexpr int tile_row(int row) { return row ^ (row >> 2 & 1); }
+static_assert(tile_stride(1) % 128 == 64 && tile_stride(2) % 128 == 64, "banks of two rows differ");
+
+}  // namespace lstm_fused::cuda

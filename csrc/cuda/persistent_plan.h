@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// How the persistent kernels carry out a recurrence: a pure function of the shape, the dtype and
+// the device's facts. Free of CUDA's headers.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "common/lstm.h"
+#include "cuda/device_facts.h"
+#include "cuda/persistent_layout.h"
+
+namespace lstm_fused::cuda {
+
+struct PersistentPlan {
+  bool group = false;  // blocks in groups that each hold all of W_hh, else each block on its own
+  ProductKind product = ProductKind::kFloat32;
+  int chunks = 0;     // of weights in registers, for each lane; one that the kernels know
+  int threads = 0;    // of a block
+  int64_t tiles = 0;  // of eight rows, that the batch has
+  int64_t workspace_bytes = 0;
+};
+
+// Whether a persistent kernel can take the call: then `plan` says how, else `why_not` why not.
+// Throw Error where check_shape does.
+bool can_run_persistent_forward(const LstmShape& shape, DType dtype, bool allow_tf32,
+                                const DeviceFacts& facts, PersistentPlan* plan,
+                                std::string* why_not);
+bool can_run_persistent_backward(const LstmShape& shape, DType dtype, bool allow_tf32,
+                                 const DeviceFacts& facts, PersistentPlan* plan,
+                                 std::string* why_not);
+
+// The plan in one line.
+std::string describe(const PersistentPlan& plan);
+
+}  // namespace lstm_fused::cuda

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// How a call is carried out: a pure function of the shape, the dtype and the device's facts.
+// Free of CUDA's headers, so that every build can print and test plans.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "common/lstm.h"
+#include "cuda/device_facts.h"
+#include "cuda/persistent_plan.h"
+
+namespace lstm_fused::cuda {
+
+enum class Variant {
+  kStepwise,         // a cuBLAS product and a pointwise kernel for each step
+  kPersistentCta,    // the whole sequence in one launch, each block on its own
+  kPersistentGroup,  // likewise, blocks in groups that each hold all of W_hh
+};
+const char* variant_name(Variant variant);
+
+// What the environment variable LSTM_FUSED_CUDA_VARIANT says: "stepwise" keeps the persistent
+// kernels from being chosen; unset, empty or "auto" leaves the choice to the plan. Throws Error for
+// anything else.
+bool allows_persistent();
+
+struct LstmPlan {
+  Variant variant = Variant::kStepwise;
+  PersistentPlan persistent;  // of a persistent variant
+  bool allow_tf32 = false;
+  // Forward: x·W_ihᵀ goes to where the activated gates are saved, if they have its type.
+  bool preactivations_in_gates = false;
+  int64_t recurrence_bytes = 0;  // RecurrenceArgs::workspace
+  int64_t workspace_bytes = 0;   // of the whole call, but for the weight gradients
+  std::string reason;            // why this variant
+};
+
+// What a plan depends on, besides the shape and the dtype.
+struct PlanSettings {
+  bool allow_tf32 = false;
+  bool training = false;  // the forward saves what the backward needs
+  bool allow_persistent = true;
+  DeviceFacts facts;
+};
+
+// Throw Error where check_shape does.
+LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const PlanSettings& settings);
+LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const PlanSettings& settings);
+
+// The plan in one line.
+std::string describe_forward(const LstmPlan& plan, const LstmShape& shape, DType dtype);
+std::string describe_backward(const LstmPlan& plan, const LstmShape& shape, DType dtype);
+
+// The plan for a shape in one line, and why; for lstm_fused.explain.
+std::string explain_forward(const LstmShape& shape, DType dtype, const PlanSettings& settings);
+std::string explain_backward(const LstmShape& shape, DType dtype, const PlanSettings& settings);
+
+}  // namespace lstm_fused::cuda

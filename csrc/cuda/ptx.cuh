@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// All inline PTX, one wrapper for each instruction. Sections are those of the PTX ISA manual 9.0.
+#pragma once
+
+#include <cstdint>
+
+namespace lstm_fused::cuda::ptx {
+
+// mma.sync (section 9.7.14.5.14): d += a·b over one warp, a (16, K) row-major, b (K, 8)
+// column-major, d (16, 8) float. In lane l, with g = l / 4 and t = l % 4:
+//   d[0], d[1]: row g, columns 2t and 2t + 1;  d[2], d[3]: row g + 8.
+//   16-bit, K = 16: a0 row g, columns 2t, 2t + 1; a1 row g + 8; a2, a3 the same 8 columns on;
+//                   b0 column g, rows 2t, 2t + 1; b1 8 rows on.
+//   tf32, K = 8:    a0 row g, column t; a1 row g + 8; a2, a3 the same 4 columns on;
+//                   b0 column g, row t; b1 4 rows on.
+
+// sm_80.
+__device__ __forceinline__ void mma_bf16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                         uint32_t a3, uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// sm_80.
+__device__ __forceinline__ void mma_f16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                        uint32_t a3, uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// sm_80. Operands are float bits already rounded by round_to_tf32.
+__device__ __forceinline__ void mma_tf32(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                         uint32_t a3, uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// cvt.rna.tf32.f32 (section 9.7.9.21), sm_80: to nearest, ties away from zero.
+__device__ __forceinline__ float round_to_tf32(float x) {
+  uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+  return __uint_as_float(bits);
+}
+
+// No instruction: hides from the compiler where a value came from. NOTE: it would otherwise compute
+// the addresses of a long unrolled load ahead of time, or keep those of a kernel's beginning for its
+// end, and run out of registers.
+template <typename T>
+__device__ __forceinline__ const T* opaque(const T* pointer) {
+  asm volatile("" : "+l"(pointer));
+  return pointer;
+}
+__device__ __forceinline__ int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
+}  // namespace lstm_fused::cuda::ptx

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Every status of the CUDA runtime becomes an Error here.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "common/error.h"
+
+namespace lstm_fused::cuda {
+
+inline void check_cuda(cudaError_t status, const char* what) {
+  LSTM_CHECK(status == cudaSuccess, what, " must succeed, got ", cudaGetErrorName(status), ": ",
+             cudaGetErrorString(status));
+}
+
+// After a launch: what was wrong with it. Errors of the run itself come up later, where torch asks.
+inline void check_launch(const char* kernel) { check_cuda(cudaGetLastError(), kernel); }
+
+}  // namespace lstm_fused::cuda

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Where the parts of a call's workspace begin: byte offsets, each a multiple of 256. A part that a
+// call does not use has no bytes. Pure functions of the shape, for plans and launchers alike.
+#pragma once
+
+#include <cstdint>
+
+#include "common/lstm.h"
+
+namespace lstm_fused::cuda {
+
+struct StepwiseForwardWorkspace {
+  int64_t recurrent = 0;        // (L, N, 4H) accumulator: h·W_hhᵀ of the step before
+  int64_t first_recurrent = 0;  // (L, N, 4H) accumulator: h_0·W_hhᵀ
+  int64_t cell = 0;             // (L, N, H) accumulator: c, unless it is saved
+  int64_t hidden = 0;           // (L, N, H) storage: o·tanh(c), with projection
+  int64_t w_hh = 0;             // (3, 4H, P) storage: see DirectionPair
+  int64_t w_hr = 0;             // (3, P, H) storage
+  int64_t bytes = 0;
+};
+StepwiseForwardWorkspace stepwise_forward_workspace(const LstmShape& shape, DType dtype,
+                                                    bool training);
+
+struct StepwiseBackwardWorkspace {
+  int64_t recurrent = 0;  // (L, N, P) accumulator: gradient that the later step sends to h
+  int64_t hidden = 0;     // (L, N, H) accumulator: gradient of o·tanh(c), with projection
+  int64_t cell = 0;       // (L, N, H) accumulator: gradient that the later step sends to c
+  int64_t w_hh = 0;       // as in the forward
+  int64_t w_hr = 0;
+  int64_t bytes = 0;
+};
+StepwiseBackwardWorkspace stepwise_backward_workspace(const LstmShape& shape, DType dtype);
+
+// The whole forward.
+struct ForwardWorkspace {
+  int64_t bias = 0;            // (L, 4H) accumulator
+  int64_t preactivations = 0;  // (L, T, N, 4H) accumulator, unless they lie in `gates`
+  int64_t recurrence = 0;      // RecurrenceArgs::workspace
+  int64_t bytes = 0;
+};
+ForwardWorkspace forward_workspace(const LstmShape& shape, DType dtype,
+                                   bool preactivations_in_gates, int64_t recurrence_bytes);
+
+// Weight gradients; they need the recurrence's workspace no more, and may overlay it.
+struct WeightGradientWorkspace {
+  int64_t input = 0;     // (T, N, D) storage: x, zero past a length; with lengths
+  int64_t previous = 0;  // (T, N, P) storage: h of the step before; with lengths or resets
+  int64_t hidden = 0;    // (T, N, H) storage: o·tanh(c), with projection
+  int64_t sums = 0;      // (kMaxSumParts, 4H) accumulator: partial sums of the bias gradient
+  int64_t bytes = 0;
+};
+constexpr int64_t kMaxSumParts = 64;
+WeightGradientWorkspace weight_gradient_workspace(const LstmShape& shape, DType dtype,
+                                                  bool has_lengths, bool has_reset_mask);
+
+}  // namespace lstm_fused::cuda

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The tensors of a forward and of a backward, and the core's view of one direction of them.
+#pragma once
+
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "common/lstm.h"
+#include "torch/layer.h"
+#include "torch/tensors.h"
+
+namespace lstm_fused {
+
+// As in schemas.h.
+using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using BackwardResult = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>;
+using GateGradientResult =
+    std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// (T, N, columns), or (M, columns) when packed: y's layout.
+Sizes sequence_sizes(const Layer& layer, int64_t columns);
+Tensor new_sequence(const Layer& layer, int64_t columns);
+
+// What a forward returns; not initialised, but for the rows that a CPU kernel does not write. Those
+// not asked for are empty.
+struct ForwardTensors {
+  Tensor y, h_n, c_n, cell_states, gates, cells;
+
+  ForwardTensors(const Layer& layer, bool save_for_backward, bool return_cell_states);
+  LstmForwardDirection direction(const Layer& layer, int direction) const;
+  ForwardResult result() const { return {y, h_n, c_n, cell_states, gates, cells}; }
+};
+
+// What a backward gets, checked and contiguous, an absent gradient being empty; and what its
+// recurrence returns, not initialised.
+struct BackwardTensors {
+  Tensor grad_y, grad_h_n, grad_c_n, grad_cell_states;
+  Tensor y, gates, cells;
+  Tensor grad_gates;          // (L, M, 4H)
+  Tensor grad_output;         // (L, M, P); no rows without projection
+  Tensor grad_h_0, grad_c_0;  // empty unless `need_states`
+
+  BackwardTensors(const Layer& layer, const std::optional<Tensor>& grad_y,
+                  const std::optional<Tensor>& grad_h_n, const std::optional<Tensor>& grad_c_n,
+                  const std::optional<Tensor>& grad_cell_states, const Tensor& y,
+                  const Tensor& gates, const Tensor& cells, bool need_states);
+  LstmBackwardDirection direction(const Layer& layer, int direction) const;
+};
+
+}  // namespace lstm_fused

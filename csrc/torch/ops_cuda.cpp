@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Allocates by torch's allocator and launches on torch's current stream; waits for nothing.
+#include "torch/ops_cuda.h"
+
+#include <algorithm>
+
+#include "common/error.h"
+#include "cuda/blas.h"
+#include "cuda/lstm_backward.h"
+#include "cuda/lstm_forward.h"
+#include "cuda/weight_gradients.h"
+#include "cuda/workspace.h"
+#include "torch/cuda_context.h"
+#include "torch/layer.h"
+
+namespace lstm_fused {
+namespace {
+
+Layer make_cuda_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+                      const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
+                      const std::optional<Tensor>& batch_sizes,
+                      const std::optional<Tensor>& reset_mask) {
+  LSTM_CHECK(!batch_sizes,
+             "the CUDA kernels take padded sequences with lengths, got batch_sizes; "
+             "lstm_fused.functional.lstm pads them");
+  return make_device_layer(input, h_0, c_0, weights, lengths, reset_mask);
+}
+
+cuda::PlanSettings plan_settings(const CudaContext& context, bool training) {
+  cuda::PlanSettings settings;
+  settings.allow_tf32 = cuda::allows_tf32(context.blas_handle);
+  settings.training = training;
+  settings.allow_persistent = cuda::allows_persistent();
+  settings.facts = context.facts;
+  return settings;
+}
+
+const int64_t* device_lengths(const Layer& layer) {
+  return layer.lengths ? static_cast<const int64_t*>(layer.lengths->const_data_ptr()) : nullptr;
+}
+
+Tensor new_workspace(int64_t bytes, const Layer& layer) {
+  return new_tensor({bytes}, ScalarType::Byte, layer.device);
+}
+
+// Points at the tensors that the gradients of the weights go to, in the order of layer.weights.
+void set_weight_outputs(const Layer& layer, const std::vector<Tensor>& grads, int direction,
+                        cuda::GradientDirection& out) {
+  const int each = layer.weights_per_direction();
+  const Tensor* of = grads.data() + direction * each;
+  out.grad_w_ih = of[0].mutable_data_ptr();
+  out.grad_w_hh = of[1].mutable_data_ptr();
+  if (layer.has_bias()) {
+    out.grad_b_ih = of[2].mutable_data_ptr();
+    out.grad_b_hh = of[3].mutable_data_ptr();
+  }
+  if (layer.shape.projection) out.grad_w_hr = of[each - 1].mutable_data_ptr();
+}
+
+std::vector<Tensor> new_weight_gradients(const Layer& layer) {
+  std::vector<Tensor> grads;
+  for (const Tensor& weight : layer.weights) {
+    const Sizes sizes =
+        weight.dim() == 1 ? Sizes{weight.size(0)} : Sizes{weight.size(0), weight.size(1)};
+    grads.push_back(new_tensor(sizes, layer.input.scalar_type(), layer.device));
+  }
+  return grads;
+}
+
+}  // namespace
+
+ForwardResult lstm_forward_cuda(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+                                const std::vector<Tensor>& weights,
+                                const std::optional<Tensor>& lengths,
+                                const std::optional<Tensor>& batch_sizes,
+                                const std::optional<Tensor>& reset_mask, bool save_for_backward,
+                                bool return_cell_states) {
+  const CudaContext context = current_cuda_context(device_of(input));
+  const Layer layer = make_cuda_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
+  const ForwardTensors tensors(layer, save_for_backward, return_cell_states);
+  const cuda::LstmPlan plan =
+      cuda::make_forward_plan(layer.shape, layer.dtype, plan_settings(context, save_for_backward));
+  const Tensor workspace = new_workspace(plan.workspace_bytes, layer);
+
+  cuda::LstmForwardCall call;
+  call.shape = layer.shape;
+  call.dtype = layer.dtype;
+  call.lengths = device_lengths(layer);
+  call.reset_mask = layer.reset_flags();
+  call.x = layer.input.const_data_ptr();
+  for (int d = 0; d < layer.shape.directions; ++d) call.direction[d] = tensors.direction(layer, d);
+  call.workspace = workspace.mutable_data_ptr();
+  call.blas_handle = context.blas_handle;
+  call.stream = context.stream;
+  cuda::lstm_forward(call, plan);
+  return tensors.result();
+}
+
+BackwardResult lstm_backward_cuda(
+    const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
+    const std::optional<Tensor>& grad_c_n, const std::optional<Tensor>& grad_cell_states,
+    const Tensor& input, const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& weights,
+    const std::optional<Tensor>& lengths, const std::optional<Tensor>& batch_sizes,
+    const std::optional<Tensor>& reset_mask, const Tensor& y, const Tensor& gates,
+    const Tensor& cells, bool need_input, bool need_states, bool need_weights) {
+  const CudaContext context = current_cuda_context(device_of(input));
+  const Layer layer = make_cuda_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
+  const LstmShape& shape = layer.shape;
+  // NOTE: the kernels always give the states' gradients, which cost next to nothing.
+  const BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates,
+                                cells, /*need_states=*/true);
+  const cuda::LstmPlan plan =
+      cuda::make_backward_plan(shape, layer.dtype, plan_settings(context, true));
+  int64_t workspace_bytes = plan.workspace_bytes;
+  if (need_weights) {
+    workspace_bytes = std::max(
+        workspace_bytes, cuda::weight_gradient_workspace(shape, layer.dtype, lengths.has_value(),
+                                                         reset_mask.has_value())
+                             .bytes);
+  }
+  const Tensor workspace = new_workspace(workspace_bytes, layer);
+
+  // Run the recurrence.
+  cuda::LstmBackwardCall call;
+  call.shape = shape;
+  call.dtype = layer.dtype;
+  call.lengths = device_lengths(layer);
+  call.reset_mask = layer.reset_flags();
+  for (int d = 0; d < shape.directions; ++d) call.direction[d] = tensors.direction(layer, d);
+  call.workspace = workspace.mutable_data_ptr();
+  call.blas_handle = context.blas_handle;
+  call.stream = context.stream;
+  cuda::lstm_backward(call, plan);
+
+  // Turn the gate gradients into those of the input and the weights.
+  cuda::GradientCall gradients;
+  gradients.shape = shape;
+  gradients.dtype = layer.dtype;
+  gradients.lengths = call.lengths;
+  gradients.reset_mask = call.reset_mask;
+  gradients.x = layer.input.const_data_ptr();
+  gradients.workspace = call.workspace;
+  gradients.stream = context.stream;
+  std::vector<Tensor> grad_weights;
+  if (need_weights) grad_weights = new_weight_gradients(layer);
+  for (int d = 0; d < shape.directions; ++d) {
+    cuda::GradientDirection& out = gradients.direction[d];
+    out.grad_gates = call.direction[d].grad_gates;
+    out.grad_output = call.direction[d].grad_output;
+    out.w_ih = call.direction[d].weights.w_ih;
+    out.h_0 =
+        const_element(layer.h_0, d * shape.batch * shape.output_size, dtype_size(layer.dtype));
+    out.y = const_element(tensors.y, d * shape.output_size, dtype_size(layer.dtype));
+    out.gates = call.direction[d].gates;
+    out.cells = call.direction[d].cells;
+    if (need_weights) set_weight_outputs(layer, grad_weights, d, out);
+  }
+  const cuda::Blas blas(context.blas_handle, context.stream, layer.dtype, plan.allow_tf32);
+  Tensor grad_input = new_tensor(need_input ? sequence_sizes(layer, shape.input_size) : Sizes{0},
+                                 layer.input.scalar_type(), layer.device);
+  if (need_input) cuda::input_gradient(gradients, grad_input.mutable_data_ptr(), blas);
+  if (need_weights) cuda::weight_gradients(gradients, blas);
+
+  if (need_states) return {grad_input, tensors.grad_h_0, tensors.grad_c_0, grad_weights};
+  const Tensor none = new_tensor({0}, layer.input.scalar_type(), layer.device);
+  return {grad_input, none, none, grad_weights};
+}
+
+}  // namespace lstm_fused

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Registers the ops on CUDA tensors, and asks torch for what they run on.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/c/shim.h>
+#include <torch/csrc/stable/library.h>
+
+#include "common/error.h"
+#include "torch/cuda_context.h"
+#include "torch/ops_cuda.h"
+
+namespace lstm_fused {
+
+CudaContext current_cuda_context(const Device& device) {
+  CudaContext context;
+  context.device_guard = std::make_shared<torch::stable::accelerator::DeviceGuard>(device.index);
+  void* stream = nullptr;
+  LSTM_CHECK(aoti_torch_get_current_cuda_stream(device.index, &stream) == AOTI_TORCH_SUCCESS,
+             "torch must give its current stream on ", device.text());
+  context.stream = static_cast<cudaStream_t>(stream);
+  LSTM_CHECK(torch_get_current_cuda_blas_handle(&context.blas_handle) == AOTI_TORCH_SUCCESS,
+             "torch must give its cuBLAS handle on ", device.text());
+  context.facts = cuda::query_device_facts(device.index);
+  return context;
+}
+
+}  // namespace lstm_fused
+
+STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CUDA, m) {
+  m.impl("lstm_forward", TORCH_BOX(&lstm_fused::lstm_forward_cuda));
+  m.impl("lstm_backward", TORCH_BOX(&lstm_fused::lstm_backward_cuda));
+}

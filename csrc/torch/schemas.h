@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The ops' schemas. T and N reach an op through tensor shapes only, so that they stay symbolic.
+#pragma once
+
+namespace lstm_fused {
+
+// One layer, both directions. `weights` holds for each direction w_ih, w_hh [, b_ih, b_hh] [,
+// w_hr]. Without batch_sizes input is (T, N, D); with them it is a PackedSequence's data. Returns
+// y, h_n, c_n, cell_states, gates, cells; the last two are for the backward, and those not asked
+// for are empty.
+constexpr const char* kLstmForwardSchema =
+    "lstm_forward(Tensor input, Tensor h_0, Tensor c_0, Tensor[] weights, Tensor? lengths, "
+    "Tensor? batch_sizes, Tensor? reset_mask, bool save_for_backward, "
+    "bool return_cell_states) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)";
+
+// Returns grad_input, grad_h_0, grad_c_0 and grad_weights; those not asked for are empty.
+constexpr const char* kLstmBackwardSchema =
+    "lstm_backward(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, "
+    "Tensor? grad_cell_states, Tensor input, Tensor h_0, Tensor c_0, Tensor[] weights, "
+    "Tensor? lengths, Tensor? batch_sizes, Tensor? reset_mask, Tensor y, Tensor gates, "
+    "Tensor cells, bool need_input, bool need_states, bool need_weights) -> "
+    "(Tensor, Tensor, Tensor, Tensor[])";
+
+// In the place of the weights' gradients, what they are products of, for those who want them row by
+// row (gradients of each sample). Returns grad_input, grad_h_0, grad_c_0, and, with rows in the
+// order of input's, zero past a row's length: grad_gates (L, rows, 4H), h_prev (L, rows, P),
+// x (rows, D), and with projection, else empty, grad_output (L, rows, P) and o·tanh(c) (L, rows, H):
+//   dW_ih = grad_gatesᵀ·x   dW_hh = grad_gatesᵀ·h_prev   dW_hr = grad_outputᵀ·(o·tanh(c))
+constexpr const char* kLstmGateGradientsSchema =
+    "lstm_gate_gradients(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, "
+    "Tensor? grad_cell_states, Tensor input, Tensor h_0, Tensor c_0, Tensor[] weights, "
+    "Tensor? lengths, Tensor? batch_sizes, Tensor? reset_mask, Tensor y, Tensor gates, "
+    "Tensor cells) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)";
+
+}  // namespace lstm_fused

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Plans of the CUDA kernels, for the facts of devices that this machine need not have: what holds
+// for all of them, and what they say of themselves.
+#include <cstdlib>
+#include <string>
+
+#include "check.h"
+#include "common/types.h"
+#include "cuda/plan.h"
+#include "cuda/workspace.h"
+
+namespace lstm_fused::test {
+namespace {
+
+using cuda::DeviceFacts;
+using cuda::LstmPlan;
+using cuda::PlanSettings;
+using cuda::Variant;
+
+struct NamedFacts {
+  const char* name;
+  DeviceFacts facts;
+};
+
+// From the CUDA programming guide's table of compute capabilities, and the products' data sheets.
+const NamedFacts kDevices[] = {
+    {"A100", {8, 0, 108, 164 << 10, 163 << 10, 65536, 2048, 40 << 20}},
+    {"RTX 4090", {8, 9, 128, 100 << 10, 99 << 10, 65536, 1536, 72 << 20}},
+    {"H100", {9, 0, 132, 228 << 10, 227 << 10, 65536, 2048, 50 << 20}},
+    {"B200", {10, 0, 148, 228 << 10, 227 << 10, 65536, 2048, 126 << 20}},
+    {"RTX 5090", {12, 0, 170, 100 << 10, 99 << 10, 65536, 1536, 96 << 20}},
+};
+constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
+
+LstmShape shape_of(int64_t steps, int64_t batch, int64_t input, int64_t hidden,
+                   int64_t projection = 0, int directions = 1) {
+  return {steps,      batch,         input, hidden, projection ? projection : hidden,
+          directions, projection > 0};
+}
+
+PlanSettings settings_of(const DeviceFacts& facts, bool training = true) {
+  PlanSettings settings;
+  settings.facts = facts;
+  settings.training = training;
+  return settings;
+}
+
+void check_parts(int64_t total, std::initializer_list<int64_t> parts) {
+  int64_t before = 0;
+  for (int64_t part : parts) {
+    CHECK_EQ(part % 256, 0);
+    CHECK_LE(before, part);
+    before = part;
+  }
+  CHECK_LE(before, total);
+}
+
+void test_bounds() {
+  for (const NamedFacts& device : kDevices) {
+    for (DType dtype : kDTypes) {
+      for (int64_t batch : {0, 1, 13, 500}) {
+        for (int64_t hidden : {1, 17, 128, 1000, 5000}) {
+          for (int directions : {1, 2}) {
+            for (int64_t projection : {int64_t{0}, (hidden + 2) / 3}) {
+              for (bool training : {false, true}) {
+                const LstmShape shape = shape_of(7, batch, 40, hidden, projection, directions);
+                const Scope scope(device.name, " ", dtype_name(dtype), " N=", batch, " H=", hidden,
+                                  " P=", projection, " L=", directions);
+                const PlanSettings settings = settings_of(device.facts, training);
+                const LstmPlan forward = cuda::make_forward_plan(shape, dtype, settings);
+                CHECK_LE(forward.recurrence_bytes, forward.workspace_bytes);
+                CHECK(!forward.reason.empty());
+                // Gates of 16 bits have no room for sums of 32.
+                CHECK_EQ(forward.preactivations_in_gates,
+                         training && (dtype == DType::kFloat32 || dtype == DType::kFloat64));
+                const int64_t preactivations =
+                    7 * batch * 4 * hidden * directions * accumulator_size(dtype);
+                if (!forward.preactivations_in_gates) {
+                  CHECK_LE(preactivations, forward.workspace_bytes);
+                }
+                const LstmPlan backward = cuda::make_backward_plan(shape, dtype, settings);
+                CHECK_LE(backward.recurrence_bytes, backward.workspace_bytes);
+                CHECK(!backward.reason.empty());
+                // What no persistent kernel can do.
+                if (dtype == DType::kFloat64 || projection > 0 || hidden == 5000) {
+                  CHECK(forward.variant == Variant::kStepwise);
+                  CHECK(backward.variant == Variant::kStepwise);
+                }
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+void test_workspaces() {
+  for (DType dtype : kDTypes) {
+    for (int64_t projection : {0, 5}) {
+      const LstmShape shape = shape_of(7, 3, 11, 17, projection, 2);
+      const auto forward = cuda::stepwise_forward_workspace(shape, dtype, false);
+      check_parts(forward.bytes, {forward.recurrent, forward.first_recurrent, forward.cell,
+                                  forward.hidden, forward.w_hh, forward.w_hr});
+      // Cell states that are saved need no workspace.
+      CHECK_LT(cuda::stepwise_forward_workspace(shape, dtype, true).bytes, forward.bytes);
+      const auto backward = cuda::stepwise_backward_workspace(shape, dtype);
+      check_parts(backward.bytes, {backward.recurrent, backward.hidden, backward.cell,
+                                   backward.w_hh, backward.w_hr});
+      const auto dense = cuda::weight_gradient_workspace(shape, dtype, false, false);
+      const auto reset = cuda::weight_gradient_workspace(shape, dtype, false, true);
+      const auto ragged = cuda::weight_gradient_workspace(shape, dtype, true, false);
+      check_parts(ragged.bytes, {ragged.input, ragged.previous, ragged.hidden, ragged.sums});
+      CHECK_LT(dense.bytes, reset.bytes);
+      CHECK_LT(reset.bytes, ragged.bytes);
+    }
+  }
+  // 64-bit sizes.
+  const LstmShape large = shape_of(4096, 4096, 1024, 4096, 0, 2);
+  CHECK_LT(int64_t{4096} * 4096 * 4 * 4096 * 2 * 4,
+           cuda::make_forward_plan(large, DType::kBFloat16, settings_of(kDevices[0].facts))
+               .workspace_bytes);
+}
+
+void test_texts() {
+  const DeviceFacts& h100 = kDevices[2].facts;
+  const LstmShape shape = shape_of(7, 3, 11, 4096, 0, 2);
+  PlanSettings settings = settings_of(h100);
+  CHECK(cuda::explain_forward(shape, DType::kFloat32, settings)
+            .find("stepwise, 1 GEMM and 1 kernel a step for both directions, float32 products") ==
+        0);
+  settings.allow_tf32 = true;
+  CHECK(cuda::explain_forward(shape, DType::kFloat32, settings).find("TF32") != std::string::npos);
+  CHECK(cuda::explain_forward(shape, DType::kFloat64, settings).find("TF32") == std::string::npos);
+  const LstmShape projected = shape_of(7, 3, 11, 16, 4);
+  CHECK(cuda::explain_backward(projected, DType::kFloat32, settings)
+            .find("stepwise, 2 GEMMs and 2 kernels a step, ") == 0);
+
+  // A refused persistent kernel is no choice, and no refusal is without a reason.
+  settings.allow_persistent = false;
+  const LstmPlan plan = cuda::make_forward_plan(shape_of(7, 3, 11, 16), DType::kFloat32, settings);
+  CHECK(plan.variant == Variant::kStepwise);
+  CHECK_EQ(plan.reason, "LSTM_FUSED_CUDA_VARIANT is stepwise");
+}
+
+void test_environment() {
+  unsetenv("LSTM_FUSED_CUDA_VARIANT");
+  CHECK(cuda::allows_persistent());
+  setenv("LSTM_FUSED_CUDA_VARIANT", "auto", 1);
+  CHECK(cuda::allows_persistent());
+  setenv("LSTM_FUSED_CUDA_VARIANT", "stepwise", 1);
+  CHECK(!cuda::allows_persistent());
+  setenv("LSTM_FUSED_CUDA_VARIANT", "cudnn", 1);
+  CHECK_EQ(error_of([] { cuda::allows_persistent(); }),
+           "LSTM_FUSED_CUDA_VARIANT must be auto or stepwise, got cudnn");
+  unsetenv("LSTM_FUSED_CUDA_VARIANT");
+}
+
+void test_errors() {
+  const PlanSettings settings = settings_of(kDevices[0].facts);
+  CHECK(!error_of([&] {
+           cuda::make_forward_plan(shape_of(1, 1, 1, 0), DType::kFloat32, settings);
+         }).empty());
+  CHECK(!error_of([&] {
+           cuda::make_backward_plan(shape_of(1, -1, 1, 1), DType::kFloat32, settings);
+         }).empty());
+}
+
+}  // namespace
+}  // namespace lstm_fused::test
+
+int main() {
+  lstm_fused::test::test_bounds();
+  lstm_fused::test::test_workspaces();
+  lstm_fused::test::test_texts();
+  lstm_fused::test::test_environment();
+  lstm_fused::test::test_errors();
+  return lstm_fused::test::finish();
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The CUDA ops on the emulated device: torch.ops.<LSTM_EMULATED_OPS>.* on CPU tensors. In place of
+// csrc/torch/register_cuda.cpp and new_tensor.cpp.
+//
+// An op moves its arguments into the device's memory, as a copy of exactly their size, and all that
+// it allocates lies there; so a kernel that reads or writes anything else is found out.
+#include <cuda_runtime_api.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "cuda/status.h"
+#include "torch/cuda_context.h"
+#include "torch/ops_cuda.h"
+#include "torch/schemas.h"
+
+extern "C" int cublasCreate_v2(void** handle);
+
+namespace lstm_fused {
+namespace {
+
+// Elements between a boundary of allocation and a tensor's first one; not for a workspace, which
+// torch aligns.
+int offset = 0;
+
+void* blas_handle() {
+  static void* const handle = [] {
+    void* created = nullptr;
+    LSTM_CHECK(cublasCreate_v2(&created) == 0, "the emulated cuBLAS must give a handle");
+    return created;
+  }();
+  return handle;
+}
+
+int64_t element_bytes(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Double:
+    case ScalarType::Long:
+      return 8;
+    case ScalarType::Float:
+    case ScalarType::Int:
+      return 4;
+    case ScalarType::BFloat16:
+    case ScalarType::Half:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
+Tensor to_device(const Tensor& tensor) {
+  const Tensor from = to_contiguous(tensor);
+  const int64_t bytes = from.numel() * element_bytes(from.scalar_type());
+  const Tensor to = [&] {
+    const auto sizes = from.sizes();
+    switch (from.dim()) {
+      case 1:
+        return new_tensor({sizes[0]}, from.scalar_type(), device_of(from));
+      case 2:
+        return new_tensor({sizes[0], sizes[1]}, from.scalar_type(), device_of(from));
+      default:
+        return new_tensor({sizes[0], sizes[1], sizes[2]}, from.scalar_type(), device_of(from));
+    }
+  }();
+  if (bytes > 0) std::memcpy(to.mutable_data_ptr(), from.const_data_ptr(), bytes);
+  return to;
+}
+
+std::optional<Tensor> to_device(const std::optional<Tensor>& tensor) {
+  return tensor ? std::optional<Tensor>(to_device(*tensor)) : std::nullopt;
+}
+
+std::vector<Tensor> to_device(const std::vector<Tensor>& tensors) {
+  std::vector<Tensor> moved;
+  for (const Tensor& tensor : tensors) moved.push_back(to_device(tensor));
+  return moved;
+}
+
+ForwardResult lstm_forward_emulated(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+                                    const std::vector<Tensor>& weights,
+                                    const std::optional<Tensor>& lengths,
+                                    const std::optional<Tensor>& batch_sizes,
+                                    const std::optional<Tensor>& reset_mask, bool save_for_backward,
+                                    bool return_cell_states) {
+  return lstm_forward_cuda(to_device(input), to_device(h_0), to_device(c_0), to_device(weights),
+                           to_device(lengths), batch_sizes, to_device(reset_mask),
+                           save_for_backward, return_cell_states);
+}
+
+BackwardResult lstm_backward_emulated(
+    const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
+    const std::optional<Tensor>& grad_c_n, const std::optional<Tensor>& grad_cell_states,
+    const Tensor& input, const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& weights,
+    const std::optional<Tensor>& lengths, const std::optional<Tensor>& batch_sizes,
+    const std::optional<Tensor>& reset_mask, const Tensor& y, const Tensor& gates,
+    const Tensor& cells, bool need_input, bool need_states, bool need_weights) {
+  return lstm_backward_cuda(to_device(grad_y), to_device(grad_h_n), to_device(grad_c_n),
+                            to_device(grad_cell_states), to_device(input), to_device(h_0),
+                            to_device(c_0), to_device(weights), to_device(lengths), batch_sizes,
+                            to_device(reset_mask), to_device(y), to_device(gates), to_device(cells),
+                            need_input, need_states, need_weights);
+}
+
+}  // namespace
+
+Tensor new_tensor(const Sizes& sizes, ScalarType dtype, const Device&) {
+  int64_t strides[3] = {};
+  int64_t elements = 1, stride = 1;
+  for (int64_t i = sizes.dim() - 1; i >= 0; --i) {
+    strides[i] = stride;
+    stride *= std::max<int64_t>(sizes.data()[i], 1);
+    elements *= sizes.data()[i];
+  }
+  const int64_t bytes = elements * element_bytes(dtype);
+  const int64_t before = dtype == ScalarType::Byte ? 0 : offset * element_bytes(dtype);
+  void* memory = nullptr;
+  cuda::check_cuda(cudaMalloc(&memory, before + std::max<int64_t>(bytes, 1)), "cudaMalloc");
+  const auto dim = static_cast<size_t>(sizes.dim());
+  return torch::stable::from_blob(static_cast<char*>(memory) + before, {sizes.data(), dim},
+                                  {strides, dim},
+                                  torch::stable::Device(torch::headeronly::DeviceType::CPU), dtype,
+                                  [memory](void*) { cudaFree(memory); });
+}
+
+// The emulated device is number 0, and has one stream.
+CudaContext current_cuda_context(const Device&) {
+  CudaContext context;
+  context.blas_handle = blas_handle();
+  context.facts = cuda::query_device_facts(0);
+  return context;
+}
+
+}  // namespace lstm_fused
+
+// For tests that set its math mode.
+extern "C" __attribute__((visibility("default"))) void* lstm_emulated_blas_handle() {
+  return lstm_fused::blas_handle();
+}
+
+// Has every tensor from now on begin so many elements behind a boundary.
+extern "C" __attribute__((visibility("default"))) void lstm_emulated_set_offset(int elements) {
+  lstm_fused::offset = elements;
+}
+
+// Expands LSTM_EMULATED_OPS before torch's macros make text of it.
+#define LSTM_REGISTER_SCHEMAS(name)         \
+  STABLE_TORCH_LIBRARY(name, m) {           \
+    m.def(lstm_fused::kLstmForwardSchema);  \
+    m.def(lstm_fused::kLstmBackwardSchema); \
+  }
+#define LSTM_REGISTER_OPS(name)                                              \
+  STABLE_TORCH_LIBRARY_IMPL(name, CPU, m) {                                  \
+    m.impl("lstm_forward", TORCH_BOX(&lstm_fused::lstm_forward_emulated));   \
+    m.impl("lstm_backward", TORCH_BOX(&lstm_fused::lstm_backward_emulated)); \
+  }
+LSTM_REGISTER_SCHEMAS(LSTM_EMULATED_OPS)
+LSTM_REGISTER_OPS(LSTM_EMULATED_OPS)
