@@ -54,7 +54,7 @@ Tensor data_input(const Layer& layer, const cpu::Parallel& parallel) {
 // The state that entered each step, of the data rows, (M, P).
 Tensor previous_states(const Layer& layer, const Tensor& y, int d, const cpu::Parallel& parallel) {
   const LstmShape& s = layer.shape;
-  Tensor previous = ts::new_empty(layer.input, {layer.layout.data_rows(), s.output_size});
+  Tensor previous = ts::new_empty(layer.input, {layer.data_rows, s.output_size});
   const int64_t size = dtype_size(layer.dtype);
   cpu::PreviousStates states;
   states.y = static_cast<const char*>(y.const_data_ptr()) + d * s.output_size * size;
@@ -150,7 +150,7 @@ WeightOperands weight_operands(const Layer& layer, const BackwardTensors& tensor
                                const cpu::Parallel& parallel) {
   // Data rows (M, features) of each direction, in the order of layer.input's rows.
   const auto in_input_order = [&](int directions, int64_t features, const auto& data_of) {
-    const int64_t rows = layer.sequence_rows();
+    const int64_t rows = layer.sequence_rows;
     const int64_t row_bytes = features * dtype_size(layer.dtype);
     Tensor sequence = ts::new_zeros(layer.input, {directions, rows, features});
     for (int d = 0; d < directions; ++d) {
