@@ -1,24 +1,36 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "cuda/persistent_backward.h"
 
-#include "common/error.h"
 #include "cuda/persistent_launch.h"
 
 namespace lstm_fused::cuda {
+namespace {
+
+template <typename Product>
+void launch(const PersistentBackwardArgs& args, void* workspace, const PersistentPlan& plan,
+            cudaStream_t stream) {
+  if (plan.group) {
+    launch_group_backward<Product>(args, make_group_args(plan, workspace, stream), plan, stream);
+  } else {
+    launch_cta_backward<Product>(args, plan, stream);
+  }
+}
+
+}  // namespace
 
 void launch_persistent_backward(const RecurrenceArgs& args, const BackwardRecurrence* directions,
-                               const PersistentPlan& plan) {
+                                const PersistentPlan& plan) {
   if (args.shape.batch == 0) return;
   const PersistentBackwardArgs device_args = make_persistent_args(args, directions);
   switch (plan.product) {
     case ProductKind::kBFloat16:
-      return launch_cta_backward<Bf16Product>(device_args, plan, args.stream);
+      return launch<Bf16Product>(device_args, args.workspace, plan, args.stream);
     case ProductKind::kFloat16:
-      return launch_cta_backward<F16Product>(device_args, plan, args.stream);
+      return launch<F16Product>(device_args, args.workspace, plan, args.stream);
     case ProductKind::kTf32:
-      return launch_cta_backward<Tf32Product>(device_args, plan, args.stream);
+      return launch<Tf32Product>(device_args, args.workspace, plan, args.stream);
     case ProductKind::kFloat32:
-      return launch_cta_backward<F32Product>(device_args, plan, args.stream);
+      return launch<F32Product>(device_args, args.workspace, plan, args.stream);
   }
 }
 

@@ -8,87 +8,16 @@
 //
 // NOTE: one warp for sixteen lines and all of K would spare the swap and its barrier, but needs
 // twice the registers of weights (192 of 32-bit weights at H = 96).
-//
-// In the tile the gates of a unit lie together: K = 4·unit + gate.
 #pragma once
 
 #include <cstdint>
 
-#include "common/lstm_cell.h"
-#include "cuda/math.cuh"
+#include "cuda/persistent_backward_cell.cuh"
 #include "cuda/persistent_launch.h"
 #include "cuda/persistent_tile.cuh"
 #include "cuda/ptx.cuh"
 
 namespace lstm_fused::cuda {
-
-// A lane's weights of a chunk, of the outputs `output` and 8 more; zero outside of W_hh. `column`:
-// W_hh from the row of gate 0 of `unit`, the lane's first in the chunk, and from `output` on.
-template <typename Product>
-__device__ __forceinline__ void load_weight_columns(uint4 (&weights)[2],
-                                                    const typename Product::Storage* column,
-                                                    int unit, int output, int hidden_size) {
-#pragma unroll
-  for (int line = 0; line < 2; ++line) {
-    LaneOperands<typename Product::Operand> lane;
-    lane.bits = make_uint4(0, 0, 0, 0);
-#pragma unroll
-    for (int i = 0; i < kLaneOperands<typename Product::Operand>; ++i) {
-      const int offset = (i % kGates * hidden_size + i / kGates) * hidden_size + line * kWarpUnits;
-      if (unit + i / kGates < hidden_size && output + line * kWarpUnits < hidden_size) {
-        lane.element[i] = Product::operand(column[offset]);
-      }
-    }
-    weights[line] = lane.bits;
-  }
-}
-
-// What one step of a lane's two cells reads, where the row takes part in it.
-template <typename Storage>
-struct BackwardStep {
-  Storage gates[kGates][kLaneRows];
-  Storage grad_y[kLaneRows];
-  Storage grad_cell[kLaneRows];
-  float c[kLaneRows];       // after the step
-  float c_prev[kLaneRows];  // before it; of a row that takes part in the next one only, likewise
-  bool reset[kLaneRows];
-};
-
-// Loads step t, after that which the backward undoes before it.
-template <bool kReverse, typename Storage>
-__device__ __forceinline__ void load_step(BackwardStep<Storage>& step,
-                                          const PersistentBackwardArgs& args,
-                                          const BackwardRecurrence& d, const LaneRows& rows,
-                                          int unit, int t) {
-  const int hidden = args.hidden_size;
-#pragma unroll
-  for (int j = 0; j < kLaneRows; ++j) {
-    step.reset[j] = false;
-    step.c[j] = step.c_prev[j];
-    if (unit >= hidden) continue;
-    const int64_t row = int64_t{t} * args.batch + rows.first + j;
-    const int previous = kReverse ? t + 1 : t - 1;
-    if (previous >= 0 && previous < rows.length[j]) {
-      const int64_t previous_row = kReverse ? row + args.batch : row - args.batch;
-      step.c_prev[j] = static_cast<const float*>(d.cells)[previous_row * hidden + unit];
-    } else if (t < rows.length[j]) {
-      const int64_t cell = int64_t{rows.first + j} * hidden + unit;
-      step.c_prev[j] = to_accumulator(static_cast<const Storage*>(d.c_0)[cell]);
-    }
-    if (t >= rows.length[j]) continue;
-
-    const Storage* gates = static_cast<const Storage*>(d.gates) + row * kGates * hidden + unit;
-#pragma unroll
-    for (int gate = 0; gate < kGates; ++gate) step.gates[gate][j] = gates[gate * hidden];
-    const int64_t column = row * args.directions * hidden + unit;
-    const Storage zero = to_storage<Storage>(0.0f);
-    step.grad_y[j] = d.grad_y != nullptr ? static_cast<const Storage*>(d.grad_y)[column] : zero;
-    step.grad_cell[j] = d.grad_cell_states != nullptr
-                            ? static_cast<const Storage*>(d.grad_cell_states)[column]
-                            : zero;
-    if (args.reset_mask != nullptr) step.reset[j] = args.reset_mask[row] != 0;
-  }
-}
 
 template <typename Product, int kChunks>
 struct BackwardShared {
@@ -106,7 +35,8 @@ struct BackwardShared {
 
 // One direction of one tile.
 template <typename Product, int kChunks, bool kReverse>
-__device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args, const BackwardRecurrence& d,
+__device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args,
+                                              const BackwardRecurrence& d,
                                               BackwardShared<Product, kChunks>& shared) {
   using Storage = typename Product::Storage;
   using Operand = typename Product::Operand;
@@ -121,8 +51,6 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
   const int half = warp % 2;
   const int unit = warp * kWarpUnits + lane.g;
   const bool real_unit = unit < hidden;
-  const LaneRows rows(static_cast<int>(blockIdx.x) * kTileRows, lane, args.steps, args.batch, args.lengths);
-  const int tile_steps = rows.tile_steps();
 
   // Load the weights of sixteen lines of h and this warp's half of the gates.
   // NOTE: through the thread's own places in shared memory, in loops that stay loops: of one long
@@ -131,8 +59,8 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
   const auto stage = [&](int first_chunk, int chunks) {
     constexpr int kUnits = kChunkOperands<Operand> / kGates;
     const int output = (warp - half) * kWarpUnits + lane.g;
-    const int first_unit = (half * kHalfChunks + first_chunk) * kUnits +
-                           lane.t * kLaneOperands<Operand> / kGates;
+    const int first_unit =
+        (half * kHalfChunks + first_chunk) * kUnits + lane.t * kLaneOperands<Operand> / kGates;
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk) {
       const int chunk_unit = first_unit + chunk * kUnits;
@@ -156,6 +84,9 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
     }
   }
   stage(kRegisterChunks, kParkedChunks);
+
+  const LaneRows rows(static_cast<int>(blockIdx.x) * kTileRows, lane, args);
+  const int tile_steps = rows.tile_steps();
 
   // Load the gradients of the final states.
   const auto owns = [&](int j) { return real_unit && rows.first + j < args.batch; };
@@ -193,15 +124,11 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
   const int first_t = kReverse ? 0 : tile_steps - 1;
   constexpr int kNext = kReverse ? 1 : -1;
   const auto in_range = [&](int t) { return kReverse ? t < tile_steps : t >= 0; };
-  BackwardStep<Storage> step;
+  const auto row_of = [&](int j) { return rows.first + j; };
+  BackwardStep<Storage, kLaneRows> step;
   if (in_range(first_t)) {
-#pragma unroll
-    for (int j = 0; j < kLaneRows; ++j) {
-      if (!real_unit || first_t >= rows.length[j]) continue;
-      const int64_t row = int64_t{first_t} * args.batch + rows.first + j;
-      step.c_prev[j] = static_cast<const float*>(d.cells)[row * hidden + unit];
-    }
-    load_step<kReverse>(step, args, d, rows, unit, first_t);
+    load_last_cells(step, args, d, row_of, rows.length, unit, first_t);
+    load_step(step, args, d, row_of, rows.length, unit, kReverse, first_t);
   }
 
   for (int t = first_t; in_range(t); t += kNext) {
@@ -211,20 +138,7 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
 #pragma unroll
     for (int j = 0; j < kLaneRows; ++j) {
       Storage grad[kGates] = {};
-      if (real_unit && t < rows.length[j]) {
-        const Gates<float> gates = {to_accumulator(step.gates[kInputGate][j]),
-                                    to_accumulator(step.gates[kForgetGate][j]),
-                                    to_accumulator(step.gates[kCellGate][j]),
-                                    to_accumulator(step.gates[kOutputGate][j])};
-        const CellGradient<float> gradient = lstm_cell_backward<DeviceMath>(
-            gates, step.c[j], was_reset[j] ? 0.0f : step.c_prev[j],
-            dh[j] + to_accumulator(step.grad_y[j]), dc[j] + to_accumulator(step.grad_cell[j]));
-        grad[kInputGate] = to_storage<Storage>(gradient.gates.i);
-        grad[kForgetGate] = to_storage<Storage>(gradient.gates.f);
-        grad[kCellGate] = to_storage<Storage>(gradient.gates.g);
-        grad[kOutputGate] = to_storage<Storage>(gradient.gates.o);
-        dc[j] = was_reset[j] ? 0.0f : gradient.c_prev;
-      }
+      if (real_unit && t < rows.length[j]) undo_cell(grad, step, j, dh[j], dc[j]);
       if (owns(j)) {
         const int64_t row = int64_t{t} * args.batch + rows.first + j;
         Storage* out = static_cast<Storage*>(d.grad_gates) + row * kGates * hidden + unit;
@@ -239,19 +153,20 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
         reinterpret_cast<Pack<Operand, kGates>*>(row)[unit] = pack;
       }
     }
-    if (in_range(t + kNext)) load_step<kReverse>(step, args, d, rows, unit, t + kNext);
+    if (in_range(t + kNext))
+      load_step(step, args, d, row_of, rows.length, unit, kReverse, t + kNext);
     __syncthreads();
 
     // Multiply W_hhᵀ by the gradients of half of the gates.
     float lines[2][kLaneRows];
     TileProduct<Product, 2>::multiply(
-        lines, weights, ParkedWeights{&shared.weights[threadIdx.x], kParkedChunks},
+        lines, weights, kRegisterChunks, ParkedWeights{&shared.weights[threadIdx.x], kParkedChunks},
         shared.tile + half * kHalfChunks * kChunkBytes, kStride, lane);
 
     // Swap: keep the eight lines of this warp's units, give the others. NOTE: the tile is free for
     // the next step after this barrier, and `swapped` after that step's first one.
-    shared.swapped[threadIdx.x] = half == 0 ? make_float2(lines[1][0], lines[1][1])
-                                     : make_float2(lines[0][0], lines[0][1]);
+    shared.swapped[threadIdx.x] =
+        half == 0 ? make_float2(lines[1][0], lines[1][1]) : make_float2(lines[0][0], lines[0][1]);
     __syncthreads();
     const float2 other = shared.swapped[threadIdx.x ^ kWarpSize];
     const float others[kLaneRows] = {other.x, other.y};
@@ -273,8 +188,8 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
   }
 }
 
-// NOTE: each direction has code of its own, for then its pointers are constants of the launch, which
-// instructions take from the constant bank; one code for both would hold them in registers.
+// NOTE: each direction has code of its own, for then its pointers are constants of the launch,
+// which instructions take from the constant bank; one code for both would hold them in registers.
 template <typename Product, int kChunks>
 __global__ void __launch_bounds__(cta_max_threads(kChunks, sizeof(typename Product::Operand)), 1)
     persistent_backward_kernel(const PersistentBackwardArgs args) {

@@ -4,6 +4,8 @@
 namespace lstm_fused::cuda {
 
 template void launch_cta_backward<F16Product>(const PersistentBackwardArgs&, const PersistentPlan&,
-                                               cudaStream_t);
+                                              cudaStream_t);
+template void launch_group_backward<F16Product>(const PersistentBackwardArgs&, const GroupArgs&,
+                                                const PersistentPlan&, cudaStream_t);
 
 }  // namespace lstm_fused::cuda

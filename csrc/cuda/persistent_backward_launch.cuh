@@ -4,6 +4,7 @@
 
 #include "common/error.h"
 #include "cuda/persistent_backward.cuh"
+#include "cuda/persistent_group_backward.cuh"
 #include "cuda/persistent_launch.h"
 #include "cuda/status.h"
 
@@ -21,6 +22,20 @@ void launch_cta_backward(const PersistentBackwardArgs& args, const PersistentPla
     persistent_backward_kernel<Product, kSizes[1]><<<grid, plan.threads, 0, stream>>>(args);
   }
   check_launch("persistent_backward_kernel");
+}
+
+template <typename Product>
+void launch_group_backward(const PersistentBackwardArgs& args, const GroupArgs& group,
+                           const PersistentPlan& plan, cudaStream_t stream) {
+  constexpr char kName[] = "persistent_group_backward_kernel";
+  if (plan.units == kGroupUnits[0]) {
+    launch_group_kernel(&persistent_group_backward_kernel<Product, kGroupUnits[0]>, kName, plan,
+                        args, group, stream);
+  } else {
+    LSTM_CHECK(plan.units == kGroupUnits[1], "units: got ", plan.units, ", wanted those of a plan");
+    launch_group_kernel(&persistent_group_backward_kernel<Product, kGroupUnits[1]>, kName, plan,
+                        args, group, stream);
+  }
 }
 
 }  // namespace lstm_fused::cuda

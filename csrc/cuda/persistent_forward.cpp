@@ -1,10 +1,22 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "cuda/persistent_forward.h"
 
-#include "common/error.h"
 #include "cuda/persistent_launch.h"
 
 namespace lstm_fused::cuda {
+namespace {
+
+template <typename Product>
+void launch(const PersistentForwardArgs& args, void* workspace, const PersistentPlan& plan,
+            cudaStream_t stream) {
+  if (plan.group) {
+    launch_group_forward<Product>(args, make_group_args(plan, workspace, stream), plan, stream);
+  } else {
+    launch_cta_forward<Product>(args, plan, stream);
+  }
+}
+
+}  // namespace
 
 void launch_persistent_forward(const RecurrenceArgs& args, const ForwardRecurrence* directions,
                                const PersistentPlan& plan) {
@@ -12,13 +24,13 @@ void launch_persistent_forward(const RecurrenceArgs& args, const ForwardRecurren
   const PersistentForwardArgs device_args = make_persistent_args(args, directions);
   switch (plan.product) {
     case ProductKind::kBFloat16:
-      return launch_cta_forward<Bf16Product>(device_args, plan, args.stream);
+      return launch<Bf16Product>(device_args, args.workspace, plan, args.stream);
     case ProductKind::kFloat16:
-      return launch_cta_forward<F16Product>(device_args, plan, args.stream);
+      return launch<F16Product>(device_args, args.workspace, plan, args.stream);
     case ProductKind::kTf32:
-      return launch_cta_forward<Tf32Product>(device_args, plan, args.stream);
+      return launch<Tf32Product>(device_args, args.workspace, plan, args.stream);
     case ProductKind::kFloat32:
-      return launch_cta_forward<F32Product>(device_args, plan, args.stream);
+      return launch<F32Product>(device_args, args.workspace, plan, args.stream);
   }
 }
 

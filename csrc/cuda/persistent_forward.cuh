@@ -22,19 +22,6 @@
 
 namespace lstm_fused::cuda {
 
-// Sixteen bytes of a row of W_hh, from `column` on; zero outside of it.
-template <typename Product>
-__device__ __forceinline__ uint4 load_weight_row(const typename Product::Storage* row, int column,
-                                                 int hidden_size) {
-  LaneOperands<typename Product::Operand> lane;
-  lane.bits = make_uint4(0, 0, 0, 0);
-#pragma unroll
-  for (int i = 0; i < kLaneOperands<typename Product::Operand>; ++i) {
-    if (column + i < hidden_size) lane.element[i] = Product::operand(row[column + i]);
-  }
-  return lane.bits;
-}
-
 template <int kChunks, int kUnits>
 struct ForwardShared {
   alignas(kLaneBytes) char tiles[2][tile_bytes(kChunks)];  // h that enters even and odd steps
@@ -43,7 +30,8 @@ struct ForwardShared {
 
 // One direction of one tile.
 template <typename Product, int kChunks, bool kReverse, typename Shared>
-__device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args, const ForwardRecurrence& d, Shared& shared) {
+__device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
+                                             const ForwardRecurrence& d, Shared& shared) {
   using Storage = typename Product::Storage;
   using Operand = typename Product::Operand;
   constexpr int kStride = tile_stride(kChunks);
@@ -51,8 +39,6 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args, 
   const int hidden = args.hidden_size;
   const int unit = threadIdx.x / kWarpSize * kWarpUnits + lane.g;
   const bool real_unit = unit < hidden;
-  const LaneRows rows(static_cast<int>(blockIdx.x) * kTileRows, lane, args.steps, args.batch, args.lengths);
-  const int tile_steps = rows.tile_steps();
 
   // Load the weights of this lane's unit, and the bias of all.
   uint4 weights[kChunks][kGates];
@@ -63,12 +49,15 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args, 
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; ++chunk) {
       const int column = chunk * kChunkOperands<Operand> + lane.t * kLaneOperands<Operand>;
-      weights[chunk][gate] = load_weight_row<Product>(row, real_unit ? column : hidden, hidden);
+      weights[chunk][gate] = load_operands<Product>(row, real_unit ? column : hidden, hidden);
     }
   }
   for (int i = threadIdx.x; i < kGates * hidden; i += blockDim.x) {
     shared.bias[i] = d.bias != nullptr ? static_cast<const float*>(d.bias)[i] : 0.0f;
   }
+
+  const LaneRows rows(static_cast<int>(blockIdx.x) * kTileRows, lane, args);
+  const int tile_steps = rows.tile_steps();
 
   // Load the initial states of this lane's two cells.
   const auto owns = [&](int j) { return real_unit && rows.first + j < args.batch; };
@@ -119,6 +108,19 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args, 
     }
   };
 
+  // Write zeros past the end of the tile's longest row.
+#pragma unroll
+  for (int j = 0; j < kLaneRows; ++j) {
+    if (!owns(j)) continue;
+    for (int64_t t = tile_steps; t < args.steps; ++t) {
+      const int64_t column = row_at(t, j) * args.directions * hidden + unit;
+      static_cast<Storage*>(d.y)[column] = zero;
+      if (d.cell_states != nullptr) {
+        static_cast<Storage*>(d.cell_states)[column] = zero;
+      }
+    }
+  }
+
   // Clear the tiles, for their padding must be finite, and write the h that enters the first step.
   for (int i = threadIdx.x * kLaneBytes; i < 2 * tile_bytes(kChunks);
        i += blockDim.x * kLaneBytes) {
@@ -139,8 +141,8 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args, 
 
     // Multiply W_hh by h.
     float a[kGates][kLaneRows];
-    TileProduct<Product, kGates>::multiply(a, weights, ParkedWeights{}, shared.tiles[s % 2],
-                                           kStride, lane);
+    TileProduct<Product, kGates>::multiply(a, weights, kChunks, ParkedWeights{},
+                                           shared.tiles[s % 2], kStride, lane);
 
     // Add what came from the input, and fetch the next step's, which has a step's time to arrive.
 #pragma unroll
@@ -160,8 +162,7 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args, 
       if (active) {
         const Gates<float> gates = activate_gates<DeviceMath>(a[kInputGate][j], a[kForgetGate][j],
                                                               a[kCellGate][j], a[kOutputGate][j]);
-        const CellOutput<float> cell =
-            lstm_cell_forward<DeviceMath>(gates, c[j]);
+        const CellOutput<float> cell = lstm_cell_forward<DeviceMath>(gates, c[j]);
         c[j] = cell.c;
         h[j] = to_storage<Storage>(cell.h);
         if (d.gates != nullptr) {
@@ -186,25 +187,18 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args, 
     __syncthreads();
   }
 
-  // Write the final states, and zeros past the end of the tile's longest row.
+  // Write the final states.
 #pragma unroll
   for (int j = 0; j < kLaneRows; ++j) {
     if (!owns(j)) continue;
-    const int64_t cell = int64_t{rows.first + j} * hidden + unit;
+    const int64_t cell = int64_t{ptx::opaque(rows.first) + j} * hidden + unit;
     static_cast<Storage*>(d.h_n)[cell] = h[j];
     static_cast<Storage*>(d.c_n)[cell] = to_storage<Storage>(c[j]);
-    for (int64_t t = tile_steps; t < args.steps; ++t) {
-      const int64_t column = row_at(t, j) * args.directions * hidden + unit;
-      static_cast<Storage*>(d.y)[column] = zero;
-      if (d.cell_states != nullptr) {
-        static_cast<Storage*>(d.cell_states)[column] = zero;
-      }
-    }
   }
 }
 
-// NOTE: each direction has code of its own, for then its pointers are constants of the launch, which
-// instructions take from the constant bank; one code for both would hold them in registers.
+// NOTE: each direction has code of its own, for then its pointers are constants of the launch,
+// which instructions take from the constant bank; one code for both would hold them in registers.
 template <typename Product, int kChunks>
 __global__ void __launch_bounds__(cta_max_threads(kChunks, sizeof(typename Product::Operand)), 1)
     persistent_forward_kernel(const PersistentForwardArgs args) {

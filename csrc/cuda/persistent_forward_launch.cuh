@@ -4,6 +4,7 @@
 
 #include "common/error.h"
 #include "cuda/persistent_forward.cuh"
+#include "cuda/persistent_group_forward.cuh"
 #include "cuda/persistent_launch.h"
 #include "cuda/status.h"
 
@@ -21,6 +22,13 @@ void launch_cta_forward(const PersistentForwardArgs& args, const PersistentPlan&
     persistent_forward_kernel<Product, kSizes[1]><<<grid, plan.threads, 0, stream>>>(args);
   }
   check_launch("persistent_forward_kernel");
+}
+
+template <typename Product>
+void launch_group_forward(const PersistentForwardArgs& args, const GroupArgs& group,
+                          const PersistentPlan& plan, cudaStream_t stream) {
+  launch_group_kernel(&persistent_group_forward_kernel<Product>, "persistent_group_forward_kernel",
+                      plan, args, group, stream);
 }
 
 }  // namespace lstm_fused::cuda

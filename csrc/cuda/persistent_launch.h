@@ -7,6 +7,7 @@
 
 #include "cuda/persistent_plan.h"
 #include "cuda/recurrence.h"
+#include "cuda/status.h"
 
 namespace lstm_fused::cuda {
 
@@ -20,6 +21,13 @@ struct PersistentArgs {
 };
 using PersistentForwardArgs = PersistentArgs<ForwardRecurrence>;
 using PersistentBackwardArgs = PersistentArgs<BackwardRecurrence>;
+
+// What the group kernels take besides; see PersistentPlan.
+struct GroupArgs {
+  int k_splits, warp_chunks, line_tiles, tiles;
+  char* exchange;   // for each group two buffers, of the rows of its tiles
+  uint32_t* flags;  // for each group group_flags(blocks); zero at launch
+};
 
 template <typename Recurrence>
 PersistentArgs<Recurrence> make_persistent_args(const RecurrenceArgs& args,
@@ -41,9 +49,39 @@ struct F16Product;
 struct Tf32Product;
 struct F32Product;
 
+// In workspace (device), which it clears on the stream.
+GroupArgs make_group_args(const PersistentPlan& plan, void* workspace, cudaStream_t stream);
+
+// Launches a group kernel so that its blocks are resident together, or not at all.
+template <typename Kernel, typename Args>
+void launch_group_kernel(Kernel* kernel, const char* name, const PersistentPlan& plan,
+                         const Args& args, const GroupArgs& group, cudaStream_t stream) {
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(plan.shared_bytes)),
+             "cudaFuncSetAttribute");
+  cudaLaunchAttribute cooperative{};
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(plan.group_blocks, plan.groups, args.directions);
+  config.blockDim = dim3(plan.threads);
+  config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
+  config.stream = stream;
+  config.attrs = &cooperative;
+  config.numAttrs = 1;
+  void* arguments[] = {const_cast<Args*>(&args), const_cast<GroupArgs*>(&group)};
+  check_cuda(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments), name);
+}
+
+template <typename Product>
+void launch_group_forward(const PersistentForwardArgs& args, const GroupArgs& group,
+                          const PersistentPlan& plan, cudaStream_t stream);
 template <typename Product>
 void launch_cta_forward(const PersistentForwardArgs& args, const PersistentPlan& plan,
                         cudaStream_t stream);
+template <typename Product>
+void launch_group_backward(const PersistentBackwardArgs& args, const GroupArgs& group,
+                           const PersistentPlan& plan, cudaStream_t stream);
 template <typename Product>
 void launch_cta_backward(const PersistentBackwardArgs& args, const PersistentPlan& plan,
                          cudaStream_t stream);

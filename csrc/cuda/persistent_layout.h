@@ -53,6 +53,25 @@ LSTM_HOST_DEVICE constexpr int cta_max_threads(int chunks, int bytes) {
 }
 static_assert(cta_max_threads(4, 2) == 512 && cta_max_threads(6, 4) == 384, "see the note");
 
+// A group of blocks for all of W_hh.
+constexpr int kGroupWarps = 8;
+constexpr int kGroupThreads = kGroupWarps * kWarpSize;
+constexpr int kGroupChunks = 8;  // of weights in registers, for each lane
+constexpr int kGroupCells = 4;   // at most, of a lane
+constexpr int kGroupRegisters = 255;
+static_assert(kGroupThreads * (kGroupRegisters + 1) == 65536, "one block takes an SM's registers");
+static_assert(kGroupChunks * kGates * 4 == 128, "half of a lane's registers are weights");
+// Backward: units of a block that the kernels are compiled for; chunks of their gates; pairs of
+// 16-byte vectors of weights in registers, for each lane.
+constexpr int kGroupUnits[] = {16, 32};
+constexpr int kGroupBackwardVectors = 16;
+LSTM_HOST_DEVICE constexpr int group_backward_chunks(int units, int bytes) {
+  return units * kGates * bytes / kChunkBytes;
+}
+static_assert(kGroupBackwardVectors * 2 * 4 == 128, "half of a lane's registers are weights");
+// Flags of a group, of 4 bytes each, in whole sectors of 32 bytes.
+LSTM_HOST_DEVICE constexpr int group_flags(int blocks) { return (blocks + 7) / 8 * 8; }
+
 // A tile in shared memory: eight rows of K operands, zero past the real ones.
 //
 // NOTE: eight lanes of a 16-byte access go together; they are two rows, and must meet different

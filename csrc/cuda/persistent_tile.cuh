@@ -69,6 +69,19 @@ union LaneOperands {
   Operand element[kLaneOperands<Operand>];
 };
 
+// Sixteen bytes of operands from `column` on of a row of H; zero outside of it.
+template <typename Product>
+__device__ __forceinline__ uint4 load_operands(const typename Product::Storage* row, int column,
+                                               int hidden_size) {
+  LaneOperands<typename Product::Operand> lane;
+  lane.bits = make_uint4(0, 0, 0, 0);
+#pragma unroll
+  for (int i = 0; i < kLaneOperands<typename Product::Operand>; ++i) {
+    if (column + i < hidden_size) lane.element[i] = Product::operand(row[column + i]);
+  }
+  return lane.bits;
+}
+
 // A thread's weights that did not fit its registers, in shared memory: `chunks` of kLines each, of
 // which `next` is the thread's first and all others follow at distances of a block's threads.
 struct ParkedWeights {
@@ -86,7 +99,8 @@ struct ParkedWeights {
 
 // Multiplies kLines lines of weights (M) for each g by the tile's rows: sums[line][j] is that of
 // line `line` of this lane's g and of row 2t + j. `tile`: the first byte of the K that goes with
-// weights[0]; the parked weights' follows that of those in registers. The order of a sum is the
+// weights[0]; the parked weights' follows that of kChunks in registers. `chunks`: how many of these
+// there are, kChunks where any is parked. The order of a sum is the
 // same for every row of a tile.
 template <typename Product, int kLines>
 struct TileProduct {
@@ -95,12 +109,15 @@ struct TileProduct {
   template <int kChunks>
   static __device__ __forceinline__ void multiply(float (&sums)[kLines][kLaneRows],
                                                   const uint4 (&weights)[kChunks][kLines],
-                                                  const ParkedWeights& parked, const char* tile,
-                                                  int stride, const Lane& lane) {
+                                                  int chunks, const ParkedWeights& parked,
+                                                  const char* tile, int stride, const Lane& lane) {
     const char* column = tile + tile_row(lane.g) * stride + lane.t * kLaneBytes;
     float d[kLines / 2][4] = {};
 #pragma unroll
-    for (int chunk = 0; chunk < kChunks; ++chunk) add(d, weights[chunk], column, chunk);
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      if (chunk < chunks) add(d, weights[chunk], column, chunk);
+    }
+#pragma unroll 1
     for (int chunk = 0; chunk < parked.chunks; ++chunk) {
       uint4 loaded[kLines];
       parked.load(loaded, chunk);
@@ -137,25 +154,23 @@ struct TileProduct<F32Product, kLines> {
   template <int kChunks>
   static __device__ __forceinline__ void multiply(float (&sums)[kLines][kLaneRows],
                                                   const uint4 (&weights)[kChunks][kLines],
-                                                  const ParkedWeights& parked, const char* tile,
-                                                  int stride, const Lane& lane) {
+                                                  int chunks, const ParkedWeights& parked,
+                                                  const char* tile, int stride, const Lane& lane) {
     // Take four rows at a time: 2·half, 2·half + 1, and those 4 on.
     // NOTE: a real loop. Unrolled, it keeps loads for all rows in flight, and spills.
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
       float d[kLines][4] = {};
-      const char* columns[4];
+      const char* rows = tile + 2 * half * stride + lane.t * kLaneBytes;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int row = 2 * half + i % 2 + i / 2 * 4;
-        columns[i] = tile + tile_row(row) * stride + lane.t * kLaneBytes;
+      for (int chunk = 0; chunk < kChunks; ++chunk) {
+        if (chunk < chunks) add(d, weights[chunk], rows, stride, chunk);
       }
-#pragma unroll
-      for (int chunk = 0; chunk < kChunks; ++chunk) add(d, weights[chunk], columns, chunk);
+#pragma unroll 1
       for (int chunk = 0; chunk < parked.chunks; ++chunk) {
         uint4 loaded[kLines];
         parked.load(loaded, chunk);
-        add(d, loaded, columns, kChunks + chunk);
+        add(d, loaded, rows, stride, kChunks + chunk);
       }
 
       // Add the quarters: (0 + 2) + (1 + 3) in every lane, for addition commutes. The lanes that
@@ -177,10 +192,12 @@ struct TileProduct<F32Product, kLines> {
 
  private:
   static __device__ __forceinline__ void add(float (&d)[kLines][4], const uint4 (&weights)[kLines],
-                                             const char* const (&columns)[4], int chunk) {
+                                             const char* rows, int stride, int chunk) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float4 b = *reinterpret_cast<const float4*>(columns[i] + chunk * kChunkBytes);
+      // Of rows 0, 1, 4 and 5, counted from 2·half, which does not touch what tile_row swaps.
+      const int row = tile_row(i % 2 + i / 2 * 4);
+      const float4 b = *reinterpret_cast<const float4*>(rows + row * stride + chunk * kChunkBytes);
 #pragma unroll
       for (int line = 0; line < kLines; ++line) {
         float sum = d[line][i];
@@ -202,24 +219,25 @@ __device__ __forceinline__ int tile_max(int value) {
   return value;
 }
 
+// Steps in which row n takes part; 0 where it does not exist.
+template <typename Args>
+__device__ __forceinline__ int row_length(const Args& args, int n) {
+  if (n >= args.batch) return 0;
+  if (args.lengths == nullptr) return args.steps;
+  const int64_t length = args.lengths[n];
+  return static_cast<int>(length < 0 ? 0 : length > args.steps ? args.steps : length);
+}
+
 // The two rows of the batch that belong to a lane.
 struct LaneRows {
-  int first;               // batch row of j = 0
-  int length[kLaneRows];   // steps in which it takes part; 0 where it does not exist
+  int first;              // batch row of j = 0
+  int length[kLaneRows];  // steps in which it takes part; 0 where it does not exist
 
-  __device__ __forceinline__ LaneRows(int tile_first_row, const Lane& lane, int steps,
-                                      int batch, const int64_t* lengths) {
+  template <typename Args>
+  __device__ __forceinline__ LaneRows(int tile_first_row, const Lane& lane, const Args& args) {
     first = tile_first_row + lane.t * kLaneRows;
 #pragma unroll
-    for (int j = 0; j < kLaneRows; ++j) {
-      const bool exists = first + j < batch;
-      int64_t own = exists ? steps : 0;
-      if (exists && lengths != nullptr) {
-        own = lengths[first + j];
-        own = own < 0 ? 0 : own > steps ? steps : own;
-      }
-      length[j] = static_cast<int>(own);
-    }
+    for (int j = 0; j < kLaneRows; ++j) length[j] = row_length(args, first + j);
   }
 
   // Steps in which any row of the tile takes part.

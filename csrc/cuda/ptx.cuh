@@ -51,9 +51,22 @@ __device__ __forceinline__ float round_to_tf32(float x) {
   return __uint_as_float(bits);
 }
 
+// ld.acquire.gpu (section 9.7.9.8), sm_70: synchronizes with the store_release that it reads from.
+__device__ __forceinline__ uint32_t load_acquire(const uint32_t* address) {
+  uint32_t value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
+}
+
+// st.release.gpu (section 9.7.9.12), sm_70: what happened before it, in this thread or ordered
+// ahead of it by a barrier, is seen by whoever acquires the value.
+__device__ __forceinline__ void store_release(uint32_t* address, uint32_t value) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+
 // No instruction: hides from the compiler where a value came from. NOTE: it would otherwise compute
-// the addresses of a long unrolled load ahead of time, or keep those of a kernel's beginning for its
-// end, and run out of registers.
+// the addresses of a long unrolled load ahead of time, or keep those of a kernel's beginning for
+// its end, and run out of registers.
 template <typename T>
 __device__ __forceinline__ const T* opaque(const T* pointer) {
   asm volatile("" : "+l"(pointer));

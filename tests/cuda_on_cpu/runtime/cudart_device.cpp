@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Stand-in for the CUDA runtime library: the device, errors, streams and events. Every launch ends
+// before the call returns, so that streams and events have nothing to do.
+#include <cuda_runtime_api.h>
+
+#include <cstdio>
+#include <cstring>
+
+#include "control_api.h"
+#include "device.h"
+
+namespace {
+
+using cuda_on_cpu::device;
+using cuda_on_cpu::Device;
+using cuda_on_cpu::set_error;
+
+struct ErrorName {
+  cudaError_t error;
+  const char* name;
+  const char* text;
+};
+
+constexpr ErrorName kErrors[] = {
+    {cudaSuccess, "cudaSuccess", "no error"},
+    {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
+    {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
+    {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration",
+     "invalid configuration argument"},
+    {cudaErrorInvalidPitchValue, "cudaErrorInvalidPitchValue", "invalid pitch argument"},
+    {cudaErrorInvalidSymbol, "cudaErrorInvalidSymbol", "invalid device symbol"},
+    {cudaErrorMissingConfiguration, "cudaErrorMissingConfiguration",
+     "__global__ function call is not configured"},
+    {cudaErrorInvalidDeviceFunction, "cudaErrorInvalidDeviceFunction", "invalid device function"},
+    {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
+    {cudaErrorNoKernelImageForDevice, "cudaErrorNoKernelImageForDevice",
+     "no kernel image is available for execution on the device"},
+    {cudaErrorIllegalAddress, "cudaErrorIllegalAddress",
+     "an illegal memory access was encountered"},
+    {cudaErrorLaunchOutOfResources, "cudaErrorLaunchOutOfResources",
+     "too many resources requested for launch"},
+    {cudaErrorLaunchTimeout, "cudaErrorLaunchTimeout", "the launch timed out and was terminated"},
+    {cudaErrorAssert, "cudaErrorAssert", "device-side assert triggered"},
+    {cudaErrorIllegalInstruction, "cudaErrorIllegalInstruction",
+     "an illegal instruction was encountered"},
+    {cudaErrorMisalignedAddress, "cudaErrorMisalignedAddress", "misaligned address"},
+    {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
+    {cudaErrorCooperativeLaunchTooLarge, "cudaErrorCooperativeLaunchTooLarge",
+     "too many blocks in cooperative launch"},
+    {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
+};
+
+const ErrorName* find_error(cudaError_t error) {
+  for (const ErrorName& entry : kErrors) {
+    if (entry.error == error) return &entry;
+  }
+  return nullptr;
+}
+
+template <class Handle>
+Handle new_handle() {
+  static uintptr_t count = 0x1000;
+  return reinterpret_cast<Handle>(count += 16);
+}
+
+}  // namespace
+
+extern "C" {
+
+cudaError_t cudaGetLastError() {
+  const cudaError_t error = device().error;
+  if (!device().is_sticky) device().error = cudaSuccess;
+  return error;
+}
+
+cudaError_t cudaPeekAtLastError() { return device().error; }
+
+const char* cudaGetErrorName(cudaError_t error) {
+  const ErrorName* entry = find_error(error);
+  return entry ? entry->name : "unrecognized error code";
+}
+
+const char* cudaGetErrorString(cudaError_t error) {
+  const ErrorName* entry = find_error(error);
+  return entry ? entry->text : "unrecognized error code";
+}
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int* index) {
+  *index = 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int index) {
+  return index == 0 ? cudaSuccess : set_error(cudaErrorInvalidDevice, "there is one device, 0");
+}
+
+cudaError_t cudaDeviceSynchronize() { return device().is_sticky ? device().error : cudaSuccess; }
+
+cudaError_t cudaDeviceReset() {
+  emu_clear_error();
+  return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = CUDART_VERSION;
+  return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = CUDART_VERSION;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int index) {
+  if (cudaSetDevice(index) != cudaSuccess) return cudaErrorInvalidDevice;
+  const Device& d = device();
+  int64_t fact = 0;
+  switch (attribute) {
+    case cudaDevAttrMaxThreadsPerBlock:
+    case cudaDevAttrMaxBlockDimX:
+    case cudaDevAttrMaxBlockDimY:
+      fact = 1024;
+      break;
+    case cudaDevAttrMaxBlockDimZ:
+      fact = 64;
+      break;
+    case cudaDevAttrMaxGridDimX:
+      fact = 0x7fffffff;
+      break;
+    case cudaDevAttrMaxGridDimY:
+    case cudaDevAttrMaxGridDimZ:
+      fact = 65535;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlock:
+      fact = 48 << 10;
+      break;
+    case cudaDevAttrWarpSize:
+      fact = 32;
+      break;
+    case cudaDevAttrMaxRegistersPerBlock:
+    case cudaDevAttrMaxRegistersPerMultiprocessor:
+      fact = d.registers_per_sm;
+      break;
+    case cudaDevAttrMultiProcessorCount:
+      fact = d.sm_count;
+      break;
+    case cudaDevAttrL2CacheSize:
+      fact = d.l2_bytes;
+      break;
+    case cudaDevAttrMaxThreadsPerMultiProcessor:
+      fact = d.max_threads_per_sm;
+      break;
+    case cudaDevAttrComputeCapabilityMajor:
+      fact = d.compute_capability / 10;
+      break;
+    case cudaDevAttrComputeCapabilityMinor:
+      fact = d.compute_capability % 10;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      fact = d.shared_per_sm;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      fact = d.shared_per_block_optin;
+      break;
+    case cudaDevAttrReservedSharedMemoryPerBlock:
+      fact = d.reserved_shared_per_block;
+      break;
+    case cudaDevAttrCooperativeLaunch:
+    case cudaDevAttrConcurrentKernels:
+    case cudaDevAttrUnifiedAddressing:
+    case cudaDevAttrMemoryPoolsSupported:
+      fact = 1;
+      break;
+    case cudaDevAttrClusterLaunch:
+    case cudaDevAttrIntegrated:
+      fact = 0;
+      break;
+    case cudaDevAttrMaxBlocksPerMultiprocessor:
+      fact = d.max_threads_per_sm / 64;
+      break;
+    default:
+      return set_error(cudaErrorInvalidValue,
+                       "device attribute " + std::to_string(attribute) + " is not emulated");
+  }
+  *value = static_cast<int>(fact);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int index) {
+  if (cudaSetDevice(index) != cudaSuccess) return cudaErrorInvalidDevice;
+  const Device& d = device();
+  *properties = {};
+  snprintf(properties->name, sizeof properties->name, "CUDA on the CPU, sm_%d",
+           static_cast<int>(d.compute_capability));
+  properties->totalGlobalMem = static_cast<size_t>(d.global_bytes);
+  properties->sharedMemPerBlock = 48 << 10;
+  properties->regsPerBlock = properties->regsPerMultiprocessor =
+      static_cast<int>(d.registers_per_sm);
+  properties->warpSize = 32;
+  properties->maxThreadsPerBlock = 1024;
+  const int largest_block[] = {1024, 1024, 64}, largest_grid[] = {0x7fffffff, 65535, 65535};
+  memcpy(properties->maxThreadsDim, largest_block, sizeof largest_block);
+  memcpy(properties->maxGridSize, largest_grid, sizeof largest_grid);
+  properties->major = static_cast<int>(d.compute_capability / 10);
+  properties->minor = static_cast<int>(d.compute_capability % 10);
+  properties->multiProcessorCount = static_cast<int>(d.sm_count);
+  properties->unifiedAddressing = 1;
+  properties->l2CacheSize = static_cast<int>(d.l2_bytes);
+  properties->maxThreadsPerMultiProcessor = static_cast<int>(d.max_threads_per_sm);
+  properties->sharedMemPerMultiprocessor = static_cast<size_t>(d.shared_per_sm);
+  properties->sharedMemPerBlockOptin = static_cast<size_t>(d.shared_per_block_optin);
+  properties->reservedSharedMemPerBlock = static_cast<size_t>(d.reserved_shared_per_block);
+  properties->cooperativeLaunch = 1;
+  properties->maxBlocksPerMultiProcessor = static_cast<int>(d.max_threads_per_sm / 64);
+  return cudaSuccess;
+}
+
+// ---- Streams and events
+// --------------------------------------------------------------------------
+
+cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+  *stream = new_handle<cudaStream_t>();
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  return cudaStreamCreate(stream);
+}
+cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaDeviceSynchronize(); }
+cudaError_t cudaStreamQuery(cudaStream_t) { return cudaDeviceSynchronize(); }
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaStreamGetDevice(cudaStream_t, int* index) { return cudaGetDevice(index); }
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+  *status = cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamGetCaptureInfo(cudaStream_t, cudaStreamCaptureStatus* status,
+                                     unsigned long long* id, cudaGraph_t*, const cudaGraphNode_t**,
+                                     const cudaGraphEdgeData**, size_t*) {
+  *status = cudaStreamCaptureStatusNone;
+  if (id != nullptr) *id = 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventCreate(cudaEvent_t* event) {
+  *event = new_handle<cudaEvent_t>();
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  return cudaEventCreate(event);
+}
+cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaDeviceSynchronize(); }
+cudaError_t cudaEventQuery(cudaEvent_t) { return cudaDeviceSynchronize(); }
+
+}  // extern "C"

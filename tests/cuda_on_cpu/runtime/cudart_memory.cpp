@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Stand-in for the CUDA runtime library: memory.
+#include <cuda_runtime_api.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "device.h"
+
+namespace {
+
+using cuda_on_cpu::device;
+using cuda_on_cpu::set_error;
+
+// What the device touches must be memory of its own, where that is asked for; what the host touches
+// is the host's affair.
+cudaError_t check(const void* at, size_t bytes, const char* what) {
+  if (bytes == 0 || !device().strict_memory) return cudaSuccess;
+  const std::string text = device().memory.check(reinterpret_cast<uint64_t>(at), bytes);
+  if (text.empty()) return cudaSuccess;
+  return set_error(cudaErrorInvalidValue,
+                   std::string(what) + " of " + std::to_string(bytes) + " bytes: " + text);
+}
+
+}  // namespace
+
+extern "C" {
+
+cudaError_t cudaMalloc(void** at, size_t bytes) {
+  if (device().is_sticky) return device().error;
+  constexpr size_t kAlign = 256;
+  *at = nullptr;
+  if (bytes == 0) return cudaSuccess;
+  if (static_cast<int64_t>(bytes) > device().global_bytes) {
+    return set_error(cudaErrorMemoryAllocation, "out of memory");
+  }
+  static int count = 0;
+  *at = aligned_alloc(kAlign, (bytes + kAlign - 1) / kAlign * kAlign);
+  if (*at == nullptr) return set_error(cudaErrorMemoryAllocation, "out of memory");
+  // Memory that was never written reads as NaN.
+  memset(*at, 0xff, bytes);
+  device().memory.add(*at, bytes, "cudaMalloc " + std::to_string(++count), true);
+  return cudaSuccess;
+}
+
+cudaError_t cudaFree(void* at) {
+  if (at == nullptr) return cudaSuccess;
+  const auto* found = device().memory.find(reinterpret_cast<uint64_t>(at));
+  if (found == nullptr || !found->is_owned || found->begin != reinterpret_cast<uint64_t>(at)) {
+    return set_error(cudaErrorInvalidValue, "cudaFree of what cudaMalloc did not give");
+  }
+  device().memory.remove(at);
+  free(at);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMallocAsync(void** at, size_t bytes, cudaStream_t) { return cudaMalloc(at, bytes); }
+cudaError_t cudaFreeAsync(void* at, cudaStream_t) { return cudaFree(at); }
+
+cudaError_t cudaMemcpy(void* to, const void* from, size_t count, cudaMemcpyKind kind) {
+  if (device().is_sticky) return device().error;
+  if (kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice) {
+    if (const cudaError_t error = check(to, count, "copy to the device")) return error;
+  }
+  if (kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice) {
+    if (const cudaError_t error = check(from, count, "copy from the device")) return error;
+  }
+  memmove(to, from, count);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t count, cudaMemcpyKind kind,
+                            cudaStream_t) {
+  return cudaMemcpy(to, from, count, kind);
+}
+
+cudaError_t cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t from_pitch,
+                         size_t width, size_t height, cudaMemcpyKind kind) {
+  if (width > to_pitch || width > from_pitch) {
+    return set_error(cudaErrorInvalidPitchValue, "a copy wider than the pitch");
+  }
+  for (size_t row = 0; row < height; ++row) {
+    const cudaError_t error =
+        cudaMemcpy(static_cast<char*>(to) + row * to_pitch,
+                   static_cast<const char*>(from) + row * from_pitch, width, kind);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
+                              size_t width, size_t height, cudaMemcpyKind kind, cudaStream_t) {
+  return cudaMemcpy2D(to, to_pitch, from, from_pitch, width, height, kind);
+}
+
+cudaError_t cudaMemset(void* at, int value, size_t count) {
+  if (device().is_sticky) return device().error;
+  if (const cudaError_t error = check(at, count, "memset")) return error;
+  memset(at, value, count);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void* at, int value, size_t count, cudaStream_t) {
+  return cudaMemset(at, value, count);
+}
+
+cudaError_t cudaMemset2DAsync(void* at, size_t pitch, int value, size_t width, size_t height,
+                              cudaStream_t) {
+  for (size_t row = 0; row < height; ++row) {
+    const cudaError_t error = cudaMemset(static_cast<char*>(at) + row * pitch, value, width);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
+  *free_bytes = *total_bytes = static_cast<size_t>(device().global_bytes);
+  return cudaSuccess;
+}
+
+}  // extern "C"

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The emulated device at work: grids, blocks, warps and threads, and who runs next.
+//
+// One grid runs at a time, on one host thread. Each CUDA thread is a fiber; a fiber runs until it
+// waits, and the next one is then chosen at random (the seed decides), warp by warp. Blocks become
+// resident up to the capacity of the device, and no block beyond that starts before another ends.
+// A resident block may start late: as on a GPU, nothing promises that it runs before it is needed.
+#pragma once
+
+#include <driver_types.h>
+
+#include <boost/context/detail/fcontext.hpp>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernel_api.h"
+
+namespace cuda_on_cpu {
+
+struct Block;
+struct Warp;
+struct Clock;
+struct RaceBlock;
+class RaceChecker;
+class Statistics;
+
+enum class Wait { kNothing, kBarrier, kWarp, kSpin };
+
+struct AsyncCopy {
+  char* to;
+  const char* from;
+  uint32_t bytes, from_bytes, site;
+};
+
+struct Thread : ThreadState {
+  boost::context::detail::fcontext_t context = nullptr;
+  Block* block = nullptr;
+  uint32_t index = 0;  // in the block
+  Wait wait = Wait::kNothing;
+  uint32_t wait_site = 0, wait_barrier = 0;
+  const char* spin_at = nullptr;
+  uint64_t spin_value = 0;
+  uint32_t true_count = 0, arrived = 0;  // of the last barrier with a predicate
+  char* stack_low = nullptr;
+  char* stack_top = nullptr;
+  Clock* clock = nullptr;                      // the race checker's
+  std::vector<std::vector<AsyncCopy>> copies;  // committed groups, and the open one last
+};
+
+// Where lanes of a warp meet and exchange values. Two exchanges alternate: a lane may reach the
+// next meeting before another has read the results of this one.
+struct Exchange {
+  alignas(16) char in[32][48];
+  alignas(16) char out[32][16];
+};
+using Finish = void (*)(Exchange& exchange, uint32_t lanes, uint32_t argument);
+
+struct Meeting {
+  uint32_t mask = 0, arrived = 0, phase = 0, argument = 0;
+  const char* what = nullptr;
+  Finish finish = nullptr;
+  Exchange exchanges[2];
+};
+
+struct Warp {
+  Block* block = nullptr;
+  uint32_t index = 0;
+  uint32_t live = 0, ready = 0;  // lanes
+  bool is_queued = false;
+  std::vector<std::unique_ptr<Meeting>> meetings;  // one for each mask
+};
+
+struct Barrier {
+  uint32_t threads = 0;  // kWholeBlock or a count; 0 while nobody has arrived
+  uint32_t arrived = 0, true_count = 0;
+  std::vector<Thread*> waiting;
+};
+
+constexpr uint32_t kBarriers = 16;
+
+struct Block {
+  Dim3 id;
+  uint32_t index = 0;  // in the grid
+  uint32_t live = 0;   // threads
+  std::vector<Thread> threads;
+  std::vector<Warp> warps;
+  Barrier barriers[kBarriers];
+  char* stacks = nullptr;
+  std::unique_ptr<char[]> shared;
+  RaceBlock* race = nullptr;
+};
+
+struct Launch {
+  const Module* module;
+  const KernelInfo* kernel;
+  Dim3 grid, block;
+  uint32_t dynamic_shared_bytes;
+  uint32_t capacity;  // blocks that are resident together
+  const char* parameters;
+};
+
+struct Failure {
+  cudaError_t status = cudaSuccess;
+  std::string text;
+};
+
+struct Grid {
+  explicit Grid(const Launch& launch);
+  ~Grid();
+  Failure run();
+
+  Launch launch;
+  std::string name;  // of the kernel, demangled: on a fiber there is no room to do it
+  std::vector<Span> spans;
+  std::vector<uint64_t> block_counts;
+  std::vector<std::unique_ptr<Block>> blocks;  // started and not yet ended
+  std::vector<Warp*> queue;                    // warps with ready lanes, but for the current one
+  std::vector<uint32_t> order;                 // in which blocks start
+  uint32_t next_block = 0, ended_blocks = 0;
+  std::unique_ptr<Block> last_ended;  // its last thread's stack is in use until another runs
+  Thread* current = nullptr;
+  Warp* current_warp = nullptr;
+  uint32_t last_lane = 0;
+  int budget = 0;
+  Thread host;
+  Failure failure;
+  uint64_t random;
+  uint64_t switches = 0;
+  uint64_t vain = 0;  // spins and preemptions since anything last changed
+  uint64_t stack_bytes;
+  alignas(128) char workspace[256] = {};
+  RaceChecker* race = nullptr;
+  Statistics* statistics = nullptr;
+};
+
+// The grid that is running; null between launches.
+extern Grid* grid;
+
+inline Thread& self(ThreadState& th) { return static_cast<Thread&>(th); }
+inline void progress() { grid->vain = 0; }
+
+uint32_t random_below(uint32_t end);
+// Waits until another thread calls make_ready.
+void park(Thread& th);
+// Lets others run.
+void yield(Thread& th);
+void make_ready(Thread& th);
+bool start_block();
+
+// Ends the grid with an error: the fiber that calls it is left where it is.
+[[noreturn]] void abandon(cudaError_t status, const std::string& text);
+// The text is preceded by the kernel, block and thread.
+[[noreturn]] void fail(ThreadState& th, cudaError_t status, const std::string& what);
+[[noreturn]] void fail(ThreadState& th, cudaError_t status, const std::string& what, uint32_t site);
+std::string site_text(uint32_t site);
+std::string describe_deadlock(const char* why);
+
+// Called as a thread ends: whom it leaves waiting may go on.
+void leave_meetings(Thread& th);
+void leave_barriers(Thread& th);
+
+// Brings lanes together; the last one to arrive calls `finish`, if any. Returns their exchange.
+Exchange& meet(ThreadState& th, uint32_t mask, const char* what, const void* in, uint32_t bytes,
+               Finish finish, uint32_t argument, uint32_t site);
+
+}  // namespace cuda_on_cpu

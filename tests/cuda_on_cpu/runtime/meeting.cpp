@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Where threads meet: the barriers of a block, and the lanes of a warp.
+#include <cstring>
+
+#include "machine.h"
+#include "race.h"
+
+namespace cuda_on_cpu {
+
+namespace {
+
+bool is_complete(const Barrier& barrier, const Block& block) {
+  const uint32_t wanted = barrier.threads == kWholeBlock ? block.live : barrier.threads;
+  return barrier.threads != 0 && barrier.arrived >= wanted && barrier.arrived != 0;
+}
+
+void open_barrier(Barrier& barrier, Block& block, uint32_t id) {
+  if (grid->race) grid->race->open_barrier(block, id, barrier.waiting);
+  for (Thread* th : barrier.waiting) {
+    th->true_count = barrier.true_count;
+    th->arrived = barrier.arrived;
+    th->wait = Wait::kNothing;
+    if (th != grid->current) make_ready(*th);
+  }
+  barrier.waiting.clear();
+  barrier.threads = barrier.arrived = barrier.true_count = 0;
+  progress();
+}
+
+void arrive(Thread& th, uint32_t id, uint32_t threads, bool predicate, bool waits, uint32_t site) {
+  if (id >= kBarriers) {
+    fail(th, cudaErrorLaunchFailure, "barrier " + std::to_string(id) + ", wanted 0 to 15", site);
+  }
+  if (threads != kWholeBlock && (threads == 0 || threads % 32 != 0)) {
+    fail(th, cudaErrorLaunchFailure,
+         "a barrier of " + std::to_string(threads) + " threads, wanted a multiple of 32", site);
+  }
+  Block& block = *th.block;
+  Barrier& barrier = block.barriers[id];
+  if (barrier.threads != 0 && barrier.threads != threads) {
+    fail(th, cudaErrorLaunchFailure,
+         "barrier " + std::to_string(id) + " is in use with another thread count", site);
+  }
+  barrier.threads = threads;
+  ++barrier.arrived;
+  barrier.true_count += predicate;
+  if (grid->race) grid->race->arrive_at_barrier(th, id);
+  if (waits) barrier.waiting.push_back(&th);
+  if (is_complete(barrier, block)) {
+    open_barrier(barrier, block, id);
+  } else if (waits) {
+    th.wait = Wait::kBarrier;
+    th.wait_site = site;
+    th.wait_barrier = id;
+    park(th);
+  }
+}
+
+Meeting& meeting_of(Warp& warp, uint32_t mask) {
+  for (auto& meeting : warp.meetings) {
+    if (meeting->mask == mask) return *meeting;
+  }
+  warp.meetings.push_back(std::make_unique<Meeting>());
+  warp.meetings.back()->mask = mask;
+  return *warp.meetings.back();
+}
+
+// Ends the meeting: `here`, if not null, is the lane that arrived last and runs on.
+void conclude(Meeting& meeting, Warp& warp, const Thread* here) {
+  Exchange& exchange = meeting.exchanges[meeting.phase];
+  if (meeting.finish) meeting.finish(exchange, meeting.arrived, meeting.argument);
+  if (grid->race && meeting.what == nullptr) grid->race->join_lanes(warp, meeting.arrived);
+  for (uint32_t lanes = meeting.arrived; lanes != 0; lanes &= lanes - 1) {
+    Thread& th = warp.block->threads[warp.index * 32 + __builtin_ctz(lanes)];
+    th.wait = Wait::kNothing;
+    if (&th != here) make_ready(th);
+  }
+  meeting.arrived = 0;
+  meeting.phase ^= 1;
+  progress();
+}
+
+}  // namespace
+
+void barrier_sync(ThreadState& th, uint32_t id, uint32_t threads, uint32_t site) {
+  arrive(self(th), id, threads, false, true, site);
+}
+
+void barrier_arrive(ThreadState& th, uint32_t id, uint32_t threads, uint32_t site) {
+  arrive(self(th), id, threads, false, false, site);
+}
+
+uint32_t barrier_popc(ThreadState& th, uint32_t id, uint32_t threads, bool predicate,
+                      uint32_t* arrived, uint32_t site) {
+  arrive(self(th), id, threads, predicate, true, site);
+  *arrived = self(th).arrived;
+  return self(th).true_count;
+}
+
+void leave_barriers(Thread& th) {
+  for (uint32_t id = 0; id < kBarriers; ++id) {
+    Barrier& barrier = th.block->barriers[id];
+    if (barrier.threads == kWholeBlock && is_complete(barrier, *th.block)) {
+      open_barrier(barrier, *th.block, id);
+    }
+  }
+}
+
+void leave_meetings(Thread& th) {
+  Warp& warp = th.block->warps[th.warp];
+  for (auto& meeting : warp.meetings) {
+    if (meeting->arrived != 0 && meeting->arrived == (meeting->mask & warp.live)) {
+      conclude(*meeting, warp, nullptr);
+    }
+  }
+}
+
+Exchange& meet(ThreadState& state, uint32_t mask, const char* what, const void* in, uint32_t bytes,
+               Finish finish, uint32_t argument, uint32_t site) {
+  Thread& th = self(state);
+  Warp& warp = th.block->warps[th.warp];
+  if ((mask >> th.lane & 1) == 0) {
+    fail(th, cudaErrorLaunchFailure, "the mask leaves out the lane itself", site);
+  }
+  Meeting& meeting = meeting_of(warp, mask);
+  if (meeting.arrived == 0) {
+    meeting.what = what;
+    meeting.finish = finish;
+    meeting.argument = argument;
+  } else if (meeting.what != what || meeting.argument != argument) {
+    fail(th, cudaErrorLaunchFailure, "other lanes of the mask wait at another instruction", site);
+  }
+  Exchange& exchange = meeting.exchanges[meeting.phase];
+  if (bytes != 0) memcpy(exchange.in[th.lane], in, bytes);
+  meeting.arrived |= 1u << th.lane;
+  if (meeting.arrived == (mask & warp.live)) {
+    conclude(meeting, warp, &th);
+  } else {
+    th.wait = Wait::kWarp;
+    th.wait_site = site;
+    park(th);
+  }
+  return exchange;
+}
+
+void warp_sync(ThreadState& th, uint32_t mask, uint32_t site) {
+  meet(th, mask, nullptr, nullptr, 0, nullptr, 0, site);
+}
+
+uint32_t live_lanes(ThreadState& th) {
+  // Which lanes run together is for the hardware to say. One alone is always a right answer, and
+  // the hardest for a kernel that expects more.
+  return 1u << th.lane;
+}
+
+}  // namespace cuda_on_cpu
