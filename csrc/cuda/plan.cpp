@@ -45,30 +45,19 @@ std::string bytes_text(int64_t bytes) {
 // `step`: what runs in a step of the stepwise variant, for both directions at once.
 std::string describe(const LstmPlan& plan, const LstmShape& shape, DType dtype, const char* step) {
   std::ostringstream text;
-  text << variant_name(plan.variant) << ", ";
   if (plan.variant == Variant::kStepwise) {
-    text << step << " a step" << (shape.directions == 2 ? " for both directions" : "");
+    text << "stepwise, " << step << " a step"
+         << (shape.directions == 2 ? " for both directions" : "") << ", "
+         << (dtype == DType::kFloat32 && plan.allow_tf32 ? "TF32" : dtype_name(dtype))
+         << " products";
   } else {
-    text << "1 launch, blocks of " << plan.persistent.threads << " threads for each of "
-         << plan.persistent.tiles * shape.directions << " tile(s) of rows";
+    text << describe(plan.persistent);
   }
-  text << ", " << (dtype == DType::kFloat32 && plan.allow_tf32 ? "TF32" : dtype_name(dtype))
-       << " products, workspace " << bytes_text(plan.workspace_bytes);
+  text << ", workspace " << bytes_text(plan.workspace_bytes);
   return text.str();
 }
 
 }  // namespace
-
-const char* variant_name(Variant variant) {
-  switch (variant) {
-    case Variant::kPersistentCta:
-      return "persistent on one block";
-    case Variant::kPersistentGroup:
-      return "persistent on a group of blocks";
-    default:
-      return "stepwise";
-  }
-}
 
 bool allows_persistent() {
   const char* value = std::getenv("LSTM_FUSED_CUDA_VARIANT");

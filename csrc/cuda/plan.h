@@ -17,7 +17,6 @@ enum class Variant {
   kPersistentCta,    // the whole sequence in one launch, each block on its own
   kPersistentGroup,  // likewise, blocks in groups that each hold all of W_hh
 };
-const char* variant_name(Variant variant);
 
 // What the environment variable LSTM_FUSED_CUDA_VARIANT says: "stepwise" keeps the persistent
 // kernels from being chosen; unset, empty or "auto" leaves the choice to the plan. Throws Error for
