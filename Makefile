@@ -38,7 +38,7 @@ $(INSTALLED): $(REQUIREMENTS) $(BUILD_INPUTS) \
 BOOST_CONTEXT := /usr/include/boost/context/detail/fcontext.hpp
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -n)
 system-packages:
-	if [ ! -e $(BOOST_CONTEXT) ] && command -v nvcc apt-get >/dev/null; then \
+	if [ ! -e $(BOOST_CONTEXT) ] && command -v nvcc >/dev/null && command -v apt-get >/dev/null; then \
 		$(AS_ROOT) apt-get update -qq && \
 		$(AS_ROOT) apt-get install -qq -y --no-install-recommends libboost-context-dev || true; \
 	fi

@@ -24,7 +24,8 @@ constexpr const char* kLstmBackwardSchema =
 // In the place of the weights' gradients, what they are products of, for those who want them row by
 // row (gradients of each sample). Returns grad_input, grad_h_0, grad_c_0, and, with rows in the
 // order of input's, zero past a row's length: grad_gates (L, rows, 4H), h_prev (L, rows, P),
-// x (rows, D), and with projection, else empty, grad_output (L, rows, P) and o·tanh(c) (L, rows, H):
+// x (rows, D), and with projection, else empty, grad_output (L, rows, P) and o·tanh(c) (L, rows,
+// H):
 //   dW_ih = grad_gatesᵀ·x   dW_hh = grad_gatesᵀ·h_prev   dW_hr = grad_outputᵀ·(o·tanh(c))
 constexpr const char* kLstmGateGradientsSchema =
     "lstm_gate_gradients(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, "

@@ -166,12 +166,13 @@ WeightOperands weight_operands(const Layer& layer, const BackwardTensors& tensor
   WeightOperands operands;
   operands.grad_gates = in_input_order(s.directions, kGates * s.hidden_size,
                                        [&](int d) { return direction_of(tensors.grad_gates, d); });
-  operands.previous = in_input_order(s.directions, s.output_size,
-                                     [&](int d) { return previous_states(layer, tensors.y, d, parallel); });
+  operands.previous = in_input_order(s.directions, s.output_size, [&](int d) {
+    return previous_states(layer, tensors.y, d, parallel);
+  });
   operands.input = direction_of(
       in_input_order(1, s.input_size, [&](int) { return data_input(layer, parallel); }), 0);
-  operands.grad_output = in_input_order(projections, s.output_size,
-                                        [&](int d) { return direction_of(tensors.grad_output, d); });
+  operands.grad_output = in_input_order(
+      projections, s.output_size, [&](int d) { return direction_of(tensors.grad_output, d); });
   operands.unprojected = in_input_order(projections, s.hidden_size, [&](int d) {
     return unprojected_output(layer, tensors, d, isa, parallel);
   });
