@@ -73,6 +73,8 @@ def _explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence
         # Raises where the call would; a PackedSequence's rows serve as a batch of one.
         module.forward(mode.from_tensor(data.unsqueeze(1) if isinstance(x, PackedSequence) else x))
     dtype = str(compute_dtype(data)).removeprefix("torch.")
+    if getattr(module, "backend", "auto") == "cudnn":
+        return [f'{data.device.type}, {dtype}: torch\'s own kernels, as backend="cudnn" asks for']
     if not _native.has_kernels(data.device):
         _native.check_cuda_kernels(data.device)
         return [f"{data.device.type}: no kernels for this device, plain torch operations run"]

@@ -34,7 +34,14 @@ class FusedLSTM(nn.RNNBase):
         bidirectional: run both directions (L = 2).
         proj_size: P, features of the output if > 0 (Sak et al. 2014); else P = H.
         device, dtype: of the parameters; float32, float64, bfloat16 or float16.
+        backend: "auto", the fused kernels; or "cudnn", torch's own (cuDNN on CUDA devices, oneDNN
+            on the CPU), with nn.LSTM's limits.
+
+    Raises:
+        ValueError, TypeError: as nn.LSTM, and for another backend.
     """
+
+    backend = "auto"  # also of modules that were an nn.LSTM once
 
     def __init__(
         self,
@@ -48,7 +55,11 @@ class FusedLSTM(nn.RNNBase):
         proj_size: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        backend: str = "auto",
     ) -> None:
+        if backend not in ("auto", "cudnn"):
+            raise ValueError(f'backend must be "auto" or "cudnn", got {backend!r}')
         super().__init__(
             "LSTM",
             input_size,
@@ -62,6 +73,11 @@ class FusedLSTM(nn.RNNBase):
             device,
             dtype,
         )
+        self.backend = backend
+
+    def extra_repr(self) -> str:
+        text: str = super().extra_repr()
+        return text if self.backend == "auto" else f"{text}, backend={self.backend!r}"
 
     def forward(
         self,
@@ -193,6 +209,9 @@ class FusedLSTM(nn.RNNBase):
                 raise TypeError("lstm: hx must be a tuple of two tensors, (h_0, c_0), got a tensor")
             if len(hx) != 2:
                 raise RuntimeError("lstm expects two hidden states")
+        if self.backend == "cudnn":
+            extras = (lengths, reset_mask, return_cell_states or None)
+            return (*self._run_torch(input, hx, weights, batch_sizes, extras), None)
         return lstm_stack(
             input,
             hx,
@@ -207,6 +226,28 @@ class FusedLSTM(nn.RNNBase):
             reset_mask=reset_mask,
             return_cell_states=return_cell_states,
         )
+
+    def _run_torch(
+        self,
+        input: Tensor,
+        hx: Hidden,
+        weights: list[Tensor],
+        batch_sizes: Tensor | None,
+        extras: tuple[object, ...],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The kernels that nn.LSTM runs, which know nothing of what FusedLSTM adds."""
+        names = ("lengths", "reset_mask", "return_cell_states")
+        for name, given in zip(names, extras, strict=True):
+            if given is not None:
+                raise ValueError(f'{name} needs backend="auto", got backend={self.backend!r}')
+        options = (
+            *(self.bias, self.num_layers, self.dropout, self.training, self.bidirectional),
+            *((self.batch_first,) if batch_sizes is None else ()),
+        )
+        data = (input,) if batch_sizes is None else (input, batch_sizes)
+        run: Any = torch._VF.lstm
+        result: tuple[Tensor, Tensor, Tensor] = run(*data, hx, weights, *options)
+        return result
 
     # ---- Checks, with nn.LSTM's sentences ----
 
@@ -309,5 +350,6 @@ class FusedLSTM(nn.RNNBase):
     def to_torch(self) -> nn.LSTM:
         """An nn.LSTM with this module's very Parameter objects, hooks and settings."""
         module = share_state(self, nn.LSTM)
+        module.__dict__.pop("backend", None)
         module._init_flat_weights()
         return module
