@@ -37,10 +37,9 @@ Tensor checked_gradient(const Layer& layer, const std::optional<Tensor>& grad, c
 Tensor checked_cells(const Layer& layer, const Tensor& cells) {
   LSTM_CHECK(
       Sizes({layer.shape.directions, layer.sequence_rows, layer.shape.hidden_size}).equals(cells) &&
-          device_of(cells) == layer.device && cells.scalar_type() == accumulator_type(layer) &&
-          cells.is_contiguous(),
+          device_of(cells) == layer.device && cells.scalar_type() == accumulator_type(layer),
       "cells must be those that lstm_forward returned");
-  return cells;
+  return to_contiguous(cells);
 }
 
 }  // namespace
