@@ -20,7 +20,7 @@ core_cases = pytest.mark.parametrize("case", CORE, ids=str)
 
 @pytest.fixture(params=TARGETS, ids=lambda target: f"compute_{target}")
 def target(request: pytest.FixtureRequest) -> EmulatedOps:
-    return emulated_ops()[request.param]
+    return emulated_ops(request.param)
 
 
 @pytest.fixture(params=VARIANTS)

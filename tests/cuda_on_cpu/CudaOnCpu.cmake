@@ -4,7 +4,9 @@
 #   SOURCES a.cu b.cpp ...          what nvcc and the host compiler would build
 #   PTX_ARCH 80                     the virtual architecture that is translated
 #   [CHECKED]                       with the hooks of the race checker and of the statistics
-#   [INCLUDE_DIRECTORIES ...] [DEFINITIONS ...] [LIBRARIES ...])
+#   [INCLUDE_DIRECTORIES ...] [LIBRARIES ...]
+#   [DEFINITIONS ...]               of all sources
+#   [HOST_DEFINITIONS ...])         of those that are no .cu
 #
 # Makes a shared library of nvcc's host objects and the translated kernels, over cuda_on_cpu, the
 # emulated device. One library for each (PTX_ARCH, CHECKED): load as many as you like with
@@ -37,7 +39,7 @@ file(GLOB cuda_on_cpu_translator CONFIGURE_DEPENDS "${CUDA_ON_CPU_DIR}/ptx/*.py"
 
 function(add_cuda_on_cpu_library name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "CHECKED" "PTX_ARCH"
-                        "SOURCES;INCLUDE_DIRECTORIES;DEFINITIONS;LIBRARIES")
+                        "SOURCES;INCLUDE_DIRECTORIES;DEFINITIONS;HOST_DEFINITIONS;LIBRARIES")
   list(TRANSFORM arg_INCLUDE_DIRECTORIES PREPEND "-I" OUTPUT_VARIABLE nvcc_flags)
   foreach(definition IN LISTS arg_DEFINITIONS)
     list(APPEND nvcc_flags "-D${definition}")
@@ -90,7 +92,7 @@ function(add_cuda_on_cpu_library name)
 
   add_library(${name} SHARED ${sources})
   target_include_directories(${name} PRIVATE ${arg_INCLUDE_DIRECTORIES})
-  target_compile_definitions(${name} PRIVATE ${arg_DEFINITIONS})
+  target_compile_definitions(${name} PRIVATE ${arg_DEFINITIONS} ${arg_HOST_DEFINITIONS})
   # No symbol of one library stands in for that of another.
   target_compile_options(${name} PRIVATE -fno-gnu-unique)
   target_link_options(${name} PRIVATE -Wl,-Bsymbolic)

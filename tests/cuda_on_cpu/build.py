@@ -23,6 +23,7 @@ class Library:
     checked: bool = False
     include_directories: Sequence[Path] = ()
     definitions: Sequence[str] = ()
+    host_definitions: Sequence[str] = ()  # not of .cu files, so that libraries can share those
 
 
 @cache
@@ -53,7 +54,8 @@ def _describe(library: Library) -> str:
         f"add_cuda_on_cpu_library({library.name} PTX_ARCH {library.arch}"
         f"{' CHECKED' if library.checked else ''}\n  SOURCES {quoted(library.sources)}\n"
         f"  INCLUDE_DIRECTORIES {quoted(library.include_directories)}\n"
-        f"  DEFINITIONS {quoted(library.definitions)})\n"
+        f"  DEFINITIONS {quoted(library.definitions)}\n"
+        f"  HOST_DEFINITIONS {quoted(library.host_definitions)})\n"
     )
 
 

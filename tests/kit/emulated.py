@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # PTX targets, and the facts of a small device that runs them.
 FACTS = {80: FACTS_A100, 90: FACTS_H100}
 TARGETS = tuple(FACTS)
+CHECKED_TARGET = 80
 SM_COUNT = 8
 VARIANTS = ("stepwise", "auto")
 
@@ -26,11 +27,11 @@ VARIANTS = ("stepwise", "auto")
 class EmulatedOps:
     """torch.ops.lstm_fused_emulated_<target>.*, of the kernels of one PTX target."""
 
-    def __init__(self, device: Device, library: Any, target: int) -> None:
+    def __init__(self, device: Device, library: Any, built: Library) -> None:
         self.device = device
         self.library = library
-        self.target = target
-        self.ops = getattr(torch.ops, f"lstm_fused_emulated_{target}")
+        self.target = built.arch
+        self.ops = getattr(torch.ops, built.name)
 
     @contextmanager
     def use(self, variant: str) -> Iterator[Device]:
@@ -65,11 +66,24 @@ class EmulatedOps:
             self.library.cublasSetMathMode(handle, 0)
 
 
-@cache
-def emulated_ops() -> dict[int, EmulatedOps]:
-    """Build and load them, by target. Skips the test where the machine lacks what that takes."""
+def emulated_ops(target: int, checked: bool = False) -> EmulatedOps:
+    """Those of a PTX target. Skips the test where the machine lacks what that takes.
+
+    With `checked`, for CHECKED_TARGET alone, the kernels can be searched for races, and broken
+    (tests/cuda_on_cpu/README.md).
+    """
     if reason := missing():
         pytest.skip(reason)
+    return _all_emulated_ops()[_name(target, checked)]
+
+
+def _name(target: int, checked: bool) -> str:
+    return f"lstm_fused_emulated_{target}" + ("_checked" if checked else "")
+
+
+@cache
+def _all_emulated_ops() -> dict[str, EmulatedOps]:
+    """Build and load them: in one build, in which what nvcc makes is shared."""
     torch_dir = Path(torch.__file__).resolve().parent
     csrc = ROOT / "csrc"
     sources = [
@@ -79,24 +93,26 @@ def emulated_ops() -> dict[int, EmulatedOps]:
         *(csrc / "torch" / f"{name}.cpp" for name in ("call", "layer", "ops_cuda", "tensors")),
         ROOT / "tests" / "cuda_core" / "emulated_ops.cpp",
     ]
+    kinds = [(target, False) for target in TARGETS] + [(CHECKED_TARGET, True)]
     libraries = [
         Library(
-            f"lstm_fused_emulated_{target}",
+            _name(target, checked),
             sources,
             target,
+            checked,
             include_directories=[csrc, torch_dir / "include"],
-            definitions=[
+            host_definitions=[
                 "TORCH_TARGET_VERSION=0x020b000000000000",
-                f"LSTM_EMULATED_OPS=lstm_fused_emulated_{target}",
+                f"LSTM_EMULATED_OPS={_name(target, checked)}",
             ],
         )
-        for target in TARGETS
+        for target, checked in kinds
     ]
     paths = build(libraries, ROOT / "build" / "cuda_on_cpu")
     # The libraries take torch's stable ABI from what the process has.
     ctypes.CDLL(str(torch_dir / "lib" / "libtorch_cpu.so"), mode=ctypes.RTLD_GLOBAL)
     device = Device(paths["cuda_on_cpu"])
     return {
-        target: EmulatedOps(device, device.load(paths[library.name]), target)
-        for target, library in zip(TARGETS, libraries, strict=True)
+        library.name: EmulatedOps(device, device.load(paths[library.name]), library)
+        for library in libraries
     }
