@@ -91,7 +91,7 @@ def kernels_of(name: str, kind: str) -> frozenset[str]:
 
 def mutations(ops: EmulatedOps) -> list[LoadedMutation]:
     """Ways to break the synchronising instructions of the library's kernels."""
-    return [m for m in ops.device.mutations if not m.function.startswith("sample_")]
+    return [m for m in ops.device.mutations if "10lstm_fused4cuda" in m.function]
 
 
 def test_every_kernel_that_synchronises_runs(checked: EmulatedOps) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 FACTS_A100 = {
     **{"compute_capability": 80, "sm_count": 108, "shared_per_sm": 167936},
@@ -33,9 +33,14 @@ class LoadedMutation(NamedTuple):
 class Device:
     """The one device of a process; `runtime` is the path of libcuda_on_cpu.so."""
 
+    _runtime: ClassVar[ctypes.CDLL | None] = None
+
     def __init__(self, runtime: Path) -> None:
-        # Global, so that what looks for CUDA or cuBLAS by symbol finds it here.
-        self._lib = ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
+        # Global, so that what looks for CUDA or cuBLAS by symbol finds it here. And one for all
+        # libraries: kernels would not see the settings of a second, as the first's symbols hide it.
+        if Device._runtime is None:
+            Device._runtime = ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
+        self._lib = Device._runtime
         for name in ("emu_last_error", "emu_races", "emu_statistics", "emu_mutations"):
             getattr(self._lib, name).restype = ctypes.c_char_p
         self._lib.cudaGetErrorName.restype = ctypes.c_char_p
