@@ -159,7 +159,7 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
 
     // Multiply W_hhᵀ by the gradients of half of the gates.
     float lines[2][kLaneRows];
-    TileProduct<Product, 2>::multiply(
+    TileProduct<Product, 2>::template multiply<kRegisterChunks>(
         lines, weights, kRegisterChunks, ParkedWeights{&shared.weights[threadIdx.x], kParkedChunks},
         shared.tile + half * kHalfChunks * kChunkBytes, kStride, lane);
 

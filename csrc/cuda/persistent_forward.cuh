@@ -141,8 +141,8 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
 
     // Multiply W_hh by h.
     float a[kGates][kLaneRows];
-    TileProduct<Product, kGates>::multiply(a, weights, kChunks, ParkedWeights{},
-                                           shared.tiles[s % 2], kStride, lane);
+    TileProduct<Product, kGates>::template multiply<kChunks>(a, weights, kChunks, ParkedWeights{},
+                                                             shared.tiles[s % 2], kStride, lane);
 
     // Add what came from the input, and fetch the next step's, which has a step's time to arrive.
 #pragma unroll

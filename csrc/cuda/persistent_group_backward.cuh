@@ -155,11 +155,8 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
 
     // Multiply this block's rows of W_hh, transposed, and give every block its units' part.
     for (int tile = 0; tile < group.tiles; ++tile) {
-      const auto multiply = [&](const uint4(&tile_weights)[kChunks][2], int line_tile) {
-        if (line_tile >= line_tiles) return;
-        float sums[2][kLaneRows];
-        TileProduct<Product, 2>::multiply(sums, tile_weights, kChunks, ParkedWeights{},
-                                          tiles + tile * kTileRows * kStride, kStride, lane);
+      const char* tile_begin = tiles + tile * kTileRows * kStride;
+      const auto give = [&](const float (&sums)[2][kLaneRows], int line_tile) {
 #pragma unroll
         for (int line = 0; line < 2; ++line) {
           const int output = (line_tile * 2 + line) * kWarpUnits + lane.g;
@@ -170,17 +167,23 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
         }
       };
 #pragma unroll
-      for (int i = 0; i < kRegisterTiles; ++i)
-        multiply(weights[i], i * kGroupWarps + ptx::opaque(warp));
+      for (int i = 0; i < kRegisterTiles; ++i) {
+        const int line_tile = i * kGroupWarps + ptx::opaque(warp);
+        if (line_tile >= line_tiles) continue;
+        float sums[2][kLaneRows];
+        TileProduct<Product, 2>::template multiply<kChunks>(sums, weights[i], kChunks, {},
+                                                            tile_begin, kStride, lane);
+        give(sums, line_tile);
+      }
 #pragma unroll 1
       for (int i = kRegisterTiles; i < group.line_tiles; ++i) {
-        uint4 loaded[kChunks][2];
-#pragma unroll
-        for (int chunk = 0; chunk < kChunks; ++chunk) {
-          loaded[chunk][0] = parked[parked_place(i, chunk, 0)];
-          loaded[chunk][1] = parked[parked_place(i, chunk, 1)];
-        }
-        multiply(loaded, i * kGroupWarps + warp);
+        const int line_tile = i * kGroupWarps + warp;
+        if (line_tile >= line_tiles) continue;
+        float sums[2][kLaneRows];
+        const ParkedWeights of_tile{&parked[parked_place(i, 0, 0)], kChunks};
+        TileProduct<Product, 2>::template multiply<0>(sums, nullptr, 0, of_tile, tile_begin,
+                                                      kStride, lane);
+        give(sums, line_tile);
       }
     }
 
@@ -215,11 +218,12 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
 #pragma unroll
   for (int cell = 0; cell < kGroupCells; ++cell) {
     if (!owns(cell)) continue;
-    const int64_t offset = int64_t{row_of(cell)} * hidden + unit;
+    const int n = ptx::opaque(first_row) + row_in_group(cell);
+    const int64_t offset = int64_t{n} * hidden + unit;
     static_cast<Storage*>(d.grad_h_0)[offset] = to_storage<Storage>(dh[cell]);
     static_cast<Storage*>(d.grad_c_0)[offset] = to_storage<Storage>(dc[cell]);
     for (int t = group_steps; t < args.steps; ++t) {
-      const int64_t row = int64_t{t} * args.batch + row_of(cell);
+      const int64_t row = int64_t{t} * args.batch + n;
       Storage* out = static_cast<Storage*>(d.grad_gates) + row * kGates * hidden + unit;
 #pragma unroll
       for (int gate = 0; gate < kGates; ++gate) out[gate * hidden] = to_storage<Storage>(0.0f);

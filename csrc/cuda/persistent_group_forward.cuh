@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
     // Multiply this warp's part of W_hh by h.
     for (int tile = 0; tile < group.tiles; ++tile) {
       float sums[kGates][kLaneRows];
-      TileProduct<Product, kGates>::multiply(
+      TileProduct<Product, kGates>::template multiply<kGroupChunks>(
           sums, weights, register_chunks, parked_weights,
           tiles + tile * kTileRows * stride + k_warp * group.warp_chunks * kChunkBytes, stride,
           lane);

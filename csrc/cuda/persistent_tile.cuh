@@ -108,9 +108,9 @@ struct TileProduct {
 
   template <int kChunks>
   static __device__ __forceinline__ void multiply(float (&sums)[kLines][kLaneRows],
-                                                  const uint4 (&weights)[kChunks][kLines],
-                                                  int chunks, const ParkedWeights& parked,
-                                                  const char* tile, int stride, const Lane& lane) {
+                                                  const uint4 (*weights)[kLines], int chunks,
+                                                  const ParkedWeights& parked, const char* tile,
+                                                  int stride, const Lane& lane) {
     const char* column = tile + tile_row(lane.g) * stride + lane.t * kLaneBytes;
     float d[kLines / 2][4] = {};
 #pragma unroll
@@ -153,9 +153,9 @@ template <int kLines>
 struct TileProduct<F32Product, kLines> {
   template <int kChunks>
   static __device__ __forceinline__ void multiply(float (&sums)[kLines][kLaneRows],
-                                                  const uint4 (&weights)[kChunks][kLines],
-                                                  int chunks, const ParkedWeights& parked,
-                                                  const char* tile, int stride, const Lane& lane) {
+                                                  const uint4 (*weights)[kLines], int chunks,
+                                                  const ParkedWeights& parked, const char* tile,
+                                                  int stride, const Lane& lane) {
     // Take four rows at a time: 2·half, 2·half + 1, and those 4 on.
     // NOTE: a real loop. Unrolled, it keeps loads for all rows in flight, and spills.
 #pragma unroll 1
