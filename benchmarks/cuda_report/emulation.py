@@ -31,6 +31,7 @@ class Counts:
     shape: str
     blocks: int
     threads: int  # of a block
+    formula_shared: float  # bytes that the estimate has; 0: it has none
     instructions: dict[str, float]  # of PTX, counted for each thread, by class
     global_load: dict[str, float]
     global_store: dict[str, float]
@@ -125,11 +126,11 @@ class Emulation:
             counts = _less(many[symbol], few.get(symbol, {}), steps)
             launches = counts["launches"]
             if counts["instructions"] and name.startswith(("persistent", "forward_s", "backward_")):
-                blocks, threads = _launch_size(case, name)
+                blocks, threads, shared = _launch_size(case, name)
                 found.append(
                     Counts(
                         **{"kernel": name, "shape": str(case), "blocks": blocks},
-                        threads=threads,
+                        **{"threads": threads, "formula_shared": shared},
                         instructions=counts["instructions"],
                         **{key: counts[key] for key in _SPACES},
                     )
@@ -192,15 +193,16 @@ def _less(many: Any, few: Any, steps: int) -> Any:
     return found
 
 
-def _launch_size(case: EmulatedCase, name: str) -> tuple[int, int]:
-    """Blocks and threads of a launch on an A100."""
+def _launch_size(case: EmulatedCase, name: str) -> tuple[int, int, float]:
+    """Blocks and threads of a launch on an A100, and the estimate's bytes of shared memory."""
     from benchmarks.cuda_report.facts import DEVICES
-    from benchmarks.cuda_report.plans import plan_of
+    from benchmarks.cuda_report.plans import plan_of, work_of
 
     if name.startswith("persistent"):
         plan = plan_of(case.product, case.N, case.H, "backward" in name, DEVICES["A100"])
         assert plan is not None
-        return plan.groups * plan.group_blocks, plan.threads
+        blocks = plan.groups * plan.group_blocks
+        return blocks, plan.threads, blocks * work_of(plan).shared_bytes
     columns = case.H // 4  # of 16 bytes of accumulators
     rows = max(1, 128 // columns)
-    return -(-case.N // rows), columns * rows
+    return -(-case.N // rows), columns * rows, 0.0

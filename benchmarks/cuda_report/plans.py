@@ -110,18 +110,25 @@ def work_of(plan: Plan) -> Work:
     # steps, one kept in a register), dy, writes gradients of the gates.
     stored = (8 if plan.backward else 5) * size + (4 if plan.backward else 20)
     stream = float(stored + (size if plan.backward else 0)) * tile_rows * plan.units
+    # NOTE: for FFMA the eight units of a warp read the same 64 bytes of a row, but 16-byte accesses
+    # go by quarters of a warp, each of which takes the time of 128 bytes; and twice in a step, for
+    # half of the rows each, weights come from shared memory.
+    spread, passes = (8, 2) if plan.product == "fp32" else (1, 1)
     if not plan.group:
-        lines = GATES if not plan.backward else GATES  # the same number of weights in a lane
-        products = plan.chunks * lines / 2 * per_chunk
+        # A lane holds as many weights in both passes; in the backward two warps share K.
+        products = plan.chunks * GATES / 2 * per_chunk
         tile = TILE_ROWS * plan.chunks * CHUNK_BYTES * (GATES / 2 if plan.backward else 1)
-        return Work(products, tile * warps + tile, 0.0, stream)
+        is_larger = plan.chunks == CTA_CHUNKS[size][1]
+        parked = 2 * 2 * 16 * plan.threads * passes if plan.backward and is_larger else 0
+        swapped = 2 * 8 * plan.threads if plan.backward else 0
+        return Work(products, tile * warps * spread + tile + parked + swapped, 0.0, stream)
     lane_bytes = 16 * GROUP_THREADS
     if not plan.backward:
         splits = GROUP_WARPS * WARP_UNITS // plan.units
         warp_chunks = -(-chunks // splits)
-        parked = max(0, warp_chunks - GROUP_CHUNKS) * GATES * lane_bytes * tiles
+        parked = max(0, warp_chunks - GROUP_CHUNKS) * GATES * lane_bytes * tiles * passes
         h_bytes = tile_rows * splits * warp_chunks * CHUNK_BYTES
-        read = warps * tile_rows * warp_chunks * CHUNK_BYTES
+        read = warps * tile_rows * warp_chunks * CHUNK_BYTES * spread
         partials = 2 * 2 * tiles * lane_bytes
         exchanged = h_bytes + tile_rows * plan.units * size
         products = tiles * warp_chunks * GATES / 2 * per_chunk
@@ -129,8 +136,8 @@ def work_of(plan: Plan) -> Work:
     unit_chunks = plan.units * GATES * size // CHUNK_BYTES
     line_tiles = -(-(-(-plan.hidden // (2 * WARP_UNITS))) // GROUP_WARPS)
     vectors = line_tiles * unit_chunks
-    parked = max(0, vectors - BACKWARD_VECTORS) * 2 * lane_bytes * tiles
+    parked = max(0, vectors - BACKWARD_VECTORS) * 2 * lane_bytes * tiles * passes
     tile = tile_rows * unit_chunks * CHUNK_BYTES
     part = 4 * plan.group_blocks * plan.units * tile_rows
     products = tiles * vectors * per_chunk
-    return Work(products, tile + warps * line_tiles * tile + parked, 2.0 * part, stream)
+    return Work(products, tile + warps * line_tiles * tile * spread + parked, 2.0 * part, stream)

@@ -48,7 +48,7 @@ def compose(
         f"PTX of compute_80 on an A100's facts, in training: the difference between calls of "
         f"{STEPS[1]} and {STEPS[0]} steps, of all blocks together. Instructions are PTX's, of a "
         "thread. Shared bytes are wavefronts × 128. Conflicts: shared-memory wavefronts beyond "
-        "those that the bytes need. Sector use: bytes asked for / bytes of the sectors touched. "
+        "those that the bytes need; `formula's`: the bytes that the estimate below has. Sector use: bytes asked for / bytes of the sectors touched. "
         "All global accesses are counted as if they reached L2; in groups the polls of flags are "
         "among them, and their number depends on the order of threads.",
         _count_table(counts) if counts else "Left out of this run.",
@@ -130,11 +130,12 @@ def _count_table(counts: Sequence[Counts]) -> str:
                 f"{c.sectors_per_request:.2f}",
                 f"{c.sector_use:.0%}",
                 f"{wavefronts * 128 / 1024:.1f}",
+                f"{c.formula_shared / 1024:.1f}" if c.formula_shared else "",
                 f"{c.conflicts:.1%}",
             )
         )
     head = ["kernel", "shape", "blocks × threads", "PTX instructions", "L2 KiB"]
-    head += ["sectors/request", "sector use", "shared KiB", "conflicts"]
+    head += ["sectors/request", "sector use", "shared KiB", "formula's", "conflicts"]
     return _markdown(head, rows)
 
 
