@@ -79,6 +79,3 @@ def find_faults(kernel: Resources, device: Device) -> list[str]:
         if share < LEAST_ROW_OCCUPANCY:
             faults.append(f"{name}: occupancy {share:.0%}, wanted {LEAST_ROW_OCCUPANCY:.0%}")
     return faults
-
-
-

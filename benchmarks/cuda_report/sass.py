@@ -56,7 +56,9 @@ def _time_loop(part: str) -> Loop | None:
     for line in part.splitlines():
         if label := re.match(r"\s*(\.L\w+):", line):
             labels[label[1]] = len(instructions)
-        elif code := re.search(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)(.*)", line):
+        elif code := re.search(
+            r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)(.*)", line
+        ):
             target = re.search(r"`\((\.L\w+)\)", code[2])
             instructions.append((code[1], target[1] if code[1] == "BRA" and target else None))
     best: Loop | None = None
