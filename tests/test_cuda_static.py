@@ -71,7 +71,7 @@ def test_every_planned_kernel_is_compiled() -> None:
 
 
 def test_plans_leave_room_for_their_blocks() -> None:
-    """A block of a group takes an SM for itself, on every device, at the most registers there are."""
+    """A block of a group takes an SM for itself, on every device, of all registers."""
     for device in DEVICES.values():
         for shared in bounds.planned_shared(device.name).values():
             assert blocks_per_sm(device, 256, 255, shared) == 1

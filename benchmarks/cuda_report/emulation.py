@@ -129,10 +129,16 @@ class Emulation:
                 blocks, threads, shared = _launch_size(case, name)
                 found.append(
                     Counts(
-                        **{"kernel": name, "shape": str(case), "blocks": blocks},
-                        **{"threads": threads, "formula_shared": shared},
+                        kernel=name,
+                        shape=str(case),
+                        blocks=blocks,
+                        threads=threads,
+                        formula_shared=shared,
                         instructions=counts["instructions"],
-                        **{key: counts[key] for key in _SPACES},
+                        global_load=counts["global_load"],
+                        global_store=counts["global_store"],
+                        shared_load=counts["shared_load"],
+                        shared_store=counts["shared_store"],
                     )
                 )
                 assert launches in (0, 1), f"{name}: {launches} launches a step"
@@ -177,9 +183,6 @@ class Emulation:
                 del os.environ["LSTM_FUSED_CUDA_VARIANT"]
             else:
                 os.environ["LSTM_FUSED_CUDA_VARIANT"] = before
-
-
-_SPACES = ("global_load", "global_store", "shared_load", "shared_store")
 
 
 def _less(many: Any, few: Any, steps: int) -> Any:

@@ -43,49 +43,19 @@ class Device:
 
 
 _KIB, _MIB = 1 << 10, 1 << 20
-_LARGE = {"shared_per_sm": 228 * _KIB, "shared_per_block": 227 * _KIB, "max_threads_per_sm": 2048}
-_SMALL = {"shared_per_sm": 100 * _KIB, "shared_per_block": 99 * _KIB, "max_threads_per_sm": 1536}
-_A100 = {"shared_per_sm": 164 * _KIB, "shared_per_block": 163 * _KIB, "max_threads_per_sm": 2048}
+_LARGE = (228 * _KIB, 227 * _KIB, 2048)  # shared memory of an SM and of a block, threads
+_SMALL = (100 * _KIB, 99 * _KIB, 1536)
+_A100 = (164 * _KIB, 163 * _KIB, 2048)
 
 DEVICES = {
     device.name: device
     for device in (
-        Device(
-            *("A100", "80", 8, 0, 108),
-            **_A100,
-            **{"max_blocks_per_sm": 32, "l2_bytes": 40 * _MIB},
-            **{"clock": 1.41, "mma_cycles": 8, "ffma_cycles": 2},
-        ),
-        Device(
-            *("RTX 3090", "86", 8, 6, 82),
-            **_SMALL,
-            **{"max_blocks_per_sm": 16, "l2_bytes": 6 * _MIB},
-            **{"clock": 1.70, "mma_cycles": 32, "ffma_cycles": 1},
-        ),
-        Device(
-            *("RTX 4090", "89", 8, 9, 128),
-            **_SMALL,
-            **{"max_blocks_per_sm": 24, "l2_bytes": 72 * _MIB},
-            **{"clock": 2.52, "mma_cycles": 32, "ffma_cycles": 1},
-        ),
-        Device(
-            *("H100", "90a", 9, 0, 132),
-            **_LARGE,
-            **{"max_blocks_per_sm": 32, "l2_bytes": 50 * _MIB},
-            **{"clock": 1.83, "mma_cycles": 4 / 0.63, "ffma_cycles": 1},
-        ),
-        Device(
-            *("B200", "100a", 10, 0, 148),
-            **_LARGE,
-            **{"max_blocks_per_sm": 32, "l2_bytes": 126 * _MIB},
-            **{"clock": 1.85, "mma_cycles": 4 / 0.63, "ffma_cycles": 1},
-        ),
-        Device(
-            *("RTX 5090", "120", 12, 0, 170),
-            **_SMALL,
-            **{"max_blocks_per_sm": 24, "l2_bytes": 96 * _MIB},
-            **{"clock": 2.41, "mma_cycles": 32, "ffma_cycles": 1},
-        ),
+        Device("A100", "80", 8, 0, 108, *_A100, 32, 40 * _MIB, 1.41, 8, 2),
+        Device("RTX 3090", "86", 8, 6, 82, *_SMALL, 16, 6 * _MIB, 1.70, 32, 1),
+        Device("RTX 4090", "89", 8, 9, 128, *_SMALL, 24, 72 * _MIB, 2.52, 32, 1),
+        Device("H100", "90a", 9, 0, 132, *_LARGE, 32, 50 * _MIB, 1.83, 4 / 0.63, 1),
+        Device("B200", "100a", 10, 0, 148, *_LARGE, 32, 126 * _MIB, 1.85, 4 / 0.63, 1),
+        Device("RTX 5090", "120", 12, 0, 170, *_SMALL, 24, 96 * _MIB, 2.41, 32, 1),
     )
 }
 

@@ -6,6 +6,7 @@ The sizes are those of csrc/cuda/persistent_layout.h and persistent_plan.cpp.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def work_of(plan: Plan) -> Work:
         products = tiles * warp_chunks * GATES / 2 * per_chunk
         return Work(products, h_bytes + read + parked + partials, exchanged, stream)
     unit_chunks = plan.units * GATES * size // CHUNK_BYTES
-    line_tiles = -(-(-(-plan.hidden // (2 * WARP_UNITS))) // GROUP_WARPS)
+    line_tiles = math.ceil(math.ceil(plan.hidden / (2 * WARP_UNITS)) / GROUP_WARPS)
     vectors = line_tiles * unit_chunks
     parked = max(0, vectors - BACKWARD_VECTORS) * 2 * lane_bytes * tiles * passes
     tile = tile_rows * unit_chunks * CHUNK_BYTES

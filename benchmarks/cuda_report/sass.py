@@ -16,6 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+# Address, predicate, mnemonic, and the rest.
+_INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)(.*)")
+
+
 @dataclass(frozen=True)
 class Loop:
     total: int
@@ -56,11 +60,9 @@ def _time_loop(part: str) -> Loop | None:
     for line in part.splitlines():
         if label := re.match(r"\s*(\.L\w+):", line):
             labels[label[1]] = len(instructions)
-        elif code := re.search(
-            r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)(.*)", line
-        ):
-            target = re.search(r"`\((\.L\w+)\)", code[2])
-            instructions.append((code[1], target[1] if code[1] == "BRA" and target else None))
+        elif code := _INSTRUCTION.search(line):
+            goal = re.search(r"`\((\.L\w+)\)", code[2])
+            instructions.append((code[1], goal[1] if code[1] == "BRA" and goal else None))
     best: Loop | None = None
     for end, (_, target) in enumerate(instructions):
         if target is None or labels.get(target, end + 1) > end:

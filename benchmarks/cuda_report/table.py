@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from benchmarks.cuda_report import bounds, sass
@@ -48,7 +49,8 @@ def compose(
         f"PTX of compute_80 on an A100's facts, in training: the difference between calls of "
         f"{STEPS[1]} and {STEPS[0]} steps, of all blocks together. Instructions are PTX's, of a "
         "thread. Shared bytes are wavefronts × 128. Conflicts: shared-memory wavefronts beyond "
-        "those that the bytes need; `formula's`: the bytes that the estimate below has. Sector use: bytes asked for / bytes of the sectors touched. "
+        "those that the bytes need; `formula's`: the bytes that the estimate below has. Sector "
+        "use: bytes asked for / bytes of the sectors touched. "
         "All global accesses are counted as if they reached L2; in groups the polls of flags are "
         "among them, and their number depends on the order of threads.",
         _count_table(counts) if counts else "Left out of this run.",
@@ -73,8 +75,8 @@ def _resource_table(nvdisasm: str, resources: Sequence[Resources]) -> str:
     sources = {source.name: source for source in kernel_sources()}
     loops: dict[tuple[str, str], sass.Loop] = {}
     for source, target in dict.fromkeys((r.source, r.target) for r in resources):
-        for symbol, loop in sass.loops_of(nvdisasm, cubin_path(sources[source], target)).items():
-            loops[symbol, target] = loop
+        found = sass.loops_of(nvdisasm, cubin_path(sources[source], target))
+        loops.update({(symbol, target): loop for symbol, loop in found.items()})
     devices = {device.target: device for device in DEVICES.values()}
     rows = []
     for r in sorted(resources, key=lambda r: (r.name, list(devices).index(r.target))):
@@ -85,7 +87,7 @@ def _resource_table(nvdisasm: str, resources: Sequence[Resources]) -> str:
         blocks = blocks_per_sm(device, threads, r.registers, shared)
         share = occupancy(device, threads, r.registers, shared)
         loop = loops.get((r.symbol, r.target)) if r.name.startswith(_STEP_KERNELS) else None
-        kinds = loop.kinds if loop else {}
+        kinds = loop.kinds if loop else Counter[str]()
         bad = "!" if r.stack or r.spill_stores or r.spill_loads else ""
         rows.append(
             (

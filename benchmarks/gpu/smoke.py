@@ -61,7 +61,8 @@ def run(case: SmokeCase, device: Any = "cuda") -> None:
     with torch.no_grad():
         inferred, _ = module(x, **options)
     if not torch.equal(inferred, y) or not all(
-        bool(tensor.grad.isfinite().all()) for tensor in (x, *module.parameters())
+        tensor.grad is not None and bool(tensor.grad.isfinite().all())
+        for tensor in (x, *module.parameters())
     ):
         raise AssertionError(f"{case}: results differ between calls, or gradients are not finite")
 

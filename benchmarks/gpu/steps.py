@@ -90,7 +90,7 @@ def make_steps(archs: str, minutes: float = 60, quick: bool = False) -> list[Ste
             (
                 *(sanitizer or "compute-sanitizer", "--tool", tool, "--error-exitcode", "9"),
                 # cuBLAS's own kernels are not ours to mend.
-                *("--kernel-name", "kernel_substring=lstm_fused"),
+                *("--kernel-name", "kns=lstm_fused"),
                 *(python, "-m", "benchmarks.gpu.smoke"),
             ),
             # torch's allocator hides what lies past a tensor; without it memcheck sees the end.
