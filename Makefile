@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# make setup | test | lint | format | demo | clean
+# make setup | test | lint | format | demo | cuda-report | gpu | clean
 #
-#   PYTHON  the interpreter that the virtual environment is made with
+#   GPU     arguments of 'make gpu', as GPU="--quick"
+#   PYTHON  the interpreter that the virtual environment is made with; the one that runs 'make gpu'
 #   VENV    the virtual environment; an existing one is used as it is, and completed
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,7 +17,7 @@ BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc)
 SANITIZE_BUILD := build/sanitize
 DEMOS := classify_digits generate_text forecast_series
 
-.PHONY: setup system-packages test ctest lint format demo clean force
+.PHONY: setup system-packages test ctest lint format demo cuda-report gpu clean force
 
 setup: $(INSTALLED)
 
@@ -67,6 +68,16 @@ format: $(REQUIREMENTS)
 
 demo: setup
 	for name in $(DEMOS); do $(BIN)/python examples/$$name.py || exit 1; done
+
+# What is known of the CUDA kernels without a GPU: benchmarks/results/cuda_static.md. Needs nvcc. The
+# first run compiles every kernel for every target, in about ten minutes on two cores.
+cuda-report: setup system-packages
+	$(BIN)/python -m benchmarks.cuda_report $(if $(MAX_JOBS),--jobs $(MAX_JOBS))
+
+# Build for the GPU of this machine, test and measure. Takes PYTHON's environment as it is, with its
+# torch for CUDA, and fetches nothing.
+gpu:
+	$(PYTHON) -m benchmarks.gpu $(GPU)
 
 clean:
 	rm -rf build dist *.egg-info lstm_fused/_C*.so $(INSTALLED)
