@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command line: run (the default), compare, report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.case import CaseError, parse_dtype, parse_shape
+from benchmarks.compare import compare, print_comparison
+from benchmarks.conduct import Conductor, Options
+from benchmarks.machine import machine_facts
+from benchmarks.peers import PEERS, REFERENCE, Peer
+from benchmarks.pool import Pool
+from benchmarks.records import SCHEMA, Record, Results, Writer, read_results
+from benchmarks.report import write_reports
+from benchmarks.suites import SUITES, Entry, parse_suites, resolve_threads
+from benchmarks.table import print_results, suite_table
+from benchmarks.worker import JUDGE
+
+RESULTS = Path(__file__).parent / "results"
+# Who runs the cases that are not for every peer.
+PAIR = ("fused", REFERENCE)
+
+Plan = list[tuple[str, Entry]]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.set_defaults(command="run")
+    commands = parser.add_subparsers(dest="command")
+    run = commands.add_parser("run", help="measure (the default)")
+    add = run.add_argument
+    add("--suite", default="all", help=f"with commas: {', '.join(SUITES)}, or all")
+    add("--shape", action="append", default=[], metavar="T=100,N=32,D=128,H=256[,P=..][,L=..]")
+    add("--dtype", action="append", default=[], help="every case in this type; may be repeated")
+    add("--threads", type=int, default=0, metavar="N", help="CPU threads (default: the cores)")
+    add("--peers", default="", help=f"with commas: {', '.join(PEERS)}; also gives them every case")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--rounds", type=int, default=0, metavar="N", help="turns of each peer (default 7)")
+    add("--seconds", type=float, default=0.05, metavar="S", help="of timed calls in one turn")
+    size = run.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="few cases and rounds: does it work?")
+    size.add_argument("--full", action="store_true", help="every case, every peer")
+    add("--zero-states", action="store_true", help="initial states of zero (haste needs them)")
+    add("--cuda-graph", action="store_true", help="capture each call in a CUDA graph")
+    add("--warm-l2", action="store_true", help="do not empty the GPU's L2 cache before each call")
+    add("--out", type=Path, default=RESULTS, metavar="DIR", help="(default benchmarks/results)")
+    add("--name", default="", help="of the files (default: the time)")
+    add("--list", action="store_true", help="print the cases and end")
+    against = commands.add_parser("compare", help="tell changes from noise")
+    against.add_argument("before", type=Path)
+    against.add_argument("after", type=Path)
+    against.add_argument("--threshold", type=float, default=0.05, help="(default 0.05)")
+    against.add_argument("--alpha", type=float, default=0.01, help="(default 0.01)")
+    again = commands.add_parser("report", help="tables, plots and HTML of a file of results")
+    again.add_argument("results", type=Path)
+    return parser
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Options, "run" put in front where no command is named."""
+    commands = ("run", "compare", "report", "-h", "--help")
+    words = list(arguments)
+    if not words or words[0] not in commands:
+        words.insert(0, "run")
+    return make_parser().parse_args(words)
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parse(arguments)
+    console = Console()
+    try:
+        if options.command == "compare":
+            before, after = read_results(options.before), read_results(options.after)
+            found = compare(before, after, threshold=options.threshold, alpha=options.alpha)
+            return print_comparison(console, found)
+        if options.command == "report":
+            results = read_results(options.results)
+            print_results(console, results)
+            write_reports(results, options.results)
+            return 0
+        return run(options, console)
+    except CaseError as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def select_entries(options: argparse.Namespace, threads: int) -> Plan:
+    """What to measure, in order, without repetitions."""
+    level = "quick" if options.quick else "full" if options.full else "default"
+    shapes = [parse_shape(text) for text in options.shape]
+    dtypes = [parse_dtype(text) for text in options.dtype]
+    plan: Plan = []
+    for suite in parse_suites(options.suite):
+        if shapes:
+            entries = [entry for shape in shapes for entry in suite.of_shape(shape)]
+        else:
+            entries = suite.select(level)
+        for entry in entries:
+            case = replace(resolve_threads(entry.case, threads), zero_states=options.zero_states)
+            for dtype in dtypes or [case.dtype]:
+                changed = replace(entry, case=replace(case, dtype=dtype))
+                if (suite.name, changed) not in plan:
+                    plan.append((suite.name, changed))
+    return plan
+
+
+def select_peers(options: argparse.Namespace) -> tuple[list[Peer], list[Record]]:
+    """The peers that can run, and a record of each that cannot."""
+    names = [name.strip() for name in options.peers.split(",") if name.strip()] or list(PEERS)
+    for name in names:
+        if name not in PEERS:
+            raise CaseError(f"peer {name!r} is none of {', '.join(PEERS)}")
+    # Speed-ups need the reference.
+    names = list(dict.fromkeys([*names, REFERENCE]))
+    peers, skipped = [], []
+    for peer in (PEERS[name] for name in PEERS if name in names):
+        reason = peer.missing()
+        if not reason and options.device.split(":")[0] not in peer.devices:
+            reason = f"not on {options.device}"
+        if reason:
+            skipped.append({"kind": "skipped", "peer": peer.name, "reason": reason})
+        else:
+            peers.append(peer)
+    return peers, skipped
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    threads = options.threads or len(os.sched_getaffinity(0))
+    plan = select_entries(options, threads)
+    peers, skipped = select_peers(options)
+    if options.list:
+        for suite, entry in plan:
+            console.print(f"{suite}: {entry.case.label}", markup=False, highlight=False)
+        return 0
+    everyone = bool(options.peers) or options.full
+    how = Options(
+        device=options.device,
+        threads=threads,
+        rounds=options.rounds or (3 if options.quick else 7),
+        seconds=options.seconds / 2 if options.quick else options.seconds,
+        cold=not options.warm_l2,
+        graph=options.cuda_graph,
+    )
+    stamp = datetime.now(timezone.utc)
+    path = options.out / f"{options.name or stamp.strftime('%Y%m%d-%H%M%S')}.jsonl"
+    for record in skipped:
+        console.print(f"skipped {PEERS[record['peer']].label}: {record['reason']}", markup=False)
+    started = time.monotonic()
+    writer = Writer(path)
+    # NOTE: no refresh by itself: the thread that draws would take time from what is measured.
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with (
+        Pool() as pool,
+        Progress(*columns, TimeElapsedColumn(), console=console, auto_refresh=False) as progress,
+    ):
+        task = progress.add_task("starting", total=len(plan))
+
+        def say(text: str) -> None:
+            progress.update(task, description=text[-70:], refresh=True)
+
+        conductor = Conductor(pool, how, say)
+        facts = pool.get(JUDGE, threads).ask({"do": "facts", "device": options.device}, 120)
+        if facts.pop("status") != "ok":
+            raise CaseError(f"device {options.device}: {facts['reason']}")
+        results = Results(_run_record(options, how, stamp, facts), [], skipped)
+        for record in (results.run, *skipped):
+            writer.write(record)
+        for number, (suite, entry) in enumerate(plan):
+            pair = [peer for peer in peers if peer.name in PAIR]
+            rows = conductor.run_case(
+                suite, entry.case, peers if everyone or entry.every_peer else pair
+            )
+            for row in rows:
+                writer.write(row)
+            results.rows += rows
+            progress.advance(task)
+            if number + 1 == len(plan) or plan[number + 1][0] != suite:
+                progress.console.print(suite_table(results, suite))
+        conductor.close()
+    writer.close()
+    written = write_reports(results, path)
+    print_results(console, replace_rows(results))
+    console.print(f"{time.monotonic() - started:.0f} s. Written: {path} and", markup=False)
+    for extra in written:
+        console.print(f"  {extra}", markup=False)
+    return 1 if any(row["status"] in ("wrong", "error") for row in results.rows) else 0
+
+
+def replace_rows(results: Results) -> Results:
+    return results
+
+
+def _run_record(
+    options: argparse.Namespace, how: Options, stamp: datetime, facts: Record
+) -> Record:
+    asked = {k: v for k, v in vars(options).items() if k not in ("out", "name", "list", "command")}
+    return {
+        "kind": "run",
+        "schema": SCHEMA,
+        "time": stamp.isoformat(timespec="seconds"),
+        "threads": how.threads,
+        "rounds": how.rounds,
+        "options": asked,
+        "machine": {**machine_facts(), **facts},
+    }

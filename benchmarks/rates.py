@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the machine reaches at this moment: the yardsticks that rows are held against."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+# Side of the square product: large enough for the full rate, small enough for a tenth of a second.
+GEMM_SIDE = {"cpu": 1536, "cuda": 8192}
+# Working sets for the bandwidth: from below one core's L1 to beyond L2.
+GEMV_BYTES = [64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20]
+
+
+def measure(device: str, threads: int, dtype: str) -> dict[str, Any]:
+    """Rates with this many threads.
+
+    Returns:
+        gemm_flops: of torch's matrix product: float32 on the CPU, whatever the row's dtype; in the
+            row's dtype on a GPU.
+        gemv_bandwidth: [[bytes, bytes per second], ...] of reading a float32 matrix of that size
+            again and again in a matrix-vector product; the CPU only.
+    """
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(False)
+    where = "cpu" if device == "cpu" else "cuda"
+    found: dict[str, Any] = {"gemm_flops": _gemm(where, dtype)}
+    found["gemv_bandwidth"] = _gemv() if where == "cpu" else []
+    return found
+
+
+def _gemm(device: str, dtype: str) -> float:
+    from benchmarks.peers.torch_kit import DTYPES
+
+    side = GEMM_SIDE[device]
+    kind = torch.float32 if device == "cpu" else DTYPES[dtype]
+    torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
+    a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
+    out = torch.empty_like(a)
+    if device == "cpu":
+        return 2 * side**3 / _best(lambda: torch.mm(a, b, out=out), 0.25)
+    from benchmarks.clock import CudaClock
+
+    clock = CudaClock(torch, cold=False)
+    return 2 * side**3 / clock.warm_up(lambda: torch.mm(a, b, out=out), 0.5)
+
+
+def _gemv() -> list[list[float]]:
+    # A call's own cost, taken off: what is left is reading.
+    empty = _best(_reader(16, 16), 0.01)
+    found = []
+    for size in GEMV_BYTES:
+        columns = 1 << round(math.log2(size / 16) / 2)  # The shape of W_hh: four times as high.
+        rows = size // 4 // columns
+        taken = _best(_reader(rows, columns), 0.03)
+        # NOTE: where a call's own cost hides the reading, the sum is at least an upper bound.
+        found.append([size, size / max(taken - empty, taken / 4)])
+    return found
+
+
+def _reader(rows: int, columns: int) -> Callable[[], Any]:
+    matrix, vector, out = torch.randn(rows, columns), torch.randn(columns), torch.empty(rows)
+    return lambda: torch.mv(matrix, vector, out=out)
+
+
+def _best(run: Callable[[], Any], seconds: float) -> float:
+    run()
+    best, end = math.inf, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+    return best

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The tables on the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.peers import PEERS, REFERENCE
+from benchmarks.records import Record, Results
+from benchmarks.rows import scaled, shown
+from benchmarks.suites import SUITES
+
+COLUMNS = ("median", "p10 – p90", "speed-up", "GFLOP/s", "of sgemm", "floor")
+
+
+def label_of(peer: str) -> str:
+    return PEERS[peer].label if peer in PEERS else peer
+
+
+def cells(row: Record) -> list[str]:
+    """One row's figures, in the order of COLUMNS."""
+    unit = row["unit"]
+    median = scaled(row["median"], unit)
+    if row["case"]["measure"] == "latency":
+        median += f" (p99 {scaled(row['p99'], unit)})"
+    floor = "–"
+    if row["floor_seconds"]:
+        # The share that a peer at the floor would have is 100 %.
+        share = row["floor_seconds"] / row["median"]
+        floor = f"{scaled(row['floor_seconds'], 's')} ({share:.0%})"
+    return [
+        median,
+        f"{scaled(row['p10'], unit)} – {scaled(row['p90'], unit)}",
+        shown(row["speedup"], ".2f"),
+        shown(row["gflops"], ".3g"),
+        shown(row["gemm_share"], ".0%"),
+        floor,
+    ]
+
+
+def suite_table(results: Results, suite: str) -> Table:
+    about = SUITES[suite].about if suite in SUITES else ""
+    table = Table(title=f"{suite}: {about}", title_justify="left", header_style="bold")
+    table.add_column("case", overflow="fold")
+    table.add_column("peer", no_wrap=True)
+    for name in COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+    last = ""
+    for row in results.rows:
+        if row["suite"] != suite:
+            continue
+        if last and row["label"] != last:
+            table.add_section()
+        name = row["label"] if row["label"] != last else ""
+        last = row["label"]
+        if row["status"] == "ok":
+            style = "bold" if row["peer"] == "fused" else None
+            table.add_row(name, label_of(row["peer"]), *cells(row), style=style)
+        else:
+            style = "red" if row["status"] in ("wrong", "error") else "dim"
+            said = f"{row['status']}: {row['reason']}"
+            table.add_row(name, label_of(row["peer"]), said[:60], style=style)
+    return table
+
+
+def means_table(results: Results) -> Table:
+    title = f"geometric mean of speed-ups against {label_of(REFERENCE)} (cases)"
+    table = Table(title=title, title_justify="left", header_style="bold")
+    means = results.geometric_means()
+    peers = list(dict.fromkeys(peer for by_peer in means.values() for peer in by_peer))
+    table.add_column("suite")
+    for peer in peers:
+        table.add_column(label_of(peer), justify="right")
+    for suite, by_peer in means.items():
+        found = (by_peer.get(peer) for peer in peers)
+        table.add_row(suite, *("–" if f is None else f"{f[0]:.2f} ({f[1]})" for f in found))
+    return table
+
+
+def print_results(console: Console, results: Results) -> None:
+    for suite in results.suites():
+        console.print(suite_table(results, suite))
+    console.print(means_table(results))
+    for skipped in results.skipped:
+        console.print(f"skipped {label_of(skipped['peer'])}: {skipped['reason']}", style="dim")
