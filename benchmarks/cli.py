@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from benchmarks.pool import Pool
 from benchmarks.records import SCHEMA, Record, Results, Writer, read_results
 from benchmarks.report import write_reports
 from benchmarks.suites import SUITES, Entry, parse_suites, resolve_threads
-from benchmarks.table import print_results, suite_table
+from benchmarks.table import print_means, print_results, suite_table
 from benchmarks.worker import JUDGE
 
 RESULTS = Path(__file__).parent / "results"
@@ -77,7 +78,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
-    console = Console()
+    # A terminal has its own width; a file or a pipe takes all columns.
+    console = Console() if sys.stdout.isatty() else Console(width=150)
     try:
         if options.command == "compare":
             before, after = read_results(options.before), read_results(options.after)
@@ -191,15 +193,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
         conductor.close()
     writer.close()
     written = write_reports(results, path)
-    print_results(console, replace_rows(results))
+    print_means(console, results)
     console.print(f"{time.monotonic() - started:.0f} s. Written: {path} and", markup=False)
     for extra in written:
         console.print(f"  {extra}", markup=False)
     return 1 if any(row["status"] in ("wrong", "error") for row in results.rows) else 0
-
-
-def replace_rows(results: Results) -> Results:
-    return results
 
 
 def _run_record(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 from benchmarks.case import Case
@@ -89,7 +90,7 @@ def bytes_floor(case: Case, bandwidth: list[list[float]]) -> float | None:
 def _interpolate(points: list[list[float]], size: float) -> float:
     if size <= points[0][0]:
         return points[0][1]
-    for (low, at_low), (high, at_high) in zip(points, points[1:], strict=False):
+    for (low, at_low), (high, at_high) in pairwise(points):
         if size <= high:
             share = math.log(size / low) / math.log(high / low)
             return at_low + share * (at_high - at_low)

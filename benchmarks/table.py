@@ -42,7 +42,7 @@ def cells(row: Record) -> list[str]:
 def suite_table(results: Results, suite: str) -> Table:
     about = SUITES[suite].about if suite in SUITES else ""
     table = Table(title=f"{suite}: {about}", title_justify="left", header_style="bold")
-    table.add_column("case", overflow="fold")
+    table.add_column("case", overflow="fold", min_width=16)
     table.add_column("peer", no_wrap=True)
     for name in COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
@@ -81,6 +81,11 @@ def means_table(results: Results) -> Table:
 def print_results(console: Console, results: Results) -> None:
     for suite in results.suites():
         console.print(suite_table(results, suite))
+    print_means(console, results)
+
+
+def print_means(console: Console, results: Results) -> None:
+    """What stands below the tables of the suites."""
     console.print(means_table(results))
     for skipped in results.skipped:
         console.print(f"skipped {label_of(skipped['peer'])}: {skipped['reason']}", style="dim")
