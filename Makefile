@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# make setup | test | lint | format | demo | clean
+# make setup | test | lint | format | demo | bench | clean
 #
+#   BENCH   arguments of 'make bench', as BENCH="--suite step --quick"
 #   PYTHON  the interpreter that the virtual environment is made with
 #   VENV    the virtual environment; an existing one is used as it is, and completed
 PYTHON ?= python3
@@ -10,13 +11,14 @@ BIN := $(abspath $(VENV))/bin
 # Stamps: newer than their inputs once the environment matches these.
 REQUIREMENTS := $(VENV)/.lstm_fused-requirements
 INSTALLED := $(VENV)/.lstm_fused-installed
+PEERS := $(VENV)/.lstm_fused-peers
 
 CXX_FILES = $(shell find csrc tests/cpp \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -print)
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt $(shell find csrc)
 SANITIZE_BUILD := build/sanitize
 DEMOS := classify_digits generate_text forecast_series
 
-.PHONY: setup test ctest lint format demo clean force
+.PHONY: setup test ctest lint format demo bench clean force
 
 setup: $(INSTALLED)
 
@@ -57,6 +59,14 @@ format: $(REQUIREMENTS)
 
 demo: setup
 	for name in $(DEMOS); do $(BIN)/python examples/$$name.py || exit 1; done
+
+$(PEERS): requirements-bench.txt $(REQUIREMENTS)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-bench.txt
+	touch $@
+
+# Results go to benchmarks/results/. About five minutes on two cores.
+bench: setup $(PEERS)
+	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
 	rm -rf build dist *.egg-info lstm_fused/_C*.so $(INSTALLED)

@@ -79,7 +79,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     # A terminal has its own width; a file or a pipe takes all columns.
-    console = Console() if sys.stdout.isatty() else Console(width=150)
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     try:
         if options.command == "compare":
             before, after = read_results(options.before), read_results(options.after)
@@ -103,6 +103,8 @@ def select_entries(options: argparse.Namespace, threads: int) -> Plan:
     level = "quick" if options.quick else "full" if options.full else "default"
     shapes = [parse_shape(text) for text in options.shape]
     dtypes = [parse_dtype(text) for text in options.dtype]
+    if "tf32" in dtypes and options.device == "cpu":
+        raise CaseError("dtype tf32: a GPU's, give --device cuda")
     plan: Plan = []
     for suite in parse_suites(options.suite):
         if shapes:

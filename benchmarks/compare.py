@@ -121,10 +121,8 @@ def _warnings(before: Results, after: Results) -> list[str]:
         if one != two:
             found.append(f"{name} differs: {one} and {two}")
     for who, results in (("before", before), ("after", after)):
-        loads = [row["load"][0] for row in results.rows]
-        # The run itself keeps all its threads busy.
-        if loads and float(np.median(loads)) > results.run["machine"]["cores"] + 1:
-            found.append(f"{who}: load average {np.median(loads):.1f}: other programs were running")
+        if (share := results.disturbed()) > 0:
+            found.append(f"{who}: other programs were running during {share:.0%} of the rows")
     return found
 
 

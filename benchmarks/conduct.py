@@ -9,6 +9,7 @@ timed, and is stopped. The rows come from the samples of all rounds.
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 
 from benchmarks.case import Case
 from benchmarks.check import find_fault, load_arrays, load_truth, worst_share
-from benchmarks.machine import load_average
+from benchmarks.machine import busy_seconds, load_average, process_seconds
 from benchmarks.peers import REFERENCE, Peer
 from benchmarks.pool import Pool, WorkerProcess
 from benchmarks.records import Record
@@ -48,6 +49,27 @@ class Options:
 
 
 Say = Callable[[str], None]
+
+
+@dataclass
+class Others:
+    """How much other programs computed during one peer's turns."""
+
+    worked: float = 0.0
+    passed: float = 0.0
+
+    @contextmanager
+    def watch(self, worker: WorkerProcess) -> Iterator[None]:
+        start, all_before = time.monotonic(), busy_seconds()
+        own_before = process_seconds(worker.process.pid)
+        yield
+        own = process_seconds(worker.process.pid) - own_before
+        self.worked += busy_seconds() - all_before - own
+        self.passed += time.monotonic() - start
+
+    def cores(self) -> float:
+        """Cores that others kept busy, on the average."""
+        return round(max(0.0, self.worked) / self.passed, 2) if self.passed else 0.0
 
 
 class Conductor:
@@ -110,6 +132,7 @@ class Conductor:
             return self._measure_memory(case, peers, threads, rows)
         rounds: dict[str, list[list[float]]] = {}
         calls: dict[str, float] = {}
+        others: dict[str, Others] = {}
         spent = 0.0
         with self._neighbours(case):
             for peer in peers:
@@ -119,6 +142,7 @@ class Conductor:
                     continue
                 rows[peer.name]["kernels"] = answer["kernels"]
                 calls[peer.name], rounds[peer.name] = answer["seconds"], []
+                others[peer.name] = Others()
             for number in range(self.options.rounds):
                 if number >= 5 and spent > self.options.case_seconds:
                     break
@@ -126,11 +150,13 @@ class Conductor:
                 for peer in [peer for peer in peers if peer.name in rounds]:
                     unseen = 0.005 if calls[peer.name] < LONG_CALL_SECONDS else 0.0
                     request = {"do": "measure", "seconds": self.options.seconds, "unseen": unseen}
-                    answer = self._ask(peer, threads, request, case)
+                    with others[peer.name].watch(self._worker(peer, threads)):
+                        answer = self._ask(peer, threads, request, case)
                     if self._failed(answer, rows[peer.name]):
                         del rounds[peer.name]
                         continue
                     rounds[peer.name].append(answer["samples"])
+                    rows[peer.name]["others_cpu"] = others[peer.name].cores()
                     spent += sum(answer["samples"])
         return rounds
 
@@ -170,8 +196,10 @@ class Conductor:
         return {**request, **where, "case": case.as_record()}
 
     def _ask(self, peer: Peer, threads: int, request: Record, case: Case) -> Record:
-        worker = self.pool.get(peer.name, threads, pinned=peer.pinned, module=self._module(peer))
-        return worker.ask(self._request(request, case), PATIENCE_SECONDS)
+        return self._worker(peer, threads).ask(self._request(request, case), PATIENCE_SECONDS)
+
+    def _worker(self, peer: Peer, threads: int) -> WorkerProcess:
+        return self.pool.get(peer.name, threads, pinned=peer.pinned, module=self._module(peer))
 
     def _truth(self, case: Case, threads: int) -> Record:
         self.say(f"{case.label}: computing the truth")

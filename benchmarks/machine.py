@@ -47,6 +47,30 @@ def load_average() -> list[float]:
     return [round(value, 2) for value in os.getloadavg()]
 
 
+def busy_seconds() -> float:
+    """Seconds that all cores together have worked since the start of the machine.
+
+    Time that a hypervisor gave to other machines counts as worked.
+    """
+    try:
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    except OSError:
+        return 0.0
+    user, nice, system, _idle, _waiting, interrupts, soft, stolen = map(int, fields)
+    worked = user + nice + system + interrupts + soft + stolen
+    return worked / os.sysconf("SC_CLK_TCK")
+
+
+def process_seconds(pid: int) -> float:
+    """Seconds that a process has worked, all its threads together."""
+    try:
+        # The name, in brackets, may hold blanks.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def commit() -> str:
     """The commit of this checkout, with a plus if files differ from it; "unknown" outside git."""
     root = Path(__file__).resolve().parents[1]

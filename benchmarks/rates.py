@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-# Side of the square product: large enough for the full rate, and small enough for dozens of calls in
-# the time given, of which the best counts: one that other programs did not disturb.
+# Side of the square product: large enough for the full rate, and small enough for dozens of calls
+# in the time given, of which the best counts: one that other programs did not disturb.
 GEMM_SIDE = {"cpu": 1024, "cuda": 8192}
 # Working sets for the bandwidth: from below one core's L1 to beyond L2.
 GEMV_BYTES = [64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20]
@@ -24,7 +24,8 @@ def measure(device: str, threads: int, dtype: str) -> dict[str, Any]:
         gemm_flops: of torch's matrix product: float32 on the CPU, whatever the row's dtype; in the
             row's dtype on a GPU.
         gemv_bandwidth: [[bytes, bytes per second], ...] of reading a float32 matrix of that size
-            again and again in a matrix-vector product; the CPU only.
+            again and again in torch's matrix-vector product, plain or transposed, whichever is
+            faster; the CPU only.
     """
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
@@ -52,20 +53,24 @@ def _gemm(device: str, dtype: str) -> float:
 
 def _gemv() -> list[list[float]]:
     # A call's own cost, taken off: what is left is reading.
-    empty = _best(_reader(16, 16), 0.01)
+    empty = [_best(reader, 0.01) for reader in _readers(16, 16)]
     found = []
     for size in GEMV_BYTES:
         columns = 1 << round(math.log2(size / 16) / 2)  # The shape of W_hh: four times as high.
-        rows = size // 4 // columns
-        taken = _best(_reader(rows, columns), 0.03)
-        # NOTE: where a call's own cost hides the reading, the sum is at least an upper bound.
-        found.append([size, size / max(taken - empty, taken / 4)])
+        taken = [_best(reader, 0.03) for reader in _readers(size // 4 // columns, columns)]
+        # NOTE: at most three quarters of a call count as its own cost: a difference of two noisy
+        # numbers must not come out as nothing.
+        reading = min(max(t - e, t / 4) for t, e in zip(taken, empty, strict=True))
+        found.append([size, size / reading])
     return found
 
 
-def _reader(rows: int, columns: int) -> Callable[[], Any]:
+def _readers(rows: int, columns: int) -> list[Callable[[], Any]]:
     matrix, vector, out = torch.randn(rows, columns), torch.randn(columns), torch.empty(rows)
-    return lambda: torch.mv(matrix, vector, out=out)
+    return [
+        lambda: torch.mv(matrix, vector, out=out),
+        lambda: torch.mv(matrix.t(), out, out=vector),
+    ]
 
 
 def _best(run: Callable[[], Any], seconds: float) -> float:

@@ -20,6 +20,9 @@ SCHEMA = 1
 # right and timed; computed something else, not timed; not done by this peer; failed.
 STATUSES = ("ok", "wrong", "unsupported", "error")
 
+# Cores that other programs may keep busy: about what the system itself takes.
+QUIET_CORES = 0.2
+
 Record = dict[str, Any]
 
 
@@ -42,6 +45,27 @@ class Results:
             and suite in (None, row["suite"])
             and peer in (None, row["peer"])
         ]
+
+    def disturbed(self) -> float:
+        """The share of rows during which other programs computed, where none were asked for."""
+        rows = [row for row in self.timed() if row["others_cpu"] is not None]
+        rows = [row for row in rows if not row["case"]["busy"]]
+        return sum(row["others_cpu"] > QUIET_CORES for row in rows) / len(rows) if rows else 0.0
+
+    def thread_gains(self) -> list[tuple[str, str, int, int, float]]:
+        """Peer, label, few and many threads, and the gain, for cases run with several counts."""
+        found = []
+        groups: dict[tuple[str, str], list[Record]] = {}
+        for row in self.timed("scaling"):
+            if row["case"]["threads"] and row["unit"] == "s":
+                label = row["label"].replace(f" threads={row['threads']}", "")
+                groups.setdefault((row["peer"], label), []).append(row)
+        for (peer, label), rows in groups.items():
+            few, *more = sorted(rows, key=lambda row: row["threads"])
+            for many in more:
+                gain = few["median"] / many["median"]
+                found.append((peer, label, few["threads"], many["threads"], gain))
+        return found
 
     def geometric_means(self) -> dict[str, dict[str, tuple[float, int]]]:
         """By suite and peer: the geometric mean of speed-ups, and of how many cases."""

@@ -23,6 +23,7 @@ EMPTY: Record = {
     "gflops": None,
     "gemm_share": None,
     "floor_seconds": None,
+    "others_cpu": None,
 }
 
 
@@ -62,6 +63,7 @@ def make_row(
     if row["status"] != "ok" or not rounds:
         return row
     row["unit"] = "bytes" if case.measure == "memory" else "s"
+    row["others_cpu"] = verdict.get("others_cpu")
     row["rounds"] = [thinned(samples) for samples in rounds]
     row |= summarize(rounds)
     if reference:

@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peers import PEERS, REFERENCE
-from benchmarks.records import Record, Results
+from benchmarks.records import QUIET_CORES, Record, Results
 from benchmarks.rows import scaled, shown
 from benchmarks.suites import SUITES
 
-COLUMNS = ("median", "p10 – p90", "speed-up", "GFLOP/s", "of sgemm", "floor")
+COLUMNS = ("median", "p10 – p90", "speed-up", "GFLOP/s", "of sgemm", "floor", "others")
 
 
 def label_of(peer: str) -> str:
@@ -36,6 +36,7 @@ def cells(row: Record) -> list[str]:
         shown(row["gflops"], ".3g"),
         shown(row["gemm_share"], ".0%"),
         floor,
+        shown(row["others_cpu"], ".1f"),
     ]
 
 
@@ -58,9 +59,8 @@ def suite_table(results: Results, suite: str) -> Table:
             style = "bold" if row["peer"] == "fused" else None
             table.add_row(name, label_of(row["peer"]), *cells(row), style=style)
         else:
-            style = "red" if row["status"] in ("wrong", "error") else "dim"
-            said = f"{row['status']}: {row['reason']}"
-            table.add_row(name, label_of(row["peer"]), said[:60], style=style)
+            style = "dim" if row["status"] == "unsupported" else "red"
+            table.add_row(name, label_of(row["peer"]), row["status"], style=style)
     return table
 
 
@@ -87,5 +87,25 @@ def print_results(console: Console, results: Results) -> None:
 def print_means(console: Console, results: Results) -> None:
     """What stands below the tables of the suites."""
     console.print(means_table(results))
-    for skipped in results.skipped:
-        console.print(f"skipped {label_of(skipped['peer'])}: {skipped['reason']}", style="dim")
+    for line in closing_lines(results):
+        console.print(line, markup=False)
+
+
+def closing_lines(results: Results) -> list[str]:
+    """Gains from threads, what went wrong, who was left out, and whether the machine was quiet."""
+    lines = [
+        f"{label_of(peer)}: {few} → {many} threads: {gain:.2f}x ({label})"
+        for peer, label, few, many, gain in results.thread_gains()
+    ]
+    lines += [
+        f"{row['status']}: {label_of(row['peer'])}, {row['label']}: {row['reason']}"
+        for row in results.rows
+        if row["status"] in ("wrong", "error")
+    ]
+    lines += [f"skipped {label_of(s['peer'])}: {s['reason']}" for s in results.skipped]
+    if (share := results.disturbed()) > 0:
+        lines.append(
+            f"{share:.0%} of the rows were measured while other programs kept more than "
+            f"{QUIET_CORES} cores busy (column others): run again on a quiet machine."
+        )
+    return lines

@@ -118,7 +118,7 @@ def answer(worker: Worker, line: str) -> dict[str, Any]:
     except Refusal as refusal:
         return {"status": "unsupported", "reason": str(refusal)}
     except Exception as error:  # A peer's failure is a row of the table, not the end of the run.
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
         return {"status": "error", "reason": reason, "traceback": traceback.format_exc()}
 
 
