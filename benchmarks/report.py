@@ -55,8 +55,9 @@ def make_html(results: Results, images: dict[str, bytes]) -> str:
         f"{run['rounds']} rounds.</p>",
         "<p>Each peer computes in a process of its own, one at a time, in alternation; results "
         "were checked before anything was timed. Speed-ups are ratios of medians against nn.LSTM "
-        "in the same run; the share is of the matrix product's rate on this machine in this run; the "
-        "floor, for one row, is the time of reading the weights. benchmarks/README.md tells more."
+        "in the same run; the share is of the matrix product's rate on this machine in this run; "
+        "the floor, for one row, is the time of reading the weights. benchmarks/README.md tells "
+        "more."
         "</p>",
         "<h2>Geometric means of speed-ups</h2>",
         _means(results),
