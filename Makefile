@@ -64,7 +64,7 @@ $(PEERS): requirements-bench.txt $(REQUIREMENTS)
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-bench.txt
 	touch $@
 
-# Results go to benchmarks/results/. About five minutes on two cores.
+# Results go to benchmarks/results/. At most seven minutes, whatever the machine.
 bench: setup $(PEERS)
 	$(BIN)/python -m benchmarks $(BENCH)
 

@@ -4,34 +4,26 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.case import CaseError, parse_dtype, parse_shape
 from benchmarks.compare import compare, print_comparison
-from benchmarks.conduct import Conductor, Options
-from benchmarks.machine import machine_facts
+from benchmarks.conduct import Options
 from benchmarks.peers import PEERS, REFERENCE, Peer
-from benchmarks.pool import Pool
-from benchmarks.records import SCHEMA, Record, Results, Writer, read_results
+from benchmarks.records import Record, read_results
 from benchmarks.report import write_reports
-from benchmarks.suites import SUITES, Entry, parse_suites, resolve_threads
-from benchmarks.table import print_means, print_results, suite_table
-from benchmarks.worker import JUDGE
+from benchmarks.session import Plan, Session
+from benchmarks.suites import SUITES, parse_suites, resolve_threads
+from benchmarks.table import print_results
 
 RESULTS = Path(__file__).parent / "results"
-# Who runs the cases that are not for every peer.
-PAIR = ("fused", REFERENCE)
-
-Plan = list[tuple[str, Entry]]
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -47,6 +39,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--peers", default="", help=f"with commas: {', '.join(PEERS)}; also gives them every case")
     add("--device", default="cpu", help="cpu or cuda")
     add("--rounds", type=int, default=0, metavar="N", help="turns of each peer (default 7)")
+    add(
+        "--minutes",
+        type=float,
+        default=-1,
+        help="of the whole run; what does not fit is named (default 7, quick 3, full: no limit)",
+    )
     add("--seconds", type=float, default=0.05, metavar="S", help="of timed calls in one turn")
     size = run.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="few cases and rounds: does it work?")
@@ -90,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
             print_results(console, results)
             write_reports(results, options.results)
             return 0
-        return run(options, console)
+        return _run(options, console)
     except CaseError as error:
         console.print(f"error: {error}", style="red", markup=False)
         return 2
@@ -98,9 +96,13 @@ def main(arguments: Sequence[str]) -> int:
         return 130
 
 
+def _level(options: argparse.Namespace) -> str:
+    return "quick" if options.quick else "full" if options.full else "default"
+
+
 def select_entries(options: argparse.Namespace, threads: int) -> Plan:
     """What to measure, in order, without repetitions."""
-    level = "quick" if options.quick else "full" if options.full else "default"
+    level = _level(options)
     shapes = [parse_shape(text) for text in options.shape]
     dtypes = [parse_dtype(text) for text in options.dtype]
     if "tf32" in dtypes and options.device == "cpu":
@@ -140,7 +142,7 @@ def select_peers(options: argparse.Namespace) -> tuple[list[Peer], list[Record]]
     return peers, skipped
 
 
-def run(options: argparse.Namespace, console: Console) -> int:
+def _run(options: argparse.Namespace, console: Console) -> int:
     threads = options.threads or len(os.sched_getaffinity(0))
     plan = select_entries(options, threads)
     peers, skipped = select_peers(options)
@@ -148,70 +150,24 @@ def run(options: argparse.Namespace, console: Console) -> int:
         for suite, entry in plan:
             console.print(f"{suite}: {entry.case.label}", markup=False, highlight=False)
         return 0
-    everyone = bool(options.peers) or options.full
+    minutes = {"quick": 3.0, "full": math.inf, "default": 7.0}[_level(options)]
     how = Options(
         device=options.device,
         threads=threads,
         rounds=options.rounds or (3 if options.quick else 7),
+        least_rounds=3 if options.quick else 5,
         seconds=options.seconds / 2 if options.quick else options.seconds,
         cold=not options.warm_l2,
         graph=options.cuda_graph,
     )
-    stamp = datetime.now(timezone.utc)
-    path = options.out / f"{options.name or stamp.strftime('%Y%m%d-%H%M%S')}.jsonl"
-    for record in skipped:
-        console.print(f"skipped {PEERS[record['peer']].label}: {record['reason']}", markup=False)
-    started = time.monotonic()
-    writer = Writer(path)
-    # NOTE: no refresh by itself: the thread that draws would take time from what is measured.
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with (
-        Pool() as pool,
-        Progress(*columns, TimeElapsedColumn(), console=console, auto_refresh=False) as progress,
-    ):
-        task = progress.add_task("starting", total=len(plan))
-
-        def say(text: str) -> None:
-            progress.update(task, description=text[-70:], refresh=True)
-
-        conductor = Conductor(pool, how, say)
-        facts = pool.get(JUDGE, threads).ask({"do": "facts", "device": options.device}, 120)
-        if facts.pop("status") != "ok":
-            raise CaseError(f"device {options.device}: {facts['reason']}")
-        results = Results(_run_record(options, how, stamp, facts), [], skipped)
-        for record in (results.run, *skipped):
-            writer.write(record)
-        for number, (suite, entry) in enumerate(plan):
-            pair = [peer for peer in peers if peer.name in PAIR]
-            rows = conductor.run_case(
-                suite, entry.case, peers if everyone or entry.every_peer else pair
-            )
-            for row in rows:
-                writer.write(row)
-            results.rows += rows
-            progress.advance(task)
-            if number + 1 == len(plan) or plan[number + 1][0] != suite:
-                progress.console.print(suite_table(results, suite))
-        conductor.close()
-    writer.close()
-    written = write_reports(results, path)
-    print_means(console, results)
-    console.print(f"{time.monotonic() - started:.0f} s. Written: {path} and", markup=False)
-    for extra in written:
-        console.print(f"  {extra}", markup=False)
-    return 1 if any(row["status"] in ("wrong", "error") for row in results.rows) else 0
-
-
-def _run_record(
-    options: argparse.Namespace, how: Options, stamp: datetime, facts: Record
-) -> Record:
-    asked = {k: v for k, v in vars(options).items() if k not in ("out", "name", "list", "command")}
-    return {
-        "kind": "run",
-        "schema": SCHEMA,
-        "time": stamp.isoformat(timespec="seconds"),
-        "threads": how.threads,
-        "rounds": how.rounds,
-        "options": asked,
-        "machine": {**machine_facts(), **facts},
-    }
+    unsaid = ("out", "name", "list", "command")
+    session = Session(
+        plan,
+        peers,
+        skipped,
+        how,
+        every_peer=bool(options.peers) or options.full,
+        seconds=60 * (minutes if options.minutes < 0 else options.minutes),
+        asked={k: v for k, v in vars(options).items() if k not in unsaid},
+    )
+    return session.run(console, options.out, options.name)

@@ -8,6 +8,7 @@ timed, and is stopped. The rows come from the samples of all rounds.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,8 +41,8 @@ class Options:
     rounds: int = 7
     # Of timed calls in one turn; at least one call.
     seconds: float = 0.05
-    # A case stops its rounds early when it has taken this long and has five of them.
-    case_seconds: float = 20.0
+    # Beyond the time that a case is given, it ends after so many rounds.
+    least_rounds: int = 5
     cold: bool = True
     graph: bool = False
     # A module of the tests' own in place of a peer's.
@@ -77,14 +78,22 @@ class Conductor:
         self.pool, self.options, self.say = pool, options, say
         self.folder = tempfile.TemporaryDirectory(prefix="lstm_fused_bench_")
         self.rates: dict[tuple[Any, ...], Record] = {}
+        self.deadline = math.inf
 
     def close(self) -> None:
         self.folder.cleanup()
 
     # ---------------------------------------------------------------------------- one case
 
-    def run_case(self, suite: str, case: Case, peers: Sequence[Peer]) -> list[Record]:
-        """The rows of one case, one for each peer, in the order of peers."""
+    def run_case(
+        self, suite: str, case: Case, peers: Sequence[Peer], seconds: float = 20.0
+    ) -> list[Record]:
+        """The rows of one case, one for each peer, in the order of peers.
+
+        Args:
+            seconds: the rounds stop early when the case has taken as long.
+        """
+        self.deadline = time.monotonic() + seconds
         threads = case.threads or self.options.threads
         facts = {"suite": suite, "threads": threads, "device": self.options.device}
         rows: dict[str, Record] = {}
@@ -133,7 +142,6 @@ class Conductor:
         rounds: dict[str, list[list[float]]] = {}
         calls: dict[str, float] = {}
         others: dict[str, Others] = {}
-        spent = 0.0
         with self._neighbours(case):
             for peer in peers:
                 request = {"do": "warm_up", "cold": self.options.cold, "graph": self.options.graph}
@@ -144,7 +152,7 @@ class Conductor:
                 calls[peer.name], rounds[peer.name] = answer["seconds"], []
                 others[peer.name] = Others()
             for number in range(self.options.rounds):
-                if number >= 5 and spent > self.options.case_seconds:
+                if number >= self.options.least_rounds and time.monotonic() > self.deadline:
                     break
                 self.say(f"{case.label}: round {number + 1} of {self.options.rounds}")
                 for peer in [peer for peer in peers if peer.name in rounds]:
@@ -157,7 +165,6 @@ class Conductor:
                         continue
                     rounds[peer.name].append(answer["samples"])
                     rows[peer.name]["others_cpu"] = others[peer.name].cores()
-                    spent += sum(answer["samples"])
         return rounds
 
     def _measure_memory(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import select
@@ -10,8 +11,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+# <sys/prctl.h>
+_PR_SET_PDEATHSIG = 1
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,7 +38,7 @@ class WorkerProcess:
             env=self._environment(threads),
             # One group, so that helpers that a peer starts (compilers) stop and end with it.
             start_new_session=True,
-            preexec_fn=_keep_to(threads) if pinned else None,
+            preexec_fn=_before_start(threads if pinned else 0),
         )
 
     @staticmethod
@@ -94,9 +99,22 @@ class WorkerProcess:
         return " ".join([f"the process ended with status {self.process.returncode}", *last])
 
 
-def _keep_to(threads: int):
-    allowed = sorted(os.sched_getaffinity(0))[:threads]
-    return lambda: os.sched_setaffinity(0, allowed)
+def _before_start(threads: int) -> Callable[[], None]:
+    """What a worker does before it becomes Python: ends with its parent, and keeps to some CPUs.
+
+    A parent that is killed cleans nothing up, and a stopped process would stay for ever.
+    """
+    allowed = sorted(os.sched_getaffinity(0))[:threads] if threads else None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def prepare() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # It was killed before that took effect.
+            os._exit(1)
+        if allowed is not None:
+            os.sched_setaffinity(0, allowed)
+
+    return prepare
 
 
 class Pool:

@@ -18,6 +18,11 @@ def label_of(peer: str) -> str:
     return PEERS[peer].label if peer in PEERS else peer
 
 
+def skipped_name(record: Record) -> str:
+    """The peer, or the case, that a record of kind "skipped" is about."""
+    return label_of(record["peer"]) if "peer" in record else record["case"]
+
+
 def cells(row: Record) -> list[str]:
     """One row's figures, in the order of COLUMNS."""
     unit = row["unit"]
@@ -102,7 +107,7 @@ def closing_lines(results: Results) -> list[str]:
         for row in results.rows
         if row["status"] in ("wrong", "error")
     ]
-    lines += [f"skipped {label_of(s['peer'])}: {s['reason']}" for s in results.skipped]
+    lines += [f"skipped {skipped_name(s)}: {s['reason']}" for s in results.skipped]
     if (share := results.disturbed()) > 0:
         lines.append(
             f"{share:.0%} of the rows were measured while other programs kept more than "
