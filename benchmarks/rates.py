@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import time
 from collections.abc import Callable
@@ -13,8 +14,8 @@ import torch
 # Side of the square product: large enough for the full rate, and small enough for dozens of calls
 # in the time given, of which the best counts: one that other programs did not disturb.
 GEMM_SIDE = {"cpu": 1024, "cuda": 8192}
-# Working sets for the bandwidth: from below one core's L1 to beyond L2.
-GEMV_BYTES = [64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20]
+# Of one core's share of a working set: from within its L1 cache to beyond its L2 cache.
+READ_BYTES = [32 << 10, 128 << 10, 512 << 10, 2 << 20, 8 << 20]
 
 
 def measure(device: str, threads: int, dtype: str) -> dict[str, Any]:
@@ -23,15 +24,14 @@ def measure(device: str, threads: int, dtype: str) -> dict[str, Any]:
     Returns:
         gemm_flops: of torch's matrix product: float32 on the CPU, whatever the row's dtype; in the
             row's dtype on a GPU.
-        gemv_bandwidth: [[bytes, bytes per second], ...] of reading a float32 matrix of that size
-            again and again in torch's matrix-vector product, plain or transposed, whichever is
-            faster; the CPU only.
+        read_bandwidth: [[bytes, bytes per second], ...]: what the threads together read again and
+            again, and how fast, each from its own core's share; the CPU only.
     """
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
     where = "cpu" if device == "cpu" else "cuda"
     found: dict[str, Any] = {"gemm_flops": _gemm(where, dtype)}
-    found["gemv_bandwidth"] = _gemv() if where == "cpu" else []
+    found["read_bandwidth"] = _reading(threads) if where == "cpu" else []
     return found
 
 
@@ -51,26 +51,29 @@ def _gemm(device: str, dtype: str) -> float:
     return 2 * side**3 / clock.warm_up(lambda: torch.mm(a, b, out=out), 0.5)
 
 
-def _gemv() -> list[list[float]]:
-    # A call's own cost, taken off: what is left is reading.
-    empty = [_best(reader, 0.01) for reader in _readers(16, 16)]
+def _reading(threads: int) -> list[list[float]]:
+    """By the C library's memchr, which looks for a byte that is not there: nothing but loads.
+
+    One core is measured, and the others are taken to be as fast. Where they share a cache they are
+    not quite, so that the floor made of this is low rather than high.
+    """
+    search = ctypes.CDLL(None).memchr
+    search.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+    search.restype = ctypes.c_void_p
+
+    def seconds(size: int) -> float:
+        buffer = torch.full((size,), 2, dtype=torch.uint8)
+        address = buffer.data_ptr()
+        return _best(lambda: search(address, 1, size), 0.02)
+
+    call = seconds(64)
     found = []
-    for size in GEMV_BYTES:
-        columns = 1 << round(math.log2(size / 16) / 2)  # The shape of W_hh: four times as high.
-        taken = [_best(reader, 0.03) for reader in _readers(size // 4 // columns, columns)]
-        # NOTE: at most three quarters of a call count as its own cost: a difference of two noisy
+    for size in READ_BYTES:
+        taken = seconds(size)
+        # NOTE: at most half of it counts as the call's own cost: the difference of two noisy
         # numbers must not come out as nothing.
-        reading = min(max(t - e, t / 4) for t, e in zip(taken, empty, strict=True))
-        found.append([size, size / reading])
+        found.append([size * threads, size * threads / max(taken - call, taken / 2)])
     return found
-
-
-def _readers(rows: int, columns: int) -> list[Callable[[], Any]]:
-    matrix, vector, out = torch.randn(rows, columns), torch.randn(columns), torch.empty(rows)
-    return [
-        lambda: torch.mv(matrix, vector, out=out),
-        lambda: torch.mv(matrix.t(), out, out=vector),
-    ]
 
 
 def _best(run: Callable[[], Any], seconds: float) -> float:

@@ -73,7 +73,7 @@ def make_row(
         if row["gemm_flops"]:
             row["gemm_share"] = row["gflops"] * 1e9 / row["gemm_flops"]
         if case.N == 1:
-            row["floor_seconds"] = bytes_floor(case, rates.get("gemv_bandwidth") or [])
+            row["floor_seconds"] = bytes_floor(case, rates.get("read_bandwidth") or [])
     return row
 
 

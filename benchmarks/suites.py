@@ -100,6 +100,7 @@ _RAGGED = tuple({"mode": "training", "ragged": kind} for kind in ("packed", "len
 _TINY = Case(T=1, N=1, D=1, H=1, measure="latency")
 _MEMORY = {"measure": "memory", "mode": "training"}
 
+# The short ones stand before the long ones, which a run that is out of time leaves out.
 _ALL = (
     Suite("inference", "whole sequences, without gradients", _goals("inference"), (_BOTH[0],)),
     Suite(
@@ -114,6 +115,13 @@ _ALL = (
         _entries(_STEP, [{"D": 64, "H": 64}], level="quick", every_peer=True)
         + _entries(_STEP, [{"D": h, "H": h} for h in (128, 256, 512)]),
         ({"T": 1, "measure": "latency"},),
+    ),
+    Suite(
+        "overhead",
+        "a call with next to no arithmetic: through the module, as an operator, with gradients",
+        _entries(_TINY, [{}, {"mode": "op"}], level="quick")
+        + _entries(_TINY, [{"mode": "training"}]),
+        ({"T": 1, "N": 1, "D": 1, "H": 1}, {"T": 1, "N": 1, "D": 1, "H": 1, "mode": "op"}),
     ),
     Suite(
         "ragged",
@@ -161,13 +169,6 @@ _ALL = (
             level="full",
         ),
         ({"threads": 1}, {"threads": -1}, {"T": 1}, {"N": 1}, {"busy": True}),
-    ),
-    Suite(
-        "overhead",
-        "a call with next to no arithmetic: through the module, as an operator, with gradients",
-        _entries(_TINY, [{}, {"mode": "op"}], level="quick")
-        + _entries(_TINY, [{"mode": "training"}]),
-        ({"T": 1, "N": 1, "D": 1, "H": 1}, {"T": 1, "N": 1, "D": 1, "H": 1, "mode": "op"}),
     ),
 )
 
