@@ -6,7 +6,9 @@ from __future__ import annotations
 import io
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.peers import PEERS, REFERENCE
 from benchmarks.records import Record, Results
@@ -38,37 +40,42 @@ _SHARE_SUITES = ("inference", "training")
 def _draw_speedups(suite: str, rows: list[Record]) -> bytes:
     """Bars on a logarithmic axis from 1: to the right is faster than nn.LSTM."""
     labels = list(dict.fromkeys(row["label"] for row in rows))
-    peers = list(dict.fromkeys(row["peer"] for row in rows))
-    height = 0.8 / len(peers)
-    figure = Figure(figsize=(9, 1.2 + 0.24 * len(labels) * (len(peers) + 1)))
+    # One line for each bar, and one left free between cases.
+    places = {id(row): i + labels.index(row["label"]) for i, row in enumerate(rows)}
+    figure = Figure(figsize=(9, 1.5 + 0.2 * (len(rows) + len(labels))))
     axes = figure.add_subplot()
-    for index, peer in enumerate(peers):
+    for peer in dict.fromkeys(row["peer"] for row in rows):
         own = [row for row in rows if row["peer"] == peer]
-        places = [labels.index(row["label"]) + (index + 0.5) * height - 0.4 for row in own]
         ratios = [row["speedup"] for row in own]
         # The whiskers are this peer's own p10 to p90, nn.LSTM's median held fixed.
         low = [r - r * row["median"] / row["p90"] for r, row in zip(ratios, own, strict=True)]
         high = [r * row["median"] / row["p10"] - r for r, row in zip(ratios, own, strict=True)]
         axes.barh(
-            places,
+            [places[id(row)] for row in own],
             [ratio - 1 for ratio in ratios],
-            height,
+            0.9,
             left=1,
             xerr=[low, high],
             error_kw={"elinewidth": 0.8, "ecolor": "#00000080"},
             color=COLOURS.get(peer, "#555555"),
             label=label_of(peer),
         )
-        for place, ratio in zip(places, ratios, strict=True):
-            axes.annotate(f" {ratio:.2f}", (max(ratio, 1), place), va="center", fontsize=7)
+        for ratio, end, row in zip(ratios, high, own, strict=True):
+            at = (max(ratio + end, 1), places[id(row)])
+            axes.annotate(f" {ratio:.2f}", at, va="center", fontsize=7)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.1, y=0.02)
+    middles = [np.mean([places[id(r)] for r in rows if r["label"] == label]) for label in labels]
+    axes.set_yticks(middles, labels, fontsize=8)
     axes.invert_yaxis()
     what = "memory of nn.LSTM / memory" if rows[0]["unit"] == "bytes" else "time of nn.LSTM / time"
     axes.set_xlabel(f"{what} (above 1: better)")
     axes.set_title(suite)
-    axes.legend(fontsize=7, loc="best")
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     return _png(figure)
 
 

@@ -93,5 +93,5 @@ def bootstrap_interval(
 
 
 def spread(values: Sequence[float]) -> float:
-    """A robust standard deviation around zero: 1.4826 times the median of |values|."""
-    return 1.4826 * float(np.median(np.abs(values))) if len(values) else 0.0
+    """A robust standard deviation: 1.4826 times the median distance from the median."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values)))) if len(values) else 0.0
