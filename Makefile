@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# make setup | test | lint | format | demo | cuda-report | gpu | clean
+# make setup | test | lint | format | demo | bench | cuda-report | gpu | clean
 #
+#   BENCH   arguments of 'make bench', as BENCH="--suite step --quick"
 #   GPU     arguments of 'make gpu', as GPU="--quick"
 #   PYTHON  the interpreter that the virtual environment is made with; the one that runs 'make gpu'
 #   VENV    the virtual environment; an existing one is used as it is, and completed
@@ -11,13 +12,14 @@ BIN := $(abspath $(VENV))/bin
 # Stamps: newer than their inputs once the environment matches these.
 REQUIREMENTS := $(VENV)/.lstm_fused-requirements
 INSTALLED := $(VENV)/.lstm_fused-installed
+PEERS := $(VENV)/.lstm_fused-peers
 
 CXX_FILES = $(shell find csrc tests \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -print)
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc)
 SANITIZE_BUILD := build/sanitize
 DEMOS := classify_digits generate_text forecast_series
 
-.PHONY: setup system-packages test ctest lint format demo cuda-report gpu clean force
+.PHONY: setup system-packages test ctest lint format demo bench cuda-report gpu clean force
 
 setup: $(INSTALLED)
 
@@ -68,6 +70,14 @@ format: $(REQUIREMENTS)
 
 demo: setup
 	for name in $(DEMOS); do $(BIN)/python examples/$$name.py || exit 1; done
+
+$(PEERS): requirements-bench.txt $(REQUIREMENTS)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-bench.txt
+	touch $@
+
+# Results go to benchmarks/results/. At most seven minutes, whatever the machine.
+bench: setup $(PEERS)
+	$(BIN)/python -m benchmarks $(BENCH)
 
 # What is known of the CUDA kernels without a GPU: benchmarks/results/cuda_static.md. Needs nvcc. The
 # first run compiles every kernel for every target, in about ten minutes on two cores.

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The peers: who is compared. One module each, with one function::
+
+    def prepare(case: Case, data: Data, setting: Setting) -> Call
+
+that builds whatever one call needs (a module, a session, a compiled function), or raises `Refusal`.
+A worker imports the module; the process that conducts reads only the table below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+# The rival that every speed-up refers to.
+REFERENCE = "nn"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What is known of a peer without importing it."""
+
+    name: str
+    label: str
+    module: str  # in this package
+    requires: tuple[str, ...] = ("torch",)  # modules that must be importable
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    hint: str = "pip install '.[bench]'"
+    # Whether it knows no number of threads: the worker is then kept to that many CPUs.
+    pinned: bool = False
+
+    def missing(self) -> str:
+        """Why this peer cannot run here; empty if it can."""
+        absent = [name for name in self.requires if find_spec(name) is None]
+        return f"not installed: {', '.join(absent)} ({self.hint})" if absent else ""
+
+
+_ALL = (
+    Peer("fused", "FusedLSTM", "fused", ("torch", "lstm_fused"), hint="pip install ."),
+    Peer("nn", "nn.LSTM", "nn_lstm"),
+    Peer("nn-plain", "nn.LSTM, no oneDNN/cuDNN", "nn_plain"),
+    Peer("cell-loop", "LSTMCell loop", "cell_loop"),
+    Peer("compiled-loop", "torch.compile of the loop", "compiled_loop"),
+    Peer("onnxruntime", "ONNX Runtime", "onnx_runtime", ("onnx", "onnxruntime"), ("cpu",)),
+    Peer("openvino", "OpenVINO", "open_vino", ("onnx", "openvino"), ("cpu",)),
+    Peer("jax", "JAX scan", "jax_scan", ("jax",), ("cpu",), pinned=True),
+    Peer(
+        "haste",
+        "haste",
+        "haste_lstm",
+        ("torch", "haste_pytorch"),
+        ("cuda",),
+        "build it from github.com/lmnt-com/haste",
+    ),
+    Peer(
+        "flashrnn",
+        "FlashRNN",
+        "flash_rnn",
+        ("torch", "flashrnn"),
+        ("cuda",),
+        "pip install flashrnn",
+    ),
+)
+
+PEERS = {peer.name: peer for peer in _ALL}

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""FusedLSTM, and for mode "op" the operator beneath it."""
+
+import torch
+
+from benchmarks.case import Case
+from benchmarks.data import Data
+from benchmarks.peers.base import Call, Refusal, Setting, refuse
+from benchmarks.peers.torch_kit import Inputs, make_call, make_inputs, make_module
+from lstm_fused import FusedLSTM
+
+
+def prepare(case: Case, data: Data, setting: Setting) -> Call:
+    inputs = make_inputs(case, data, setting)
+    if case.mode == "op":
+        return _prepare_op(case, inputs)
+    module = make_module(FusedLSTM, case, inputs)
+    x = inputs.packed if case.ragged == "packed" else inputs.x
+    masks = {"reset_mask": inputs.resets} if case.resets else {}
+    if case.ragged == "lengths":
+        masks["lengths"] = inputs.lengths.to(inputs.x.device)
+
+    def forward():
+        # NOTE: a packed input that carries gradients is packed anew: its graph is used up.
+        packed = case.ragged == "packed" and case.training
+        y, (h_n, c_n) = module(inputs.packed if packed else x, inputs.hx, **masks)
+        return y, h_n, c_n
+
+    return make_call(case, inputs, forward, dict(module.named_parameters()))
+
+
+def _prepare_op(case: Case, inputs: Inputs) -> Call:
+    refuse(case, "one layer's operator", "ragged", "resets", "layers")
+    if inputs.x.device.type != "cpu":
+        raise Refusal("no operator for this device")
+    op = torch.ops.lstm_fused.lstm_forward.default
+    weights = list(inputs.weights.values())
+
+    def forward():
+        return op(inputs.x, *inputs.hx, weights, None, None, None, False, False)[:3]
+
+    return make_call(case, inputs, forward, {})

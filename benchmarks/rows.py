@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""From samples to a row: the figures that tables, plots and reports show."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+from benchmarks.case import Case
+from benchmarks.records import Record
+from benchmarks.stats import Rounds, summarize, thinned
+
+# Fields of every row that was not measured.
+EMPTY: Record = {
+    "unit": "",
+    "rounds": [],
+    "median": None,
+    "p10": None,
+    "p90": None,
+    "p99": None,
+    "speedup": None,
+    "gflops": None,
+    "gemm_share": None,
+    "floor_seconds": None,
+    "others_cpu": None,
+}
+
+
+def make_row(
+    case: Case,
+    peer: str,
+    verdict: Record,
+    rounds: Rounds | None,
+    reference: Rounds | None,
+    rates: Record,
+    load: list[float],
+) -> Record:
+    """
+    Args:
+        verdict: suite, threads, device, and status with its reason, note and error_share.
+        rounds: samples of each round, in seconds (bytes for "memory"); None if not measured.
+        reference: nn.LSTM's.
+        rates: what `rates.measure` found.
+    """
+    row: Record = {
+        "kind": "row",
+        "suite": verdict["suite"],
+        "peer": peer,
+        "device": verdict["device"],
+        "threads": verdict["threads"],
+        "case": case.as_record(),
+        "label": case.label,
+        "status": verdict["status"],
+        "reason": verdict.get("reason", ""),
+        "note": verdict.get("note", ""),
+        "error_share": verdict.get("error_share"),
+        "kernels": verdict.get("kernels", []),
+        "gemm_flops": rates.get("gemm_flops"),
+        "load": load,
+        **EMPTY,
+    }
+    if row["status"] != "ok" or not rounds:
+        return row
+    row["unit"] = "bytes" if case.measure == "memory" else "s"
+    row["others_cpu"] = verdict.get("others_cpu")
+    row["rounds"] = [thinned(samples) for samples in rounds]
+    row |= summarize(rounds)
+    if reference:
+        row["speedup"] = summarize(reference)["median"] / row["median"]
+    if row["unit"] == "s" and case.H > 1:
+        row["gflops"] = case.flops() / row["median"] * 1e-9
+        if row["gemm_flops"]:
+            row["gemm_share"] = row["gflops"] * 1e9 / row["gemm_flops"]
+        if case.N == 1:
+            row["floor_seconds"] = bytes_floor(case, rates.get("read_bandwidth") or [])
+    return row
+
+
+def bytes_floor(case: Case, bandwidth: list[list[float]]) -> float | None:
+    """Seconds that reading the weights takes at the measured bandwidth of their working set.
+
+    Args:
+        bandwidth: [[bytes, bytes per second], ...], bytes rising; interpolated in log(bytes).
+    """
+    if not bandwidth:
+        return None
+    working_set = case.weight_bytes() if case.T == 1 else case.recurrent_bytes()
+    return case.weight_traffic() / _interpolate(bandwidth, working_set)
+
+
+def _interpolate(points: list[list[float]], size: float) -> float:
+    if size <= points[0][0]:
+        return points[0][1]
+    for (low, at_low), (high, at_high) in pairwise(points):
+        if size <= high:
+            share = math.log(size / low) / math.log(high / low)
+            return at_low + share * (at_high - at_low)
+    return points[-1][1]
+
+
+def scaled(value: float | None, unit: str) -> str:
+    """A figure with a fitting unit, three digits: "12.3 µs", "1.20 ms", "326 MiB"."""
+    if value is None:
+        return "–"
+    if unit == "bytes":
+        return f"{value / 2**20:.3g} MiB" if value >= 2**20 else f"{value / 2**10:.3g} KiB"
+    for factor, name in ((1.0, "s"), (1e-3, "ms")):
+        if value >= factor:
+            return f"{value / factor:.3g} {name}"
+    return f"{value / 1e-6:.3g} µs"
+
+
+def shown(value: Any, form: str) -> str:
+    return "–" if value is None else format(value, form)

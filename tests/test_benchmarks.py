@@ -1,0 +1,413 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The benchmark runner: what it computes from samples, and that it never times a wrong result.
+
+Nothing here depends on how long anything takes.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import cli
+from benchmarks.case import Case, CaseError, from_record, parse_dtype, parse_shape
+from benchmarks.check import budgets, find_fault
+from benchmarks.clock import CudaClock, count_names
+from benchmarks.compare import compare
+from benchmarks.conduct import Conductor, Options
+from benchmarks.data import make_data, rounded
+from benchmarks.peers import PEERS, Peer
+from benchmarks.pool import Pool
+from benchmarks.records import SCHEMA, Results, Writer, read_results
+from benchmarks.report import write_reports
+from benchmarks.rows import bytes_floor, make_row, scaled
+from benchmarks.stats import bootstrap_interval, permutation_p, summarize, thinned
+from benchmarks.suites import SUITES
+
+# A process of its own whose results are off by one; torch is not needed for that.
+WRONG_PEER = """
+import numpy as np
+from benchmarks.peers.base import Call, Refusal
+
+def prepare(case, data, setting):
+    if case.layers > 1:
+        raise Refusal("one layer at most")
+    y = np.ones((case.T, case.N, case.H))
+    def run():
+        raise AssertionError("a wrong result was timed")
+    return Call(run, lambda: {"y": y})
+"""
+
+
+def make_results(
+    factor: float = 1.0, *, noise: float = 0.03, drift: float = 1.0, seed: int = 0, rounds: int = 7
+) -> Results:
+    """Made-up results of nn.LSTM and FusedLSTM on some cases, the latter `factor` as slow."""
+    draw = np.random.default_rng(seed)
+    rows = []
+    for units in (16, 32, 64, 128, 256, 512):
+        case = Case(100, 1, units, units)
+        both = {}
+        for peer, seconds in (("nn", 2e-3), ("fused", 1e-3 * factor)):
+            scale = seconds * drift * np.exp(noise * draw.standard_normal((rounds, 1)))
+            calls = scale * np.exp(noise * np.abs(draw.standard_normal((rounds, 9))))
+            both[peer] = calls.tolist()
+        for peer in ("fused", "nn"):
+            verdict = {"suite": "inference", "threads": 2, "device": "cpu", "status": "ok"}
+            rates = {"gemm_flops": 1e11, "read_bandwidth": [[65536, 5e10], [4 << 20, 2e10]]}
+            rows.append(make_row(case, peer, verdict, both[peer], both["nn"], rates, [0.5, 1, 1]))
+    machine = {"cpu": "a <CPU>", "cores": 2, "packages": {"torch": "2"}, "commit": "abc"}
+    run = {"kind": "run", "schema": SCHEMA, "time": "2026-01-01", "threads": 2, "rounds": rounds}
+    return Results({**run, "machine": machine}, rows, [])
+
+
+def verdicts(before: Results, after: Results, peer: str = "fused") -> set[str]:
+    return {c.verdict for c in compare(before, after).changes if c.before["peer"] == peer}
+
+
+# ---------------------------------------------------------------------------------- statistics
+
+
+def test_compare_finds_a_change_of_a_fifth() -> None:
+    assert verdicts(make_results(), make_results(1.2, seed=1)) == {"slower"}
+    assert verdicts(make_results(1.2), make_results(seed=1)) == {"faster"}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_compare_takes_no_noise_for_a_change(seed: int) -> None:
+    before, after = make_results(seed=2 * seed + 10), make_results(seed=2 * seed + 11)
+    assert verdicts(before, after) == {"same"}
+
+
+def test_compare_is_not_misled_by_a_slower_machine() -> None:
+    assert verdicts(make_results(), make_results(drift=1.5, seed=1)) == {"same"}
+
+
+def test_compare_is_not_misled_by_a_rival_that_jumps() -> None:
+    before, after = make_results(), make_results(seed=1)
+    for row in after.rows[1::4]:  # Every other row of nn.LSTM.
+        assert row["peer"] == "nn"
+        row["rounds"] = [[2 * sample for sample in samples] for samples in row["rounds"]]
+    assert verdicts(before, after) == {"same"}
+
+
+def test_compare_finds_a_change_of_one_row() -> None:
+    before, after = make_results(noise=0.01), make_results(noise=0.01, seed=1)
+    row = after.rows[4]
+    row["rounds"] = [[1.2 * sample for sample in samples] for samples in row["rounds"]]
+    slower = [c for c in compare(before, after).changes if c.verdict == "slower"]
+    assert [c.after for c in slower] == [row]
+
+
+def test_compare_says_where_rounds_are_too_few() -> None:
+    before, after = make_results(rounds=3), make_results(1.5, rounds=3, seed=1)
+    assert verdicts(before, after) == {"too few rounds"}
+
+
+def test_compare_counts_rows_that_stand_in_one_run() -> None:
+    before, after = make_results(), make_results(seed=1)
+    after.rows = [row for row in after.rows if row["case"]["H"] != 64]
+    found = compare(before, after)
+    assert (len(found.changes), found.unmatched) == (10, 2)
+
+
+def test_permutation_p_is_the_share_of_splits() -> None:
+    # 3 and 3 rounds apart: of 20 splits only this one and its mirror image are as uneven.
+    assert permutation_p([1, 2, 3], [11, 12, 13]) == pytest.approx(0.1)
+    assert permutation_p([1, 2, 3], [1, 2, 3]) == 1.0
+    # Beyond exact enumeration.
+    far = permutation_p(list(range(12)), list(range(100, 112)))
+    assert 0 < far < 0.001
+
+
+def test_bootstrap_interval_holds_the_difference() -> None:
+    low, high = bootstrap_interval([1.0, 1.1, 0.9, 1.0, 1.05], [2.0, 2.1, 1.9, 2.0, 2.05])
+    assert low < 1.0 < high
+    assert low > 0.7 and high < 1.3
+
+
+def test_rounds_weigh_the_same_however_many_calls_they_hold() -> None:
+    assert summarize([[1.0] * 100, [3.0], [3.0]])["median"] > 1.5
+    even = summarize([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    assert even["median"] == pytest.approx(np.median(range(1, 7)))
+
+
+def test_thinned_samples_keep_their_distribution() -> None:
+    samples = np.random.default_rng(0).exponential(size=5000)
+    few = thinned(samples)
+    assert len(few) == 41 and few == sorted(few)
+    assert np.median(few) == pytest.approx(np.median(samples), rel=1e-3)
+
+
+# --------------------------------------------------------------------------- shapes and their work
+
+
+def test_parse_shape() -> None:
+    assert parse_shape("T=100,N=32,D=128,H=256") == {"T": 100, "N": 32, "D": 128, "H": 256}
+    assert parse_shape("H=8") == {"H": 8, "D": 8}
+    assert parse_shape("H=8, L=2, bi=1, P=4") == {
+        "H": 8,
+        "D": 8,
+        "layers": 2,
+        "bidirectional": True,
+        "P": 4,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("T=1", "H is missing"),
+        ("H=8,X=1", "'X' is none of"),
+        ("H=8,H=9", "given twice"),
+        ("H=-8", "whole number"),
+        ("H=0", "must be at least 1, got 0"),
+        ("H=8,P=8", "P must be at least 0 and below H=8"),
+    ],
+)
+def test_parse_shape_says_what_is_wrong(text: str, message: str) -> None:
+    with pytest.raises(CaseError, match=message):
+        parse_shape(text)
+
+
+def test_parse_dtype() -> None:
+    assert parse_dtype("bf16") == "bfloat16"
+    with pytest.raises(CaseError, match="int8"):
+        parse_dtype("int8")
+
+
+def test_flops() -> None:
+    case = Case(T=10, N=3, D=5, H=7)
+    forward = 10 * 3 * 2 * 4 * 7 * (5 + 7)
+    assert case.flops() == forward
+    assert replace(case, mode="training").flops() == 3 * forward
+    assert replace(case, bidirectional=True).flops() == 2 * forward
+    assert replace(case, layers=2).flops() == forward + 10 * 3 * 2 * 4 * 7 * (7 + 7)
+    assert replace(case, P=2).flops() == 10 * 3 * 2 * (4 * 7 * (5 + 2) + 2 * 7)
+    # Rows of lengths 8, 5 and 2 in place of three of 8.
+    assert Case(8, 3, 5, 7, ragged="packed").flops() == (8 + 5 + 2) * 2 * 4 * 7 * 12
+
+
+def test_bytes_floor() -> None:
+    step = Case(T=1, N=1, D=8, H=16)
+    weights = 4 * 4 * 16 * (8 + 16)
+    assert step.weight_traffic() == weights
+    assert bytes_floor(step, [[1 << 10, 2e9], [1 << 20, 2e9]]) == pytest.approx(weights / 2e9)
+    long = replace(step, T=100)
+    assert long.weight_traffic() == 4 * 4 * 16 * (8 + 100 * 16)
+    assert bytes_floor(step, []) is None
+    # Halfway between the two sizes on a logarithmic scale.
+    halfway = [[weights / 4, 3e9], [weights * 4, 1e9]]
+    assert bytes_floor(step, halfway) == pytest.approx(weights / 2e9)
+
+
+def test_cases_survive_their_record() -> None:
+    for suite in SUITES.values():
+        for entry in suite.entries:
+            case = entry.case
+            assert from_record(json.loads(json.dumps(case.as_record()))) == case
+
+
+def test_own_shapes_reach_every_suite() -> None:
+    for suite in SUITES.values():
+        assert suite.of_shape(parse_shape("T=3,N=2,H=6")), suite.name
+    halves = [entry.case.P for entry in SUITES["options"].of_shape({"H": 6, "D": 6})]
+    assert 3 in halves
+
+
+def test_labels_tell_the_cases_of_a_suite_apart() -> None:
+    for suite in SUITES.values():
+        labels = [entry.case.label for entry in suite.entries]
+        assert len(set(labels)) == len(labels), suite.name
+
+
+def test_figures_have_fitting_units() -> None:
+    assert scaled(12.34e-6, "s") == "12.3 µs"
+    assert scaled(0.0123, "s") == "12.3 ms"
+    assert scaled(3 * 2**20, "bytes") == "3 MiB"
+    assert scaled(None, "") == "–"
+
+
+# ------------------------------------------------------------------------------ data and checks
+
+
+def test_sixteen_bit_data_are_exact() -> None:
+    import torch
+
+    values = np.random.default_rng(0).standard_normal(1000, dtype=np.float32)
+    for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16)):
+        expected = torch.from_numpy(values).to(dtype).float().numpy()
+        assert np.array_equal(rounded(values, name), expected)
+
+
+def test_data_are_the_same_in_every_process_and_mode() -> None:
+    case = Case(T=4, N=3, D=2, H=5, ragged="packed")
+    one, two = make_data(case), make_data(replace(case, mode="training", threads=1))
+    assert np.array_equal(one.x, two.x)
+    assert np.array_equal(one.weights["weight_hh_l0"], two.weights["weight_hh_l0"])
+    assert all(not one.x[length:, row].any() for row, length in enumerate(one.lengths))
+
+
+def test_find_fault() -> None:
+    truth = {"y": np.zeros((2, 3)), "h_n": np.zeros(3)}
+    allowed = budgets({"y": np.full((2, 3), 1e-3), "h_n": np.zeros(3)}, truth, "float32")
+    assert allowed["y"] == pytest.approx(2e-3 + 5e-6)
+    assert find_fault({"y": np.full((2, 3), 1.9e-3)}, truth, allowed) == ""
+    assert "y: error 0.003" in find_fault({"y": np.full((2, 3), 3e-3)}, truth, allowed)
+    assert "y: error inf" in find_fault({"y": np.full((2, 3), np.nan)}, truth, allowed)
+    assert "shape (3, 2)" in find_fault({"y": np.zeros((3, 2))}, truth, allowed)
+    assert find_fault({}, truth, allowed) == "gave no result"
+
+
+# --------------------------------------------------------------------------------------- peers
+
+
+def test_a_peer_that_is_not_installed_is_named_as_skipped() -> None:
+    absent = Peer("x", "X", "x", ("torch", "no_such_package"), hint="pip install no-such-package")
+    assert absent.missing() == "not installed: no_such_package (pip install no-such-package)"
+    options = cli.parse(["--peers", "haste,fused"])
+    peers, skipped = cli.select_peers(options)
+    # The reference is always there.
+    assert [peer.name for peer in peers] == ["fused", "nn"]
+    assert [(s["kind"], s["peer"]) for s in skipped] == [("skipped", "haste")]
+    assert skipped[0]["reason"]
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(CaseError, match="'nobody' is none of"):
+        cli.select_peers(cli.parse(["--peers", "nobody"]))
+    with pytest.raises(CaseError, match="'nothing' is none of"):
+        cli.select_entries(cli.parse(["--suite", "nothing"]), 2)
+    with pytest.raises(CaseError, match="tf32"):
+        cli.select_entries(cli.parse(["--dtype", "tf32"]), 2)
+
+
+def test_selection_has_no_repetitions_and_takes_the_dtype() -> None:
+    plan = cli.select_entries(cli.parse(["--suite", "options", "--dtype", "fp64"]), 2)
+    assert len(plan) == 4 and {entry.case.dtype for _, entry in plan} == {"float64"}
+    both = ["--suite", "scaling", "--shape", "T=2,N=2,H=3"]
+    assert 2 in [entry.case.threads for _, entry in cli.select_entries(cli.parse(both), 2)]
+
+
+def test_a_wrong_result_is_told_and_not_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wrong_peer.py").write_text(WRONG_PEER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    options = Options(rounds=2, seconds=0.0, modules=(("fused", "wrong_peer"),))
+    case = Case(T=3, N=2, D=4, H=5)
+    peers = [PEERS["fused"], PEERS["nn"]]
+    with Pool() as pool:
+        conductor = Conductor(pool, options)
+        wrong, right = conductor.run_case("inference", case, peers)
+        refused, _ = conductor.run_case("inference", replace(case, layers=2), peers)
+        conductor.close()
+        assert all(worker.alive for worker in pool.workers.values())
+    assert wrong["status"] == "wrong" and re.match(r"y: error [\d.]+, allowed", wrong["reason"])
+    assert wrong["rounds"] == [] and wrong["median"] is None and wrong["speedup"] is None
+    assert right["status"] == "ok" and right["speedup"] == 1.0
+    assert len(right["rounds"]) == 2 and right["error_share"] <= 1
+    assert (refused["status"], refused["reason"]) == ("unsupported", "one layer at most")
+    assert not any(worker.alive for worker in pool.workers.values())
+
+
+# -------------------------------------------------------------------------------------- output
+
+
+def test_results_survive_their_file(tmp_path: Path) -> None:
+    results = make_results()
+    results.skipped = [{"kind": "skipped", "peer": "haste", "reason": "not installed"}]
+    path = tmp_path / "run.jsonl"
+    writer = Writer(path)
+    for record in (results.run, *results.skipped, *results.rows):
+        writer.write(record)
+    writer.close()
+    assert read_results(path) == results
+    (tmp_path / "other").write_text("{}\n")
+    with pytest.raises(CaseError, match="no benchmark results"):
+        read_results(tmp_path / "other")
+    with pytest.raises(CaseError, match="cannot read"):
+        read_results(tmp_path / "absent")
+
+
+def test_every_row_has_the_documented_fields() -> None:
+    documented = (Path(cli.__file__).parent / "README.md").read_text()
+    for row in make_results().rows:
+        for name in row.keys() - {"kind"}:
+            assert f"`{name}`" in documented, name
+
+
+def test_geometric_means() -> None:
+    means = make_results(noise=0.0).geometric_means()
+    assert means == {"inference": {"fused": (pytest.approx(2.0), 6)}}
+
+
+def test_the_report_loads_nothing(tmp_path: Path) -> None:
+    results = make_results()
+    bad = {**results.rows[0], "status": "wrong", "reason": "y: <b>off</b>"}
+    results.rows.append(bad)
+    written = write_reports(results, tmp_path / "run.jsonl")
+    page = next(path for path in written if path.suffix == ".html").read_text()
+    for source in re.findall(r"(?:src|href)\s*=\s*['\"]([^'\"]*)", page):
+        assert source.startswith("data:image/png;base64,")
+    assert "http" not in page and "<script" not in page and "@import" not in page
+    assert "a &lt;CPU&gt;" in page and "&lt;b&gt;off" in page
+    images = [path for path in written if path.suffix == ".png"]
+    assert {path.name for path in images} == {"run_inference.png", "run_share.png"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in images)
+
+
+# ----------------------------------------------------------------------------- without a GPU
+
+
+class FakeEvent:
+    """An event of a clock that moves by 2 ms with each call."""
+
+    now = 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.at = FakeEvent.now
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, stop: "FakeEvent") -> float:
+        return stop.at - self.at
+
+
+def test_cuda_clock_times_between_events_with_a_cold_cache() -> None:
+    done: list[str] = []
+    buffer = SimpleNamespace(zero_=lambda: done.append("flush"))
+    cuda = SimpleNamespace(Event=FakeEvent, synchronize=lambda: None)
+    fake: Any = SimpleNamespace(empty=lambda *a, **k: buffer, uint8=None, cuda=cuda)
+
+    def run() -> None:
+        done.append("run")
+        FakeEvent.now += 2.0
+
+    samples: Sequence[float] = CudaClock(fake).time(run, 0.0, at_least=3)
+    assert samples == pytest.approx([2e-3] * 3)
+    assert done == ["flush", "run"] * 3
+    done.clear()
+    CudaClock(fake, cold=False).time(run, 0.0, at_least=1)
+    assert done == ["run"]
+
+
+def test_kernels_are_counted() -> None:
+    assert count_names(["gemm", "cell", "gemm"]) == ["2 x gemm", "1 x cell"]
+
+
+def test_nothing_of_nothing() -> None:
+    empty = Results(make_results().run, [], [])
+    assert empty.geometric_means() == {} and empty.disturbed() == 0.0
+    found = compare(empty, empty)
+    assert (found.changes, found.drift) == ([], 1.0)
