@@ -59,4 +59,5 @@ demo: setup
 	for name in $(DEMOS); do $(BIN)/python examples/$$name.py || exit 1; done
 
 clean:
-	rm -rf build dist *.egg-info lstm_fused/_C*.so $(INSTALLED)
+	rm -rf build dist *.egg-info lstm_fused/_C*.so lstm_fused/liblstm_fused_ops.so \
+		$(INSTALLED)
