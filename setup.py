@@ -95,8 +95,17 @@ def check_python_headers() -> None:
         )
 
 
+# The ops for programs without Python, which CMake installs beside the extension modules.
+OPS_LIBRARY = "liblstm_fused_ops.so"
+
+
 class CMakeBuild(build_ext):
     """Builds every extension in one CMake project, in a directory that later builds reuse."""
+
+    def copy_extensions_to_source(self) -> None:  # of an editable install
+        super().copy_extensions_to_source()
+        built = Path(self.build_lib, "lstm_fused", OPS_LIBRARY)
+        self.copy_file(str(built), str(ROOT / "lstm_fused" / OPS_LIBRARY))
 
     def build_extensions(self) -> None:
         check_python_headers()

@@ -6,13 +6,14 @@
 >>> y, (h_n, c_n) = lstm(torch.randn(5, 3, 10))
 """
 
-from lstm_fused import functional, reference
+from lstm_fused import functional, onnx, reference
 from lstm_fused._fork import protect_forked_children
 from lstm_fused.autograd import FusedLSTMFunction
 from lstm_fused.cell import FusedLSTMCell
 from lstm_fused.convert import convert
 from lstm_fused.info import build_info, explain
 from lstm_fused.module import FusedLSTM
+from lstm_fused.onnx import from_onnx
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,8 @@ __all__ = [
     "build_info",
     "convert",
     "explain",
+    "from_onnx",
     "functional",
+    "onnx",
     "reference",
 ]

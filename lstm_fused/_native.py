@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from lstm_fused._batching import vmap_forward, vmap_one_by_one
+from lstm_fused._batching import vmap_backward, vmap_forward, vmap_one_by_one
 from lstm_fused._checks import check_layer, check_saved
 
 GATES = 4
@@ -181,6 +181,11 @@ if compiled is not None:
     lstm_backward_op = torch.ops.lstm_fused.lstm_backward.default
     lstm_gate_gradients_op = torch.ops.lstm_fused.lstm_gate_gradients.default
     torch.library.register_vmap("lstm_fused::lstm_forward", partial(vmap_forward, lstm_forward_op))
+    # The backward comes here as an op, and not as a function, where grad mode is off.
+    torch.library.register_vmap(
+        "lstm_fused::lstm_backward",
+        partial(vmap_backward, lstm_backward_op, lstm_gate_gradients_op),
+    )
     torch.library.register_vmap(
         "lstm_fused::lstm_gate_gradients", partial(vmap_one_by_one, lstm_gate_gradients_op)
     )

@@ -67,6 +67,8 @@ def lstm_layer(
             or c_0.requires_grad
             or any(w.requires_grad for w in weights)
         )
+        # A program of torch.export has no backward: nothing is to be saved for it.
+        and not torch.compiler.is_exporting()
     ) or forward_ad._current_level >= 0:
         input, h_0, c_0, *weights = _without_duplicates([input, h_0, c_0, *weights])
         result = _apply(

@@ -218,7 +218,9 @@ class FusedLSTM(nn.RNNBase):
             weights,
             num_layers=self.num_layers,
             bidirectional=self.bidirectional,
-            dropout=self.dropout,
+            # NOTE: not read where it is not needed; compile(dynamic=True) takes a float for a
+            # variable, and traces everything once more when it turns out to be a constant.
+            dropout=self.dropout if self.training and self.num_layers > 1 else 0.0,
             training=self.training,
             batch_first=self.batch_first,
             lengths=lengths,

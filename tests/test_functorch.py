@@ -373,3 +373,17 @@ def test_jacobians_and_hessians() -> None:
             if first is second is torch.func.jacfwd:
                 continue  # forward over forward: torch nests no forward mode in custom functions
             close(second(first(lambda x: ours(x).square().sum()))(x), expected)
+
+
+def test_per_sample_gradients_without_grad_mode() -> None:
+    ours, _ = make_twins(num_layers=2)
+    weights = dict(ours.named_parameters())
+    x = sequence(ours, 5, 4, 2)  # 5 samples
+
+    def loss(weights: Any, x: Tensor) -> Tensor:
+        return functional_call(ours, weights, (x,))[0].square().sum()  # type: ignore[no-any-return]
+
+    samples = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))
+    expected = samples(weights, x)
+    with torch.no_grad():
+        close(samples(weights, x), expected)
