@@ -145,8 +145,8 @@ def print_comparison(console: Console, found: Comparison) -> int:
         console.print(f"warning: {warning}", style="yellow", markup=False)
     counts = ", ".join(f"{peer} {ratio:.2f}" for peer, ratio in found.needed.items())
     console.print(
-        f"The machine as a whole: {found.drift:.3f}, taken off all ratios. A change counts from this "
-        f"ratio (or its inverse) on: {counts}. {found.unmatched} rows stand in one run only.",
+        f"The machine as a whole: {found.drift:.3f}, taken off all ratios. A change counts from "
+        f"this ratio (or its inverse) on: {counts}. {found.unmatched} rows stand in one run only.",
         highlight=False,
     )
     return int(any(c.verdict == "slower" and c.after["peer"] == SUBJECT for c in found.changes))
