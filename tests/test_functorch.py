@@ -387,3 +387,19 @@ def test_per_sample_gradients_without_grad_mode() -> None:
     expected = samples(weights, x)
     with torch.no_grad():
         close(samples(weights, x), expected)
+
+
+def test_reverse_jacobians_without_grad_mode() -> None:
+    ours, _ = make_twins(num_layers=2)
+    x = sequence(ours, 3, 2)
+
+    def run(x: Tensor) -> Tensor:
+        return ours(x)[0]  # type: ignore[no-any-return]
+
+    expected = torch.autograd.functional.jacobian(run, x)
+    with torch.no_grad():
+        close(torch.func.jacrev(run)(x), expected)
+        y, vjp = torch.func.vjp(run, x)
+        cotangents = torch.randn(4, *y.shape, dtype=y.dtype)
+        (found,) = torch.func.vmap(vjp)(cotangents)
+    close(found, torch.tensordot(cotangents, expected, dims=y.dim()))
