@@ -91,7 +91,7 @@ def test_compare_is_not_misled_by_a_slower_machine() -> None:
 
 def test_compare_is_not_misled_by_a_rival_that_jumps() -> None:
     before, after = make_results(), make_results(seed=1)
-    for row in after.rows[1::4]:  # Every other row of nn.LSTM.
+    for row in after.rows[1::6]:  # A third of the rows of nn.LSTM.
         assert row["peer"] == "nn"
         row["rounds"] = [[2 * sample for sample in samples] for samples in row["rounds"]]
     assert verdicts(before, after) == {"same"}
