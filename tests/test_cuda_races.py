@@ -89,6 +89,12 @@ def kernels_of(name: str, kind: str) -> frozenset[str]:
     return frozenset(ops.device.statistics)
 
 
+@cache
+def unbroken(name: str, kind: str) -> dict[str, Tensor | None]:
+    """The results of a case."""
+    return run(emulated_ops(CHECKED_TARGET, checked=True), name, kind, seed=1)
+
+
 def mutations(ops: EmulatedOps) -> list[LoadedMutation]:
     """Ways to break the synchronising instructions of the library's kernels."""
     return [m for m in ops.device.mutations if "10lstm_fused4cuda" in m.function]
@@ -114,7 +120,7 @@ def is_caught(
     ops: EmulatedOps, name: str, kind: str, mutation: LoadedMutation
 ) -> tuple[bool, bool]:
     """Whether the mutation took effect in a case, and whether that was seen."""
-    expected = run(ops, name, kind, seed=1)
+    expected = unbroken(name, kind)
     ran = False
     for seed in (1, 2, 3):
         try:

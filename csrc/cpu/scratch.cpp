@@ -1,7 +1,81 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "cpu/scratch.h"
 
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+
 namespace lstm_fused::cpu {
+namespace {
+
+// Smaller blocks come from the heap's pages, which malloc keeps by itself.
+constexpr int64_t kMinKeptBlock = 16 << 10;
+// What a thread keeps at most. Both weights of a layer of H = 1024 in float32 take 32 MiB.
+constexpr int64_t kMaxKept = 32 << 20;
+
+// More blocks than a call has large buffers: for two directions, x, h and state twice.
+constexpr int kMaxKeptBlocks = 16;
+
+// A thread's blocks that no buffer uses, the oldest first. They are given out again at their own
+// size only, so that sanitizers see where a buffer ends.
+class KeptBlocks {
+ public:
+  ~KeptBlocks() {
+    while (count_ > 0) std::free(remove(0).data);
+  }
+
+  void* take(int64_t bytes) {
+    for (int i = count_ - 1; i >= 0; --i) {
+      if (blocks_[i].bytes == bytes) return remove(i).data;
+    }
+    return nullptr;
+  }
+
+  void keep(void* data, int64_t bytes) {
+    if (bytes > kMaxKept) return std::free(data);
+    while (count_ == kMaxKeptBlocks || kept_ + bytes > kMaxKept) std::free(remove(0).data);
+    blocks_[count_++] = {data, bytes};
+    kept_ += bytes;
+  }
+
+ private:
+  struct Block {
+    void* data;
+    int64_t bytes;
+  };
+
+  Block remove(int index) {
+    const Block block = blocks_[index];
+    std::move(blocks_ + index + 1, blocks_ + count_, blocks_ + index);
+    --count_;
+    kept_ -= block.bytes;
+    return block;
+  }
+
+  Block blocks_[kMaxKeptBlocks];
+  int count_ = 0;
+  int64_t kept_ = 0;
+};
+
+thread_local KeptBlocks kept_blocks;
+
+}  // namespace
+
+Buffer::Buffer(int64_t bytes) {
+  const int64_t size = round_up(bytes, kCacheLine);
+  void* block = size >= kMinKeptBlock ? kept_blocks.take(size) : nullptr;
+  if (!block) block = std::aligned_alloc(kCacheLine, size);
+  if (size > 0 && !block) throw std::bad_alloc();
+  data_ = {block, Release{size}};
+}
+
+void Buffer::Release::operator()(void* block) const {
+  if (bytes >= kMinKeptBlock) {
+    kept_blocks.keep(block, bytes);
+  } else {
+    std::free(block);
+  }
+}
 
 void Packer::add(const Item& item, int64_t panels) {
   item.out->panels = panels;
