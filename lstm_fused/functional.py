@@ -12,7 +12,13 @@ from torch.nn import functional as F
 from lstm_fused import _checks, _native
 from lstm_fused._autocast import cast_for_autocast
 from lstm_fused.autograd import lstm_layer
-from lstm_fused.packing import pack_rows, packed_lengths, packed_positions, pad_rows
+from lstm_fused.packing import (
+    pack_rows,
+    packed_lengths,
+    packed_positions,
+    pad_rows,
+    to_device,
+)
 
 
 def lstm(
@@ -120,8 +126,8 @@ def lstm_stack(
     if batch_sizes is not None and not _native.takes_batch_sizes(input.device):
         # NOTE: here and not in lstm_layer: once for all layers.
         batch = hx[0].shape[1]
-        positions = packed_positions(batch_sizes, batch).to(input.device)
-        lengths = packed_lengths(batch_sizes, batch).to(input.device)
+        positions = to_device(packed_positions(batch_sizes, batch), input.device)
+        lengths = to_device(packed_lengths(batch_sizes, batch), input.device)
         input = pad_rows(input, positions, batch_sizes.numel(), batch)
         batch_sizes = None
     h_0, c_0 = hx

@@ -27,6 +27,13 @@ def packed_lengths(batch_sizes: Tensor, batch: int) -> Tensor:
     return (batch_sizes[:, None] > rows[None, :]).sum(0)
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy for which the host does not wait; pinned, since a GPU reads other memory by a wait."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def pad_rows(data: Tensor, positions: Tensor, steps: int, batch: int) -> Tensor:
     """Packed data (M, F) as padded (T, N, F), zero past each row's length."""
     padded = data.new_zeros(steps * batch, data.shape[1])

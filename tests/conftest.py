@@ -79,7 +79,7 @@ def run_ours(inputs: LayerInputs, *, cell_states: bool = False, packed: bool = F
     if packed:
         assert lengths is not None
         first = inputs.case.batch_first
-        x = pack_padded_sequence(inputs.input, lengths, first, enforce_sorted=False)
+        x = pack_padded_sequence(inputs.input, lengths.cpu(), first, enforce_sorted=False)
         lengths = None
     y, (h_n, c_n), *rest = module(
         x,

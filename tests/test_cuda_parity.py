@@ -14,6 +14,17 @@ from lstm_fused import FusedLSTM
 
 RAGGED = [case for case in CORE if case.lengths and min(case.lengths) > 0 and case.reset == 0]
 
+# Groups of blocks, and the multiprocessors that they need all at once: two groups for each
+# direction; in the backward, weights that registers have no room for, in float32 and in 16 bits.
+GROUPS = (
+    (
+        LayerCase(3, 9, 4, 200, bidirectional=True, lengths=(3, 0, 2, 3, 1, 3, 3, 2, 3), reset=0.3),
+        30,
+    ),
+    (LayerCase(3, 5, 4, 272), 9),
+    (LayerCase(3, 5, 4, 528), 17),
+)
+
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 core_cases = pytest.mark.parametrize("case", CORE, ids=str)
 
@@ -44,6 +55,18 @@ def test_results_and_gradients_of_every_pair_of_options(
 ) -> None:
     expected = expected_of(case)
     assert_results(case, run_ours(expected.inputs), expected)
+
+
+@pytest.mark.parametrize(("case", "sm_count"), GROUPS, ids=str)
+@dtypes
+def test_groups_of_blocks(
+    case: LayerCase, sm_count: int, dtype: torch.dtype, target: EmulatedOps
+) -> None:
+    case = in_dtype(case, dtype)
+    expected = expected_of(case, cell_states=True)
+    with target.use("auto"):
+        target.device.set(sm_count=sm_count)
+        assert_results(case, run_ours(expected.inputs, cell_states=True), expected)
 
 
 @pytest.mark.parametrize("case", RAGGED, ids=str)

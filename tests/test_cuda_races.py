@@ -35,6 +35,7 @@ CASES: dict[str, tuple[LayerCase, int, str]] = {
     ),
     "group": (LayerCase(3, 9, 4, 136), 16, "auto"),
     "small group": (LayerCase(3, 9, 4, 136), 6, "auto"),
+    "wide group": (LayerCase(2, 5, 4, 264), 33, "auto"),
     "two groups": (
         LayerCase(3, 9, 4, 136, bidirectional=True, lengths=RAGGED, reset=0.3),
         40,

@@ -6,6 +6,7 @@ Skipped without a GPU; `make gpu` runs them, and there their absence is a failur
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -191,3 +192,31 @@ def test_explain_names_the_variant(variant: str) -> None:
     module = FusedLSTM(8, 64, device="cuda", dtype=torch.bfloat16)
     text = explain(module, torch.zeros(3, 2, 8, device="cuda", dtype=torch.bfloat16))
     assert ("persistent" if variant == "auto" else "stepwise, 1 GEMM") in text
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    """Group kernels of several sizes, each thread on a stream of its own."""
+    steps = [make_step(LayerCase(20, 16, 8, hidden))[0] for hidden in (768, 256, 512)]
+    expected = [step() for step in steps]
+    torch.cuda.synchronize()
+
+    def run(step: Callable[[], list[Tensor]]) -> list[list[Tensor]]:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            results = [step() for _ in range(30)]
+            torch.cuda.current_stream().synchronize()
+        return results
+
+    with ThreadPoolExecutor(len(steps)) as pool:
+        for found, wanted in zip(pool.map(run, steps), expected, strict=True):
+            for result in found:
+                for ours, called in zip(result, wanted, strict=True):
+                    assert_bitwise_equal(ours, called)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_calls_follow_the_tensors_device() -> None:
+    module = FusedLSTM(5, 40)
+    x = torch.randn(6, 3, 5)
+    results = [module.to(device)(x.to(device))[0] for device in ("cuda:0", "cuda:1")]
+    assert results[1].device == torch.device("cuda:1")
+    torch.testing.assert_close(results[0].cpu(), results[1].cpu())

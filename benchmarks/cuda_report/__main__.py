@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     spilled = [r for r in resources if r.stack or r.spill_stores or r.spill_loads]
     for r in spilled:
         print(f"spills: {r.name} on sm_{r.target}, {r.spill_stores} bytes stored", file=sys.stderr)
-    return 0
+    return 1 if spilled else 0
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ one-block kernel has more blocks than fit at once, the time is that of the first
 
 Stepwise, in microseconds:
 
-    step = 2 x {f.KERNEL_BOUNDARY} + (bytes of W_hh + bytes of the step's rows) \
-/ ({f.L2_BYTES} / {f.L2_MEASURED_SMS} x SMs x clock)
+    step = 2 x {f.KERNEL_BOUNDARY} + max(bytes of W_hh and of the step's rows \
+/ ({f.L2_BYTES} / {f.L2_MEASURED_SMS} x SMs x clock), cycles of its products / {f.GEMM_EFFICIENCY})
 """
 
 
@@ -75,4 +75,9 @@ def stepwise_microseconds(product: str, rows: int, hidden: int, device: Device) 
     # Pre-activations and products of 4 bytes, written once and read twice; gates, c, y.
     streamed = rows * hidden * (GATES * 4 * 3 + GATES * size + 8 + size)
     chip = f.L2_BYTES / f.L2_MEASURED_SMS * device.sm_count * device.clock * 1e3
-    return 2 * f.KERNEL_BOUNDARY + (weights + streamed) / chip
+    is_ffma = product == "fp32"
+    # Multiply-adds of a scheduler in a cycle.
+    rate = 32 / device.ffma_cycles if is_ffma else 16 * 8 * 32 / size / device.mma_cycles
+    macs = GATES * hidden * hidden * rows
+    chip_rate = f.GEMM_EFFICIENCY * f.SCHEDULERS * device.sm_count * device.clock * 1e3 * rate
+    return 2 * f.KERNEL_BOUNDARY + max((weights + streamed) / chip, macs / chip_rate)

@@ -72,6 +72,7 @@ CELL_LATENCY = 150  # E: five exponentials and reciprocals of a cell, one after 
 BARRIER_LATENCY = 25  # E
 # Microseconds between kernels of a captured graph: 0.9 to 1.1 were measured by others.
 KERNEL_BOUNDARY = 1.0
+GEMM_EFFICIENCY = 0.5  # E: of cuBLAS with few rows
 # Registers are given to a warp by 256, shared memory to a block by 128 bytes (P).
 REGISTER_UNIT, SHARED_UNIT, RESERVED_SHARED = 256, 128, 1024
 SCHEDULERS = 4

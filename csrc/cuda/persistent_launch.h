@@ -56,8 +56,10 @@ GroupArgs make_group_args(const PersistentPlan& plan, void* workspace, cudaStrea
 template <typename Kernel, typename Args>
 void launch_group_kernel(Kernel* kernel, const char* name, const PersistentPlan& plan,
                          const Args& args, const GroupArgs& group, cudaStream_t stream) {
+  // NOTE: always the same, since the limit belongs to the kernel, not to this launch of it: another
+  // thread may be about to launch it with more than this plan's bytes.
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(plan.shared_bytes)),
+                                  static_cast<int>(plan.max_shared_bytes)),
              "cudaFuncSetAttribute");
   cudaLaunchAttribute cooperative{};
   cooperative.id = cudaLaunchAttributeCooperative;
@@ -70,7 +72,13 @@ void launch_group_kernel(Kernel* kernel, const char* name, const PersistentPlan&
   config.attrs = &cooperative;
   config.numAttrs = 1;
   void* arguments[] = {const_cast<Args*>(&args), const_cast<GroupArgs*>(&group)};
-  check_cuda(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments), name);
+  const cudaError_t status =
+      cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments);
+  // NOTE: a stream may have fewer SMs than its device, which the plan is made for.
+  check_cuda(status, status == cudaErrorCooperativeLaunchTooLarge
+                         ? "a launch of blocks that run together (LSTM_FUSED_CUDA_VARIANT=stepwise "
+                           "does without)"
+                         : name);
 }
 
 template <typename Product>

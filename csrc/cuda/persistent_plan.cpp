@@ -107,6 +107,7 @@ bool share_out(const LstmShape& shape, const DeviceFacts& facts, int units, Pers
   plan->group = true;
   plan->threads = kGroupThreads;
   plan->units = units;
+  plan->max_shared_bytes = facts.shared_per_block;
   const int64_t blocks = ceil_div(shape.hidden_size, units);
   const int64_t max_groups = facts.sm_count / (blocks * shape.directions);
   if (facts.registers_per_sm < kGroupThreads * (kGroupRegisters + 1) || max_groups == 0) {
@@ -134,7 +135,6 @@ bool plan_group_forward(const LstmShape& shape, const DeviceFacts& facts, Persis
   const int64_t bytes = operand_bytes(best->product);
   const int64_t chunks = ceil_div(shape.hidden_size * bytes, kChunkBytes);
   const PersistentPlan common = *best;
-  int64_t best_cycles = 0;
   for (int k_splits = 1; k_splits <= kGroupWarps; k_splits *= 2) {
     PersistentPlan plan = common;
     if (!share_out(shape, facts, kGroupWarps * kWarpUnits / k_splits, &plan)) continue;
@@ -147,19 +147,17 @@ bool plan_group_forward(const LstmShape& shape, const DeviceFacts& facts, Persis
     if (plan.shared_bytes > facts.shared_per_block) continue;
     const int64_t h_bytes = int64_t{plan.group_tiles} * kTileRows * row_chunks * kChunkBytes;
     set_workspace(shape, 2 * h_bytes, &plan);
-    const int64_t cycles = step_cycles(plan, h_bytes, 2 * plan.warp_chunks, 2 * parked);
-    if (best_cycles > 0 && cycles >= best_cycles) continue;
+    plan.step_cycles = step_cycles(plan, h_bytes, 2 * plan.warp_chunks, 2 * parked);
+    if (best->group && plan.step_cycles >= best->step_cycles) continue;
     *best = plan;
-    best_cycles = cycles;
   }
-  return best_cycles > 0;
+  return best->group;
 }
 
 bool plan_group_backward(const LstmShape& shape, const DeviceFacts& facts, PersistentPlan* best) {
   const int bytes = operand_bytes(best->product);
   const int64_t line_tiles = ceil_div(shape.hidden_size, 2 * kWarpUnits);
   const PersistentPlan common = *best;
-  int64_t best_cycles = 0;
   for (const int units : kGroupUnits) {
     PersistentPlan plan = common;
     if (!share_out(shape, facts, units, &plan)) continue;
@@ -173,12 +171,11 @@ bool plan_group_backward(const LstmShape& shape, const DeviceFacts& facts, Persi
     const int64_t part_bytes = int64_t{plan.group_blocks} * units * plan.group_tiles * kTileRows *
                                static_cast<int64_t>(sizeof(float));  // of one block
     set_workspace(shape, 2 * plan.group_blocks * part_bytes, &plan);
-    const int64_t cycles = step_cycles(plan, 2 * part_bytes, vectors, parked);
-    if (best_cycles > 0 && cycles >= best_cycles) continue;
+    plan.step_cycles = step_cycles(plan, 2 * part_bytes, vectors, parked);
+    if (best->group && plan.step_cycles >= best->step_cycles) continue;
     *best = plan;
-    best_cycles = cycles;
   }
-  return best_cycles > 0;
+  return best->group;
 }
 
 }  // namespace

@@ -19,14 +19,16 @@ struct PersistentPlan {
   int64_t tiles = 0;  // of eight rows, that the batch has
   int chunks = 0;     // one block: of weights in registers, for each lane; one that kernels know
   // A group:
-  int group_blocks = 0;      // blocks that share the hidden units
-  int groups = 0;            // for each direction, that share the tiles
-  int group_tiles = 0;       // of each group but the last
-  int units = 0;             // of each block but the last
-  int warp_chunks = 0;       // forward: of weights, for each lane
-  int line_tiles = 0;        // backward: tiles of sixteen lines of h, for each warp
-  int64_t shared_bytes = 0;  // of a block
-  int64_t flag_bytes = 0;    // of the workspace, which begins with the flags
+  int group_blocks = 0;          // blocks that share the hidden units
+  int groups = 0;                // for each direction, that share the tiles
+  int group_tiles = 0;           // of each group but the last
+  int units = 0;                 // of each block but the last
+  int warp_chunks = 0;           // forward: of weights, for each lane
+  int line_tiles = 0;            // backward: tiles of sixteen lines of h, for each warp
+  int64_t step_cycles = 0;       // estimated, to compare plans with
+  int64_t shared_bytes = 0;      // of a block
+  int64_t max_shared_bytes = 0;  // that a block of any plan can have on this device
+  int64_t flag_bytes = 0;        // of the workspace, which begins with the flags
   int64_t workspace_bytes = 0;
 };
 

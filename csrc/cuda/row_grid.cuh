@@ -16,7 +16,8 @@ namespace lstm_fused::cuda {
 // blocks, and no kernel here needs more to hide its latency.
 constexpr int kRowThreads = 128;
 
-// Elements that a thread moves at once: 16 bytes of accumulators.
+// Elements that a thread moves at once: 16 bytes of accumulators, so 8 of a 16-bit storage type.
+// Twice as many would need twice the registers, and leave half the threads to small batches.
 template <typename Accumulator>
 constexpr int kVectorWidth = 16 / sizeof(Accumulator);
 

@@ -9,8 +9,10 @@
 namespace lstm_fused::cuda {
 
 inline void check_cuda(cudaError_t status, const char* what) {
-  LSTM_CHECK(status == cudaSuccess, what, " must succeed, got ", cudaGetErrorName(status), ": ",
-             cudaGetErrorString(status));
+  if (status == cudaSuccess) return;
+  // NOTE: the runtime keeps an error until it is asked for; the next call's check would find this.
+  cudaGetLastError();
+  fail(what, " must succeed, got ", cudaGetErrorName(status), ": ", cudaGetErrorString(status));
 }
 
 // After a launch: what was wrong with it. Errors of the run itself come up later, where torch asks.

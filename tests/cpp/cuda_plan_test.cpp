@@ -143,6 +143,32 @@ void test_texts() {
   CHECK_EQ(plan.reason, "LSTM_FUSED_CUDA_VARIANT is stepwise");
 }
 
+// A group is taken where the estimates are for it: always at small batches.
+void test_choice() {
+  const auto variant = [](const DeviceFacts& facts, DType dtype, int64_t batch, int64_t hidden,
+                          bool backward) {
+    const LstmShape shape = shape_of(100, batch, 64, hidden);
+    const PlanSettings settings = settings_of(facts);
+    const LstmPlan plan = backward ? cuda::make_backward_plan(shape, dtype, settings)
+                                   : cuda::make_forward_plan(shape, dtype, settings);
+    CHECK((plan.reason.find(" cycles a step, stepwise ") != std::string::npos) ==
+          plan.persistent.group);
+    return plan.variant;
+  };
+  for (const NamedFacts& device : kDevices) {
+    const Scope scope(device.name);
+    for (bool backward : {false, true}) {
+      CHECK(variant(device.facts, DType::kBFloat16, 16, 768, backward) ==
+            Variant::kPersistentGroup);
+      CHECK(variant(device.facts, DType::kFloat32, 16, 256, backward) == Variant::kPersistentGroup);
+      CHECK(variant(device.facts, DType::kFloat32, 1000, 96, backward) == Variant::kPersistentCta);
+    }
+  }
+  const DeviceFacts &a100 = kDevices[0].facts, &h100 = kDevices[2].facts;
+  CHECK(variant(a100, DType::kBFloat16, 64, 1024, true) == Variant::kStepwise);
+  CHECK(variant(h100, DType::kBFloat16, 64, 1024, false) == Variant::kPersistentGroup);
+}
+
 void test_environment() {
   unsetenv("LSTM_FUSED_CUDA_VARIANT");
   CHECK(cuda::allows_persistent());
@@ -173,6 +199,7 @@ int main() {
   lstm_fused::test::test_bounds();
   lstm_fused::test::test_workspaces();
   lstm_fused::test::test_texts();
+  lstm_fused::test::test_choice();
   lstm_fused::test::test_environment();
   lstm_fused::test::test_errors();
   return lstm_fused::test::finish();
