@@ -46,8 +46,9 @@ template <typename S, typename E>
 void backward_step(const BackwardStep& step) {
   using A = AccumulatorOf<E>;
   constexpr int64_t width = kWidth<A>;
-  for_each_tile(step.rows, step.panel_begin, step.panel_end, [&](const Tile& tile) {
-    const int slots = tile.panels * kPanelSlots;
+  const PanelRange panels = plain_panels<A>(step.panel_begin, step.panel_end, step.hidden_size);
+  for_each_tile(step.rows, panels, [&](const Tile& tile) {
+    const int slots = tile.slots;
     Vec<A> dh[kMaxTileVectors] = {};
     multiply_tile<E>(dh, tile, step.product, {});
     for (int r = 0; r < tile.rows; ++r) {

@@ -64,7 +64,7 @@ LSTM_INLINE void finish_panel(const ForwardStep& step, const Vec<AccumulatorOf<E
 template <typename A>
 LSTM_INLINE void start_gates(const ForwardStep& step, const Tile& tile, Vec<A>* sums) {
   constexpr int64_t panel_width = kPanelSlots * kWidth<A>;
-  const int slots = tile.panels * kPanelSlots;
+  const int slots = tile.slots;
   for (int r = 0; r < tile.rows; ++r) {
     const A* from = step.preactivations.base
                         ? row_pointer<A>(step.preactivations, tile.row + r) +
@@ -79,13 +79,13 @@ LSTM_INLINE void start_gates(const ForwardStep& step, const Tile& tile, Vec<A>* 
 template <typename S, typename E>
 void forward_step(const ForwardStep& step) {
   using A = AccumulatorOf<E>;
-  for_each_tile(step.rows, step.panel_begin, step.panel_end, [&](const Tile& tile) {
+  for_each_tile(step.rows, gate_panels(step.panel_begin, step.panel_end), [&](const Tile& tile) {
     Vec<A> sums[kMaxTileVectors];
     start_gates<A>(step, tile, sums);
     multiply_tile<E>(sums, tile, step.input, step.recurrent);
     for (int r = 0; r < tile.rows; ++r) {
-      for (int p = 0; p < tile.panels; ++p) {
-        finish_panel<S, E>(step, sums + (r * tile.panels + p) * kPanelSlots, tile.row + r,
+      for (int p = 0; p * kPanelSlots < tile.slots; ++p) {
+        finish_panel<S, E>(step, sums + r * tile.slots + p * kPanelSlots, tile.row + r,
                            tile.panel + p);
       }
     }

@@ -10,9 +10,17 @@
 namespace lstm_fused::cpu {
 namespace {
 
-// Rows that a thread takes at a time: enough to reuse each panel that is read, few enough that
-// their 4H gate gradients stay in the L2 cache up to H = 512.
-constexpr int64_t kChunkRows = 96;
+// Rows that a thread takes at a time, at most: enough to reuse each panel that is read, few enough
+// that their 4H gate gradients stay in the L2 cache up to H = 512.
+constexpr int64_t kMaxChunkRows = 96;
+// Those of the micro-kernel, whatever its instruction set.
+constexpr int64_t kRowBlock = 6;
+
+// Chunks of about the same size, as many for each thread.
+int64_t chunk_rows(int64_t rows, int threads) {
+  const int64_t chunks = round_up(ceil_div(rows, kMaxChunkRows), threads);
+  return round_up(ceil_div(rows, chunks), kRowBlock);
+}
 
 // Where each data row stands in x; empty where it stands at its own number.
 std::vector<int64_t> positions_in_sequence(const SequenceLayout& layout, int64_t batch) {
@@ -46,10 +54,12 @@ void input_gradient(const InputGradientArgs& args, Isa isa, const Parallel& para
 
   const std::vector<int64_t> positions = positions_in_sequence(*args.layout, shape.batch);
   const int64_t rows = args.layout->data_rows();
-  parallel.for_each(ceil_div(rows, kChunkRows), [&](int64_t chunk) {
-    const int64_t begin = chunk * kChunkRows;
+  if (rows == 0) return;
+  const int64_t size = chunk_rows(rows, parallel.threads);
+  parallel.for_each(ceil_div(rows, size), [&](int64_t chunk) {
+    const int64_t begin = chunk * size;
     LinearStep step;
-    step.rows = std::min(kChunkRows, rows - begin);
+    step.rows = std::min(size, rows - begin);
     step.columns = shape.input_size;
     step.panel_end = w_ih[0].panels;
     Buffer converted[kMaxDirections];

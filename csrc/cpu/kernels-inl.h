@@ -76,6 +76,8 @@ const KernelTable& kernel_table() {
       OperandTraits<E>::kMultiple,
       pack_transposed<S, E>,
       pack_direct<S, E>,
+      pack_rows<S, E>,
+      pack_columns<S, E>,
       pack_bias<S, A>,
       convert<S, A>,
       convert<S, E>,

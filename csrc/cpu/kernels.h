@@ -73,7 +73,8 @@ struct DotStep {
   const void* w_hh = nullptr;
 };
 
-// out = addends + operand·panels (+ a second product) in plain order, `columns` of them.
+// out = addends + operand·panels (+ a second product) in plain order, `columns` of them; or in gate
+// order, whole panels, where columns is 0.
 struct LinearStep {
   int64_t rows = 0;
   int64_t columns = 0;
@@ -82,7 +83,8 @@ struct LinearStep {
   const void* bias = nullptr;   // accumulator, in panel order; or null
   Rows addends[2];              // storage; or absent
   MutableRows out;              // storage; or absent
-  MutableRows accumulator_out;  // accumulator; whole panels from panel_begin on; or absent
+  MutableRows accumulator_out;  // accumulator, panel_begin's columns first; or absent
+  bool accumulate = false;      // accumulator_out += the product, without bias
   MutableRows operand_out;      // operand; or absent
   Resets reset;                 // zero operand_out
 };
@@ -114,6 +116,12 @@ struct KernelTable {
   // Packs panels [begin, end) of B = source (K, columns), plain order.
   void (*pack_direct)(const void* source, int64_t columns, int64_t k_size, int64_t begin,
                       int64_t end, void* panels);
+  // Packs all panels of B (K, columns), whose row k is at rows[k], plain order; storage.
+  void (*pack_rows)(const void* const* rows, int64_t k_size, int64_t columns, void* panels);
+  // Columns [begin, end) of source (K, columns) storage as rows of out, `stride` operands apart;
+  // what is written of each row ends at K, rounded up to whole vectors.
+  void (*pack_columns)(const void* source, int64_t k_size, int64_t columns, int64_t begin,
+                       int64_t end, int64_t stride, void* out);
   // bias (accumulator, gate order, all panels) = b_ih + b_hh; either may be null.
   void (*pack_bias)(const void* b_ih, const void* b_hh, int64_t hidden_size, void* bias);
   // Elementwise conversions of n elements.

@@ -17,10 +17,13 @@ static_assert(kRowBlock * kPanelSlots + kRowBlock + 1 <= kRegisters, "must not s
 // cycle on most cores).
 constexpr int kPanelsOfOneRow = 2;
 
-// Rows × panels whose sums are held in registers for a pass over K.
+// Slots of a panel that only its first half has columns for.
+constexpr int kHalfPanelSlots = kPanelSlots / 2;
+
+// Rows × slots of panels whose sums are held in registers for a pass over K.
 struct Tile {
   int64_t row, panel;  // the first ones
-  int rows, panels;
+  int rows, slots;
 };
 constexpr int kMaxTileVectors = kRowBlock * kPanelSlots;
 static_assert(kMaxTileVectors >= kPanelsOfOneRow * kPanelSlots, "a tile of one row must fit");
@@ -62,12 +65,11 @@ LSTM_INLINE bool is_reset(const Resets& resets, int64_t j) {
   return resets.flags && j < resets.limit && resets.flags[resets.order ? resets.order[j] : j];
 }
 
-// acc[r][s] += Σ_k row_r[k] · panel[k][s], in rising k whatever kRows and kPanels are: a row's
+// acc[r][s] += Σ_k row_r[k] · panel[k][s], in rising k whatever kRows and kSlots are: a row's
 // sums have the same bits in every block.
-template <int kRows, int kPanels, typename E>
-LSTM_INLINE void accumulate(Vec<E> (&acc)[kRows][kPanels * kPanelSlots],
-                            const E* const (&rows)[kRows], int64_t k_size, const E* panel) {
-  constexpr int kSlots = kPanels * kPanelSlots;
+template <int kRows, int kSlots, typename E>
+LSTM_INLINE void accumulate(Vec<E> (&acc)[kRows][kSlots], const E* const (&rows)[kRows],
+                            int64_t k_size, const E* panel) {
   const int64_t panel_stride = panel_elements<E>(k_size);
   for (int64_t k = 0; k < k_size; ++k) {
     Vec<E> a[kRows];
@@ -85,11 +87,9 @@ LSTM_INLINE void accumulate(Vec<E> (&acc)[kRows][kPanels * kPanelSlots],
 
 // The same for bfloat16 operands.
 #if defined(__AVX512BF16__)
-template <int kRows, int kPanels>
-LSTM_INLINE void accumulate_pairs(VecF (&acc)[kRows][kPanels * kPanelSlots],
-                                  const uint32_t (&pairs)[kRows], const BFloat16* panel,
-                                  int64_t panel_stride) {
-  constexpr int kSlots = kPanels * kPanelSlots;
+template <int kRows, int kSlots>
+LSTM_INLINE void accumulate_pairs(VecF (&acc)[kRows][kSlots], const uint32_t (&pairs)[kRows],
+                                  const BFloat16* panel, int64_t panel_stride) {
 #pragma GCC unroll 8
   for (int s = 0; s < kSlots; ++s) {
     const __m512bh b = load_unaligned<__m512bh>(panel + (s / kPanelSlots) * panel_stride +
@@ -102,32 +102,31 @@ LSTM_INLINE void accumulate_pairs(VecF (&acc)[kRows][kPanels * kPanelSlots],
   }
 }
 
-template <int kRows, int kPanels>
-LSTM_INLINE void accumulate_bf16(VecF (&acc)[kRows][kPanels * kPanelSlots],
-                                 const BFloat16* const (&rows)[kRows], int64_t k_size,
-                                 const BFloat16* panel) {
+template <int kRows, int kSlots>
+LSTM_INLINE void accumulate_bf16(VecF (&acc)[kRows][kSlots], const BFloat16* const (&rows)[kRows],
+                                 int64_t k_size, const BFloat16* panel) {
   const int64_t panel_stride = panel_elements<BFloat16>(k_size);
   uint32_t pairs[kRows];
   for (int64_t k = 0; k + 1 < k_size; k += 2) {
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) __builtin_memcpy(&pairs[r], rows[r] + k, sizeof(pairs[r]));
-    accumulate_pairs<kRows, kPanels>(acc, pairs, panel + k * kPanelSlots * kWidth<float>,
-                                     panel_stride);
+    accumulate_pairs<kRows, kSlots>(acc, pairs, panel + k * kPanelSlots * kWidth<float>,
+                                    panel_stride);
   }
   if (k_size % 2) {
     // NOTE: the element behind an odd row belongs to another row; it may be NaN.
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) pairs[r] = rows[r][k_size - 1].bits;
-    accumulate_pairs<kRows, kPanels>(acc, pairs, panel + (k_size - 1) * kPanelSlots * kWidth<float>,
-                                     panel_stride);
+    accumulate_pairs<kRows, kSlots>(acc, pairs, panel + (k_size - 1) * kPanelSlots * kWidth<float>,
+                                    panel_stride);
   }
 }
 #endif
 
 // Adds a Product's rows times panels to a tile's sums.
-template <typename E, int kRows, int kPanels>
-LSTM_INLINE void multiply(Vec<AccumulatorOf<E>> (&acc)[kRows][kPanels * kPanelSlots],
-                          const Product& product, const Tile& tile) {
+template <typename E, int kRows, int kSlots>
+LSTM_INLINE void multiply(Vec<AccumulatorOf<E>> (&acc)[kRows][kSlots], const Product& product,
+                          const Tile& tile) {
   if (!product.operand.base || product.size == 0) return;
   const E* rows[kRows];
 #pragma GCC unroll 8
@@ -135,26 +134,25 @@ LSTM_INLINE void multiply(Vec<AccumulatorOf<E>> (&acc)[kRows][kPanels * kPanelSl
   const E* panels =
       static_cast<const E*>(product.panels) + tile.panel * panel_elements<E>(product.size);
 #if defined(__AVX512BF16__)
-  accumulate_bf16<kRows, kPanels>(acc, rows, product.size, panels);
+  accumulate_bf16<kRows, kSlots>(acc, rows, product.size, panels);
 #else
-  accumulate<kRows, kPanels>(acc, rows, product.size, panels);
+  accumulate<kRows, kSlots>(acc, rows, product.size, panels);
 #endif
 }
 
 // NOTE: not inlined. One copy serves all kinds of steps, and the sums' way through memory costs
 // less than 2 % of a pass over K = 64.
-template <typename E, int kRows, int kPanels>
+template <typename E, int kRows, int kSlots>
 __attribute__((noinline)) void multiply_rows(Vec<AccumulatorOf<E>>* sums, const Tile& tile,
                                              const Product& first, const Product& second) {
-  constexpr int kSlots = kPanels * kPanelSlots;
   Vec<AccumulatorOf<E>> acc[kRows][kSlots];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
     for (int s = 0; s < kSlots; ++s) acc[r][s] = sums[r * kSlots + s];
   }
-  multiply<E, kRows, kPanels>(acc, first, tile);
-  multiply<E, kRows, kPanels>(acc, second, tile);
+  multiply<E, kRows, kSlots>(acc, first, tile);
+  multiply<E, kRows, kSlots>(acc, second, tile);
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
@@ -162,45 +160,70 @@ __attribute__((noinline)) void multiply_rows(Vec<AccumulatorOf<E>>* sums, const 
   }
 }
 
-// sums[r][s] += the two products' (either may be absent), r < tile.rows, s < 4·tile.panels.
+template <typename E, int kRows>
+void multiply_slots(Vec<AccumulatorOf<E>>* sums, const Tile& tile, const Product& first,
+                    const Product& second) {
+  if (tile.slots == kHalfPanelSlots) {
+    multiply_rows<E, kRows, kHalfPanelSlots>(sums, tile, first, second);
+  } else {
+    multiply_rows<E, kRows, kPanelSlots>(sums, tile, first, second);
+  }
+}
+
+// sums[r][s] += the two products' (either may be absent), r < tile.rows, s < tile.slots.
 template <typename E>
 void multiply_tile(Vec<AccumulatorOf<E>>* sums, const Tile& tile, const Product& first,
                    const Product& second) {
   switch (tile.rows) {
     case 1:
-      return tile.panels == kPanelsOfOneRow
-                 ? multiply_rows<E, 1, kPanelsOfOneRow>(sums, tile, first, second)
-                 : multiply_rows<E, 1, 1>(sums, tile, first, second);
+      return tile.slots == kPanelsOfOneRow * kPanelSlots
+                 ? multiply_rows<E, 1, kPanelsOfOneRow * kPanelSlots>(sums, tile, first, second)
+                 : multiply_slots<E, 1>(sums, tile, first, second);
     case 2:
-      return multiply_rows<E, 2, 1>(sums, tile, first, second);
+      return multiply_slots<E, 2>(sums, tile, first, second);
     case 3:
-      return multiply_rows<E, 3, 1>(sums, tile, first, second);
+      return multiply_slots<E, 3>(sums, tile, first, second);
 #if defined(__AVX512F__)
     case 4:
-      return multiply_rows<E, 4, 1>(sums, tile, first, second);
+      return multiply_slots<E, 4>(sums, tile, first, second);
     case 5:
-      return multiply_rows<E, 5, 1>(sums, tile, first, second);
+      return multiply_slots<E, 5>(sums, tile, first, second);
     case 6:
-      return multiply_rows<E, 6, 1>(sums, tile, first, second);
+      return multiply_slots<E, 6>(sums, tile, first, second);
 #endif
   }
+}
+
+// Panels of `slots` used slots (of 4 in gate order), the last of which may be half empty.
+struct PanelRange {
+  int64_t begin, end;
+  int64_t slots;
+};
+
+template <typename A>
+LSTM_INLINE PanelRange plain_panels(int64_t begin, int64_t end, int64_t columns) {
+  return {begin, end, (columns + kWidth<A> - 1) / kWidth<A>};
+}
+LSTM_INLINE PanelRange gate_panels(int64_t begin, int64_t end) {
+  return {begin, end, end * kPanelSlots};
 }
 
 // Calls run(tile) over rows × panels. Panels outside, rows inside: a panel is read from memory
 // once and stays in the L1 or L2 cache for all the row blocks. Blocks differ by at most one row,
 // since a block of one or two rows wastes the panel's bandwidth.
 template <typename Run>
-LSTM_INLINE void for_each_tile(int64_t rows, int64_t panel_begin, int64_t panel_end,
-                               const Run& run) {
+LSTM_INLINE void for_each_tile(int64_t rows, const PanelRange& panels, const Run& run) {
   const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
   const int64_t per_pass = rows == 1 ? kPanelsOfOneRow : 1;
-  for (int64_t panel = panel_begin; panel < panel_end; panel += per_pass) {
-    const int64_t left = panel_end - panel;
-    const int panels = static_cast<int>(left < per_pass ? left : per_pass);
+  for (int64_t panel = panels.begin; panel < panels.end; panel += per_pass) {
+    const int64_t left = panels.end - panel;
+    const bool half = left == 1 && panels.slots - panel * kPanelSlots <= kHalfPanelSlots;
+    const int slots = half ? kHalfPanelSlots
+                           : static_cast<int>((left < per_pass ? left : per_pass) * kPanelSlots);
     int64_t row = 0;
     for (int64_t block = blocks; block > 0; --block) {
       const int block_rows = static_cast<int>((rows - row + block - 1) / block);
-      run(Tile{row, panel, block_rows, panels});
+      run(Tile{row, panel, block_rows, slots});
       row += block_rows;
     }
   }

@@ -73,10 +73,11 @@ void pack_transposed(const void* source, int64_t columns, int64_t k_size, bool g
   }
 }
 
-// Columns [column, column + W) of rows k, or of the pair of rows k and k + 1, as cells.
+// `count` of the W cells of a row of B, or of a pair of rows; without `next` the pair's second is
+// zero.
 template <typename S, typename E>
-LSTM_INLINE Vec<typename PanelCell<E>::Type> load_row_cells(const S* row, int64_t columns,
-                                                            bool has_next, int count) {
+LSTM_INLINE Vec<typename PanelCell<E>::Type> load_row_cells(const S* row, const S* next,
+                                                            int count) {
   using Cell = typename PanelCell<E>::Type;
   constexpr int width = kWidth<Cell>;
   if constexpr (std::is_same_v<E, BFloat16>) {
@@ -84,7 +85,7 @@ LSTM_INLINE Vec<typename PanelCell<E>::Type> load_row_cells(const S* row, int64_
       return count == width ? load_unaligned<VecH>(from) : load_first<VecH>(from, count);
     };
     const VecU low = __builtin_convertvector(load(row), VecU);
-    const VecU high = has_next ? __builtin_convertvector(load(row + columns), VecU) : VecU{};
+    const VecU high = next ? __builtin_convertvector(load(next), VecU) : VecU{};
     return low | (high << 16);
   } else {
     return count == width ? load_lanes<true, Vec<Cell>>(row, width)
@@ -92,22 +93,66 @@ LSTM_INLINE Vec<typename PanelCell<E>::Type> load_row_cells(const S* row, int64_
   }
 }
 
-template <typename S, typename E>
-void pack_direct(const void* source, int64_t columns, int64_t k_size, int64_t begin, int64_t end,
-                 void* panels) {
+// Panels [begin, end) of B (K, columns), plain order; row_of(k) points at row k.
+template <typename S, typename E, typename RowOf>
+LSTM_INLINE void pack_panels(const RowOf& row_of, int64_t columns, int64_t k_size, int64_t begin,
+                             int64_t end, E* panels) {
   using Cell = typename PanelCell<E>::Type;
   constexpr int64_t width = kWidth<Cell>;
   constexpr int64_t multiple = OperandTraits<E>::kMultiple;
   for (int64_t p = begin; p < end; ++p) {
-    E* panel = static_cast<E*>(panels) + p * panel_elements<E>(k_size);
-    Cell* out = reinterpret_cast<Cell*>(panel);
+    Cell* out = reinterpret_cast<Cell*>(panels + p * panel_elements<E>(k_size));
     for (int64_t k = 0; k < k_size; k += multiple) {
-      const S* row = static_cast<const S*>(source) + k * columns;
+      const S* row = row_of(k);
+      const S* next = multiple == 2 && k + 1 < k_size ? row_of(k + 1) : nullptr;
       for (int64_t q = 0; q < kPanelSlots; ++q, out += width) {
         const int64_t column = (p * kPanelSlots + q) * width;
         const int64_t left = columns - column;
         const int count = static_cast<int>(left < 0 ? 0 : left < width ? left : width);
-        store_unaligned(out, load_row_cells<S, E>(row + column, columns, k + 1 < k_size, count));
+        store_unaligned(out,
+                        load_row_cells<S, E>(row + column, next ? next + column : nullptr, count));
+      }
+    }
+  }
+}
+
+template <typename S, typename E>
+void pack_direct(const void* source, int64_t columns, int64_t k_size, int64_t begin, int64_t end,
+                 void* panels) {
+  const auto row_of = [&](int64_t k) { return static_cast<const S*>(source) + k * columns; };
+  pack_panels<S, E>(row_of, columns, k_size, begin, end, static_cast<E*>(panels));
+}
+
+template <typename S, typename E>
+void pack_rows(const void* const* rows, int64_t k_size, int64_t columns, void* panels) {
+  constexpr int64_t panel_columns = kPanelSlots * kWidth<typename PanelCell<E>::Type>;
+  const auto row_of = [&](int64_t k) { return static_cast<const S*>(rows[k]); };
+  pack_panels<S, E>(row_of, columns, k_size, 0, (columns + panel_columns - 1) / panel_columns,
+                    static_cast<E*>(panels));
+}
+
+template <typename S, typename E>
+void pack_columns(const void* source, int64_t k_size, int64_t columns, int64_t begin, int64_t end,
+                  int64_t stride, void* out) {
+  using Cell = typename PanelCell<E>::Type;
+  constexpr int64_t width = kWidth<Cell>;
+  constexpr int64_t multiple = OperandTraits<E>::kMultiple;
+  const S* from = static_cast<const S*>(source);
+  for (int64_t column = begin; column < end; column += width) {
+    const int count = static_cast<int>(end - column < width ? end - column : width);
+    E* to = static_cast<E*>(out) + (column - begin) * stride;
+    for (int64_t first = 0; first < k_size; first += width * multiple) {
+      Vec<Cell> square[width] = {};
+      for (int i = 0; i < width; ++i) {
+        const int64_t k = first + i * multiple;
+        if (k >= k_size) break;
+        const S* row = from + k * columns + column;
+        const S* next = multiple == 2 && k + 1 < k_size ? row + columns : nullptr;
+        square[i] = load_row_cells<S, E>(row, next, count);
+      }
+      transpose_square<width / 2>(square);
+      for (int lane = 0; lane < count; ++lane) {
+        store_unaligned(to + lane * stride + first, square[lane]);
       }
     }
   }

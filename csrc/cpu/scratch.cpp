@@ -13,8 +13,8 @@ constexpr int64_t kMinKeptBlock = 16 << 10;
 // What a thread keeps at most. Both weights of a layer of H = 1024 in float32 take 32 MiB.
 constexpr int64_t kMaxKept = 32 << 20;
 
-// More blocks than a call has large buffers: for two directions, x, h and state twice.
-constexpr int kMaxKeptBlocks = 16;
+// More blocks than the forward and the backward of a layer have large buffers on two threads.
+constexpr int kMaxKeptBlocks = 64;
 
 // A thread's blocks that no buffer uses, the oldest first. They are given out again at their own
 // size only, so that sanitizers see where a buffer ends.

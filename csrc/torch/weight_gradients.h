@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The weights' gradients: GEMMs over all data rows, by torch's BLAS.
+// The weights' gradients: sums over all data rows.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

@@ -271,10 +271,13 @@ void test_rows(const Parallel& parallel) {
     Array states(DType::kFloat32, M * 2);
     for (int64_t i = 0; i < sequence.size(); ++i) sequence.set(i, i);
     for (int64_t i = 0; i < h_0.size(); ++i) h_0.set(i, -1 - i);
+    Array zeros(DType::kFloat32, 2);
+    for (int64_t i = 0; i < zeros.size(); ++i) zeros.set(i, 0);
     std::vector<uint8_t> reset_mask(kSteps * batch);
     for (size_t i = 0; i < reset_mask.size(); ++i) reset_mask[i] = i % 3 == 0;
 
-    cpu::gather_data_rows(layout, batch, sequence.data(), row_bytes, data.data(), parallel);
+    cpu::gather_rows(cpu::data_rows(layout, batch, sequence.data(), row_bytes), row_bytes,
+                     data.data(), parallel);
     for (int64_t j = 0; j < batch; ++j) {
       const int64_t n = batch_row(layout, j);
       for (int64_t t = 0; t < kSteps; ++t) {
@@ -289,9 +292,10 @@ void test_rows(const Parallel& parallel) {
     for (int direction : {0, 1}) {
       for (const uint8_t* mask :
            {static_cast<const uint8_t*>(nullptr), static_cast<const uint8_t*>(reset_mask.data())}) {
-        cpu::gather_previous_states(
-            layout, batch, {sequence.at(1), row_bytes, h_0.data(), 8, mask, direction == 1},
-            states.data(), parallel);
+        const cpu::PreviousStates previous = {sequence.at(1), row_bytes,      h_0.data(),  8,
+                                              mask,           direction == 1, zeros.data()};
+        cpu::gather_rows(cpu::previous_state_rows(layout, batch, previous), 8, states.data(),
+                         parallel);
         for (int64_t j = 0; j < batch; ++j) {
           const int64_t n = batch_row(layout, j);
           for (int64_t t = 0; t < lengths[n]; ++t) {

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// weight_gradient against plain sums, for every instruction set and dtype: shapes around the sizes
+// of blocks, parts and splits; rows in any order; the same bits on any pool.
+#include "cpu/weight_gradient.h"
+
+#include <cstdio>
+#include <vector>
+
+#include "lstm_calls.h"
+
+namespace lstm_fused::test {
+namespace {
+
+constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
+
+struct Shape {
+  int64_t rows, grad_columns, columns[2];
+};
+// One block of rows and less, several, and several splits; columns of part of a panel, of half a
+// panel, of more; grad in one part and in several.
+constexpr Shape kShapes[] = {
+    {0, 4, {3, 1}},     {1, 4, {1, 1}},      {2, 12, {33, 3}},   {255, 20, {5, 5}},
+    {257, 52, {1, 13}}, {600, 100, {65, 7}}, {2100, 8, {3, 20}}, {300, 800, {9, 17}},
+};
+
+double epsilon(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return 0x1p-52;
+    case DType::kFloat32:
+      return 0x1p-23;
+    default:
+      return std::ldexp(1.0, -format_of(dtype).mantissa_bits);
+  }
+}
+
+// Σ_m grad[m]ᵀ·operand[m], and the tolerance: a rounding of the result, and some of the sums.
+void check_sums(const Array& found, const Values& grad, const Values& operand,
+                const std::vector<int64_t>& order, const Shape& shape, int64_t columns,
+                DType dtype) {
+  const double sum_epsilon = dtype == DType::kFloat64 ? 0x1p-52 : 0x1p-23;
+  for (int64_t c = 0; c < shape.grad_columns; ++c) {
+    for (int64_t k = 0; k < columns; ++k) {
+      double truth = 0, magnitude = 0;
+      for (int64_t m = 0; m < shape.rows; ++m) {
+        const double product = grad[m * shape.grad_columns + c] * operand[order[m] * columns + k];
+        truth += product;
+        magnitude += std::fabs(product);
+      }
+      const double error = std::fabs(found.get(c * columns + k) - truth);
+      CHECK_LE(error, epsilon(dtype) * std::fabs(truth) + 8 * sum_epsilon * magnitude);
+    }
+  }
+}
+
+void check_shape_of(const Shape& shape, DType dtype, cpu::Isa isa) {
+  Random random(21);
+  const Values grad = random.uniform(shape.rows * shape.grad_columns, 1, dtype);
+  const Array grad_array = Array::input(dtype, grad);
+  // Rows stand in reverse, so that none is where its number says.
+  std::vector<int64_t> order;
+  for (int64_t m = shape.rows; m-- > 0;) order.push_back(m);
+
+  cpu::WeightGradientArgs args;
+  args.dtype = dtype;
+  args.rows = shape.rows;
+  args.grad = grad_array.data();
+  args.grad_columns = shape.grad_columns;
+  args.weights = 2;
+  Values operands[2];
+  Array operand_arrays[2], out[2], other[2];
+  std::vector<const void*> pointers[2];
+  for (int i = 0; i < 2; ++i) {
+    const int64_t columns = shape.columns[i];
+    operands[i] = random.uniform(shape.rows * columns, 1, dtype);
+    operand_arrays[i] = Array::input(dtype, operands[i]);
+    for (const int64_t m : order) pointers[i].push_back(operand_arrays[i].at(m * columns));
+    out[i] = Array(dtype, shape.grad_columns * columns);
+    other[i] = Array(dtype, shape.grad_columns * columns);
+    args.weight[i] = {pointers[i].data(), columns, out[i].data()};
+  }
+  cpu::weight_gradient(args, isa, kOneThread.parallel);
+  for (int i = 0; i < 2; ++i) {
+    check_sums(out[i], grad, operands[i], order, shape, shape.columns[i], dtype);
+    args.weight[i].grad_weight = other[i].data();
+  }
+  for (const auto& pools : {serial_pools(), threaded_pools()}) {
+    for (const Pool& pool : pools) {
+      const Scope scope(pool.name);
+      for (Array& array : other) array.fill_canary();
+      cpu::weight_gradient(args, isa, pool.parallel);
+      for (int i = 0; i < 2; ++i) CHECK(other[i].same_bits(out[i]));
+    }
+  }
+}
+
+void run_all() {
+  for (DType dtype : kDTypes) {
+    for (cpu::Isa isa : cpu::available_isas()) {
+      for (const Shape& shape : kShapes) {
+        const Scope scope(cpu::isa_name(isa), ", ", dtype_name(dtype), ", M=", shape.rows,
+                          " C=", shape.grad_columns);
+        check_shape_of(shape, dtype, isa);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lstm_fused::test
+
+int main() {
+  lstm_fused::test::run_all();
+  return lstm_fused::test::finish();
+}
