@@ -45,8 +45,8 @@ def find_torch() -> Path:
     spec = find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
         sys.exit(
-            "lstm_fused: building needs torch >= 2.11, found none: install torch first, then run "
-            "'pip install --no-build-isolation .'"
+            "lstm_fused: building needs torch >= 2.11, found none: install it first, then "
+            "run 'pip install --no-build-isolation .'"
         )
     version = metadata.version("torch")
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TORCH:
@@ -130,17 +130,12 @@ class CMakeBuild(build_ext):
             + [f"-D{name}={value}" for name, value in definitions.items()],
             check=True,
         )
-        jobs = os.environ.get("MAX_JOBS")
-        subprocess.run(
-            [cmake, "--build", str(build_dir)] + (["--parallel", jobs] if jobs else []),
-            check=True,
-        )
+        jobs = ["--parallel", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
+        subprocess.run([cmake, "--build", str(build_dir), *jobs], check=True)
         # CMake installs into <prefix>/lstm_fused, where setuptools expects the modules.
         prefix = Path(self.get_ext_fullpath("lstm_fused._C")).resolve().parent.parent
-        subprocess.run(
-            [cmake, "--install", str(build_dir), "--prefix", str(prefix), "--component", "python"],
-            check=True,
-        )
+        to = ["--prefix", str(prefix), "--component", "python"]
+        subprocess.run([cmake, "--install", str(build_dir), *to], check=True)
 
 
 def extension_names() -> list[str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -19,28 +20,25 @@ def check_tensors(input: Tensor, hx: tuple[Tensor, Tensor], weights: Sequence[Te
     if input.dtype not in KERNEL_DTYPES:
         names = ", ".join(str(dtype) for dtype in KERNEL_DTYPES)
         raise TypeError(f"FusedLSTM: Expected input dtype to be one of {names}, got {input.dtype}")
+    dtype, device = input.dtype, input.device
     for tensor in hx:
-        if tensor.device != input.device:
-            raise RuntimeError(
-                "Input and hidden tensors are not at the same device, found input tensor at "
-                f"{input.device} and hidden tensor at {tensor.device}"
-            )
-        if tensor.dtype != input.dtype:
-            raise RuntimeError(
-                "Input and hidden tensors are not the same dtype, found input tensor with "
-                f"{_dtype_name(input)} and hidden tensor with {_dtype_name(tensor)}"
-            )
+        if tensor.dtype is not dtype or tensor.device != device:
+            _refuse(tensor, "hidden", input)
     for tensor in weights:
-        if tensor.device != input.device:
-            raise RuntimeError(
-                "Input and parameter tensors are not at the same device, found input tensor at "
-                f"{input.device} and parameter tensor at {tensor.device}"
-            )
-        if tensor.dtype != input.dtype:
-            raise RuntimeError(
-                "Input and parameter tensors are not the same dtype, found input tensor with "
-                f"{_dtype_name(input)} and parameter tensor with {_dtype_name(tensor)}"
-            )
+        if tensor.dtype is not dtype or tensor.device != device:
+            _refuse(tensor, "parameter", input)
+
+
+def _refuse(tensor: Tensor, name: str, input: Tensor) -> NoReturn:
+    if tensor.device != input.device:
+        raise RuntimeError(
+            f"Input and {name} tensors are not at the same device, found input tensor at "
+            f"{input.device} and {name} tensor at {tensor.device}"
+        )
+    raise RuntimeError(
+        f"Input and {name} tensors are not the same dtype, found input tensor with "
+        f"{_dtype_name(input)} and {name} tensor with {_dtype_name(tensor)}"
+    )
 
 
 def check_lengths(lengths: Tensor | None, input: Tensor, batch_first: bool) -> Tensor | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
 from lstm_fused import _native
@@ -70,7 +71,8 @@ def lstm_layer(
         # A program of torch.export has no backward: nothing is to be saved for it.
         and not torch.compiler.is_exporting()
     ) or forward_ad._current_level >= 0:
-        input, h_0, c_0, *weights = _without_duplicates([input, h_0, c_0, *weights])
+        if torch.compiler.is_compiling():
+            input, h_0, c_0, *weights = _without_duplicates([input, h_0, c_0, *weights])
         result = _apply(
             input, h_0, c_0, lengths, batch_sizes, reset_mask, return_cell_states, *weights
         )
@@ -218,9 +220,16 @@ class FusedLSTMForwardModeFunction(FusedLSTMFunction):
 
 def _apply(*arguments: Any) -> ForwardResult:
     """FusedLSTMFunction.apply, with forward mode where that is on."""
-    forward_mode = forward_ad._current_level >= 0
-    function = FusedLSTMForwardModeFunction if forward_mode else FusedLSTMFunction
-    result: ForwardResult = function.apply(*arguments)  # type: ignore[no-untyped-call]
+    result: ForwardResult
+    if forward_ad._current_level >= 0:
+        result = FusedLSTMForwardModeFunction.apply(*arguments)  # type: ignore[no-untyped-call]
+    elif torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        result = FusedLSTMFunction.apply(*arguments)  # type: ignore[no-untyped-call]
+    else:
+        # NOTE: what Function.apply comes to here, but for inspect.signature of `forward`, which
+        # takes longer than a step does.
+        apply: Any = super(torch.autograd.Function, FusedLSTMFunction).apply
+        result = apply(*unwrap_dead_wrappers(arguments))
     return result
 
 

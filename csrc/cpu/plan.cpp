@@ -13,6 +13,10 @@ namespace {
 // microseconds, in which a core does some 10^6.
 constexpr int64_t kMinWorkPerThread = 1'000'000;
 
+// The same for dot products on unpacked weights, which wait for each weight to come from a cache: a
+// core reads those of this many in 20 to 30 microseconds.
+constexpr int64_t kMinDotWorkPerThread = 250'000;
+
 // Multiply-adds of one step below which a team of threads loses to one: a step of a team ends
 // with a wait of 0.2 to 0.5 microseconds.
 constexpr int64_t kMinStepWorkPerThread = 30'000;
@@ -34,8 +38,8 @@ Isa isa_for(DType dtype, const CpuFacts& facts) {
 void split_over_threads(const LstmShape& shape, int64_t step_work, int64_t max_team,
                         const CpuFacts& facts, LstmPlan& plan) {
   const int64_t work = step_work * shape.steps * shape.directions;
-  const int64_t threads =
-      std::clamp<int64_t>(work / kMinWorkPerThread, 1, std::max(facts.threads, 1));
+  const int64_t least = plan.dot ? kMinDotWorkPerThread : kMinWorkPerThread;
+  const int64_t threads = std::clamp<int64_t>(work / least, 1, std::max(facts.threads, 1));
   if (threads == 1) return;
   const int64_t per_direction = ceil_div(threads, shape.directions);
   const int64_t groups = std::clamp<int64_t>(shape.batch / kMinGroupRows, 1, per_direction);
