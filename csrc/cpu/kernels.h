@@ -84,7 +84,7 @@ struct LinearStep {
   Rows addends[2];              // storage; or absent
   MutableRows out;              // storage; or absent
   MutableRows accumulator_out;  // accumulator, panel_begin's columns first; or absent
-  bool accumulate = false;      // accumulator_out += the product, without bias
+  bool accumulate = false;      // accumulator_out += the product
   MutableRows operand_out;      // operand; or absent
   Resets reset;                 // zero operand_out
 };

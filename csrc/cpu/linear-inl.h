@@ -31,16 +31,13 @@ void linear_step(const LinearStep& step) {
                                 : plain_panels<A>(step.panel_begin, step.panel_end, step.columns);
   for_each_tile(step.rows, panels, [&](const Tile& tile) {
     const int slots = tile.slots;
-    // The sums start from the bias, from what is there already, or from zero.
     const int64_t tile_column = (tile.panel - step.panel_begin) * kPanelSlots * width;
     const A* bias =
         step.bias ? static_cast<const A*>(step.bias) + tile.panel * kPanelSlots * width : nullptr;
     Vec<A> sums[kMaxTileVectors];
     for (int r = 0; r < tile.rows; ++r) {
-      const A* from =
-          step.accumulate ? row_pointer<A>(step.accumulator_out, tile.row + r) + tile_column : bias;
       for (int s = 0; s < slots; ++s) {
-        sums[r * slots + s] = from ? load_unaligned<Vec<A>>(from + s * width) : Vec<A>{};
+        sums[r * slots + s] = bias ? load_unaligned<Vec<A>>(bias + s * width) : Vec<A>{};
       }
     }
     multiply_tile<E>(sums, tile, step.product, step.second);
@@ -50,8 +47,9 @@ void linear_step(const LinearStep& step) {
         const int64_t column = (tile.panel * kPanelSlots + s) * width;
         const int64_t left = step.columns - column;
         if (step.accumulator_out.base) {
-          A* to = row_pointer<A>(step.accumulator_out, tile.row + r) + tile_column;
-          store_unaligned(to + s * width, sum);
+          A* to = row_pointer<A>(step.accumulator_out, tile.row + r) + tile_column + s * width;
+          // NOTE: added at the end: sums of sums lose less than one long sum.
+          store_unaligned(to, step.accumulate ? sum + load_unaligned<Vec<A>>(to) : sum);
         } else if (left >= width) {
           finish_columns<true, S, E>(step, sum, tile.row + r, column, width);
         } else if (left > 0) {

@@ -94,7 +94,32 @@ void check_shape_of(const Shape& shape, DType dtype, cpu::Isa isa) {
   }
 }
 
+// A long sum of numbers of one sign, in one split: as exact as sums of blocks are. One after the
+// other they would be off by some 40 roundings.
+void check_long_sum(cpu::Isa isa) {
+  constexpr int64_t kRows = 20000, kColumns = 800;
+  Random random(22);
+  Values ones(kRows * kColumns, 1), operand = random.uniform(kRows, 1, DType::kFloat32);
+  const Array grad = Array::input(DType::kFloat32, ones);
+  double truth = 0;
+  for (double& value : operand) truth += value = std::fabs(value);
+  const Array operands = Array::input(DType::kFloat32, operand);
+  std::vector<const void*> pointers;
+  for (int64_t m = 0; m < kRows; ++m) pointers.push_back(operands.at(m));
+  Array out(DType::kFloat32, kColumns);
+  cpu::WeightGradientArgs args;
+  args.rows = kRows;
+  args.grad = grad.data();
+  args.grad_columns = kColumns;
+  args.weight[0] = {pointers.data(), 1, out.data()};
+  cpu::weight_gradient(args, isa, kOneThread.parallel);
+  for (int64_t c = 0; c < kColumns; ++c) {
+    CHECK_LE(std::fabs(out.get(c) - truth), 16 * 0x1p-23 * truth);
+  }
+}
+
 void run_all() {
+  for (cpu::Isa isa : cpu::available_isas()) check_long_sum(isa);
   for (DType dtype : kDTypes) {
     for (cpu::Isa isa : cpu::available_isas()) {
       for (const Shape& shape : kShapes) {
