@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The ops on CPU tensors: allocate, call the core, and leave the GEMMs over all T to torch's BLAS.
+// The ops on CPU tensors: allocate, call the core, and sum the biases' gradients by torch.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 

@@ -2,7 +2,6 @@
 #include "torch/weight_gradients.h"
 
 #include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 #include <array>
 
@@ -12,7 +11,6 @@
 namespace lstm_fused {
 namespace {
 
-using torch::headeronly::ScalarType;
 namespace ts = torch::stable;
 
 Tensor direction_of(const Tensor& tensor, int64_t direction) {
