@@ -67,7 +67,8 @@ def check_cuda_kernels(device: torch.device) -> None:
 
 
 def takes_batch_sizes(device: torch.device) -> bool:
-    """Whether this device's kernels take a PackedSequence's data as it is."""
+    """Whether this device's kernels take a PackedSequence's data as it is, and save what the
+    backward needs in such rows for padded sequences too (`packing.saved_positions`)."""
     return device.type != "cuda"
 
 

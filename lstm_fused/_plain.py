@@ -30,6 +30,30 @@ def first_derivative(
     return results
 
 
+def differentiable_second_derivative(
+    grad_grads: Sequence[Tensor | None],
+    grads: Sequence[Tensor | None],
+    variables: Sequence[Tensor],
+    masks: Sequence[Tensor | None],
+    saved: Sequence[Tensor],
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """`second_derivative` by plain torch operations, which can be differentiated, batched and
+    traced further; slower. It does not use what was saved, whose derivatives autograd lacks."""
+    given = [k for k, grad in enumerate(grads) if grad is not None]
+    wanted = [k for k, grad_grad in enumerate(grad_grads) if grad_grad is not None]
+
+    def wanted_results(*arguments: Tensor) -> tuple[Tensor, ...]:
+        incoming, variables = arguments[: len(given)], arguments[len(given) :]
+        results = first_derivative(given, incoming, variables, masks)
+        return tuple(results[k] for k in wanted)
+
+    # NOTE: torch.func and not torch.autograd.grad, which functorch's transforms cannot enter.
+    pull_back = torch.func.vjp(wanted_results, *(grads[k] for k in given), *variables)[1]
+    second = pull_back(tuple(grad_grads[k] for k in wanted))
+    by_given = dict(zip(given, second, strict=False))
+    return [by_given.get(k) for k in range(4)], list(second[len(given) :])
+
+
 def forward_derivative(
     function: Callable[..., tuple[Tensor, ...]],
     primals: Sequence[Tensor],

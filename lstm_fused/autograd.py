@@ -20,12 +20,14 @@ from lstm_fused._autocast import without_autocast
 from lstm_fused._batching import vmap_backward, vmap_forward
 from lstm_fused._checks import check_layer, check_values
 from lstm_fused._plain import (
+    differentiable_second_derivative,
     first_derivative,
     forward_derivative,
     is_legacy_batched,
     reference_gradient,
     reference_layer,
 )
+from lstm_fused._second_derivative import second_derivative
 
 # y, h_n, c_n, cell_states, gates, cells
 ForwardResult = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -254,35 +256,34 @@ class FusedLSTMBackwardFunction(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.set_materialize_grads(False)
         ctx.needs = inputs[13:16]
-        ctx.save_for_backward(*inputs[:10], *inputs[16:])
+        ctx.save_for_backward(*inputs[:13], *inputs[16:])
         ctx.save_for_forward(*inputs[:10], *inputs[16:])
 
     @staticmethod
     def backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        grads, masks = ctx.saved_tensors[:4], ctx.saved_tensors[7:10]
-        weights = ctx.saved_tensors[10:]
-        variables = (*ctx.saved_tensors[4:7], *weights)
-        given = [k for k, grad in enumerate(grads) if grad is not None]
-        wanted = [k for k, grad_grad in enumerate(grad_grads) if grad_grad is not None]
-        if not given or not wanted:  # a gradient that is zero, or that nothing depends on
+        grads, (input, h_0, c_0), masks = (
+            ctx.saved_tensors[k : k + n] for k, n in ((0, 4), (4, 3), (7, 3))
+        )
+        saved, weights = ctx.saved_tensors[10:13], ctx.saved_tensors[13:]
+        variables = (input, h_0, c_0, *weights)
+        is_given = any(grad is not None for grad in grads)
+        if not is_given or all(grad_grad is None for grad_grad in grad_grads):
+            # A gradient that is zero, or that nothing depends on.
             return (None,) * (16 + len(weights))
-
-        def wanted_results(*arguments: Tensor) -> tuple[Tensor, ...]:
-            incoming, variables = arguments[: len(given)], arguments[len(given) :]
-            results = first_derivative(given, incoming, variables, masks)
-            return tuple(results[k] for k in wanted)
-
-        # NOTE: torch.func and not torch.autograd.grad, which functorch's transforms cannot enter.
+        derive = second_derivative
+        if (
+            torch.is_grad_enabled()
+            or torch._C._are_functorch_transforms_active()
+            or any(map(is_legacy_batched, grad_grads))
+        ):
+            derive = differentiable_second_derivative
         with without_autocast(variables[0].device):
-            pull_back = torch.func.vjp(wanted_results, *(grads[k] for k in given), *variables)[1]
-            second = pull_back(tuple(grad_grads[k] for k in wanted))
-        by_incoming = dict(zip(given, second, strict=False))
-        by_variable = second[len(given) :]
+            by_grads, by_variables = derive(grad_grads, grads, variables, masks, saved)
         return (
-            *(by_incoming.get(k) for k in range(4)),
-            *by_variable[:3],
+            *(by if grad is not None else None for by, grad in zip(by_grads, grads, strict=True)),
+            *by_variables[:3],
             *([None] * 9),  # masks, saved tensors (functions of the inputs), flags
-            *by_variable[3:],
+            *by_variables[3:],
         )
 
     @staticmethod

@@ -27,6 +27,21 @@ def packed_lengths(batch_sizes: Tensor, batch: int) -> Tensor:
     return (batch_sizes[:, None] > rows[None, :]).sum(0)
 
 
+def saved_positions(lengths: Tensor, steps: int) -> Tensor:
+    """As :func:`packed_positions`, of the rows that the CPU's kernels save of padded sequences:
+    those of a PackedSequence, whose rows are sorted by falling length.
+
+    Args:
+        lengths: int (N,), on the CPU.
+        steps: T.
+    """
+    batch = lengths.numel()
+    batch_sizes = (lengths > torch.arange(steps)[:, None]).sum(1)
+    positions = packed_positions(batch_sizes, batch)
+    row_of = torch.argsort(lengths, descending=True, stable=True)
+    return positions - positions % batch + row_of[positions % batch]
+
+
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A copy for which the host does not wait; pinned, since a GPU reads other memory by a wait."""
     if device.type == "cuda":

@@ -64,15 +64,15 @@ class _Weights(NamedTuple):
     w_hr: Tensor | None  # (P, H)
 
 
-class _Masks(NamedTuple):
+class Masks(NamedTuple):
     """Which steps take place, and which take over the carried state; None means all of them."""
 
     valid: Tensor | None  # (T, N, 1) bool, or (N, 1) of one step
     keep: Tensor | None  # likewise, a subset of valid
 
-    def at(self, t: int) -> "_Masks":
+    def at(self, t: int) -> "Masks":
         valid, keep = self
-        return _Masks(None if valid is None else valid[t], None if keep is None else keep[t])
+        return Masks(None if valid is None else valid[t], None if keep is None else keep[t])
 
 
 class _Step(NamedTuple):
@@ -134,8 +134,8 @@ def lstm_layer(
         cell_states: (T, N, dirs * H), every c_t, 0 past a row's length.
     """
     directions = _split_weights(weights, h_0.size(0))
-    masks = _make_masks(input, lengths, reset_mask)
-    x = _select(masks.valid, input)
+    masks = make_masks(input, lengths, reset_mask)
+    x = select(masks.valid, input)
     runs = [
         _run_direction(x, h_0[d], c_0[d], w, masks, reverse=d == 1)
         for d, w in enumerate(directions)
@@ -144,7 +144,7 @@ def lstm_layer(
     cells = torch.cat([torch.stack([s.c for s in steps]) for steps, _, _ in runs], dim=-1)
     h_n = torch.stack([h for _, h, _ in runs])
     c_n = torch.stack([c for _, _, c in runs])
-    return _select(masks.valid, y), h_n, c_n, _select(masks.valid, cells)
+    return select(masks.valid, y), h_n, c_n, select(masks.valid, cells)
 
 
 def lstm_layer_backward(
@@ -186,13 +186,13 @@ def lstm_layer_backward(
     dW_hr = sum dh^T h~, dx = da W_ih. Every operation is itself differentiable.
     """
     directions = _split_weights(weights, h_0.size(0))
-    masks = _make_masks(input, lengths, reset_mask)
-    x = _select(masks.valid, input)
+    masks = make_masks(input, lengths, reset_mask)
+    x = select(masks.valid, input)
 
     def of_direction(grad: Tensor | None, d: int) -> Tensor | None:
         if grad is None:
             return None
-        return _select(masks.valid, grad.chunk(len(directions), dim=-1)[d])
+        return select(masks.valid, grad.chunk(len(directions), dim=-1)[d])
 
     parts = [
         _differentiate_direction(
@@ -265,7 +265,7 @@ def lstm(
 
 
 def _run_direction(
-    x: Tensor, h: Tensor, c: Tensor, w: _Weights, masks: _Masks, *, reverse: bool
+    x: Tensor, h: Tensor, c: Tensor, w: _Weights, masks: Masks, *, reverse: bool
 ) -> tuple[list[_Step], Tensor, Tensor]:
     """Run one direction over x (T, N, D), padding masked: its steps in time order, h_n, c_n."""
     bias = None if w.b_ih is None or w.b_hh is None else w.b_ih + w.b_hh
@@ -273,11 +273,11 @@ def _run_direction(
     steps: list[_Step] = []
     for t in _processing_order(x.size(0), reverse):
         valid, keep = masks.at(t)
-        h_in, c_in = _select(keep, h), _select(keep, c)
+        h_in, c_in = select(keep, h), select(keep, c)
         gates, h_tilde, c_new = lstm_cell(from_input[t] + linear(h_in, w.w_hh), c_in)
         h_new = h_tilde if w.w_hr is None else linear(h_tilde, w.w_hr)
         steps.append(_Step(h_in, c_in, gates, h_tilde, h_new, c_new))
-        h, c = _select(valid, h_new, h), _select(valid, c_new, c)
+        h, c = select(valid, h_new, h), select(valid, c_new, c)
     return steps[::-1] if reverse else steps, h, c
 
 
@@ -290,7 +290,7 @@ def _differentiate_direction(
     h_0: Tensor,
     c_0: Tensor,
     w: _Weights,
-    masks: _Masks,
+    masks: Masks,
     *,
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
@@ -308,7 +308,7 @@ def _differentiate_direction(
         valid, keep = masks.at(t)
 
         # Collect what reaches the state made here; where no step takes place that is nothing.
-        dh, dc = _select(valid, grad_h), _select(valid, grad_c)
+        dh, dc = select(valid, grad_h), select(valid, grad_c)
         if grad_y is not None:
             dh = dh + grad_y[t]
         if grad_cells is not None:
@@ -327,32 +327,32 @@ def _differentiate_direction(
         grads_h.append(dh)
 
         # Hand on: nothing through a reset, everything past a step that did not take place.
-        grad_h = _select(valid, _select(keep, da @ w.w_hh), grad_h)
-        grad_c = _select(valid, _select(keep, dc * f), grad_c)
+        grad_h = select(valid, select(keep, da @ w.w_hh), grad_h)
+        grad_c = select(valid, select(keep, dc * f), grad_c)
 
     # Sum over time and batch, as one GEMM each.
     if not reverse:
         grads_a, grads_h = grads_a[::-1], grads_h[::-1]
     da_all = torch.stack(grads_a)
     grad_weights = [
-        _outer_sum(da_all, x),
-        _outer_sum(da_all, torch.stack([step.h_in for step in steps])),
+        outer_sum(da_all, x),
+        outer_sum(da_all, torch.stack([step.h_in for step in steps])),
     ]
     if w.b_ih is not None:
         grad_bias = da_all.sum(dim=(0, 1))
         grad_weights += [grad_bias, grad_bias.clone()]  # NOTE: two tensors; .grad must not alias
     if w.w_hr is not None:
         h_tilde = torch.stack([step.h_tilde for step in steps])
-        grad_weights.append(_outer_sum(torch.stack(grads_h), h_tilde))
+        grad_weights.append(outer_sum(torch.stack(grads_h), h_tilde))
     return da_all @ w.w_ih, grad_h, grad_c, grad_weights
 
 
-def _outer_sum(left: Tensor, right: Tensor) -> Tensor:
+def outer_sum(left: Tensor, right: Tensor) -> Tensor:
     """Sum the outer products of left (T, N, A) and right (T, N, B) over T and N: (A, B)."""
     return left.flatten(0, 1).t() @ right.flatten(0, 1)
 
 
-def _select(mask: Tensor | None, value: Tensor, other: Tensor | float = 0.0) -> Tensor:
+def select(mask: Tensor | None, value: Tensor, other: Tensor | float = 0.0) -> Tensor:
     """Take value where mask is True, else other; no mask is all True."""
     return value if mask is None else torch.where(mask, value, other)
 
@@ -361,7 +361,7 @@ def _processing_order(steps: int, reverse: bool) -> range:
     return range(steps - 1, -1, -1) if reverse else range(steps)
 
 
-def _make_masks(input: Tensor, lengths: Tensor | None, reset_mask: Tensor | None) -> _Masks:
+def make_masks(input: Tensor, lengths: Tensor | None, reset_mask: Tensor | None) -> Masks:
     """Build the masks of the module's docstring for input (T, N, D)."""
     steps, batch = input.size(0), input.size(1)
     if steps == 0:
@@ -373,9 +373,9 @@ def _make_masks(input: Tensor, lengths: Tensor | None, reset_mask: Tensor | None
         time = torch.arange(steps, device=input.device).unsqueeze(1)
         valid = (time < lengths.to(input.device)).unsqueeze(-1)
     if reset_mask is None:
-        return _Masks(valid, valid)
+        return Masks(valid, valid)
     carried = reset_mask.logical_not().unsqueeze(-1)
-    return _Masks(valid, carried if valid is None else valid & carried)
+    return Masks(valid, carried if valid is None else valid & carried)
 
 
 def _check_shape(name: str, tensor: Tensor | None, wanted: tuple[int, ...]) -> None:

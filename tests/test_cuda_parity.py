@@ -8,9 +8,9 @@ import torch
 from conftest import DTYPES, assert_results, expected_of, in_dtype, run_ours
 from kit.cases import CORE, WIDE, LayerCase, make_inputs
 from kit.emulated import TARGETS, VARIANTS, EmulatedOps, emulated_ops
-from kit.numeric import assert_bitwise_equal, make_module
+from kit.numeric import assert_bitwise_equal, assert_within_budget, make_module
 
-from lstm_fused import FusedLSTM
+from lstm_fused import FusedLSTM, functional, reference
 
 RAGGED = [case for case in CORE if case.lengths and min(case.lengths) > 0 and case.reset == 0]
 
@@ -134,6 +134,27 @@ def test_tf32_follows_the_math_mode_of_the_handle(emulated: EmulatedOps) -> None
         for name, truth in expected.truth.items():
             error = (rounded[name].double() - truth).abs().max() / truth.abs().max()
             assert 1e-6 < error < 5e-3, name  # operands lose 13 of 24 bits
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_second_derivative(bidirectional: bool, emulated: EmulatedOps) -> None:
+    """It takes what these kernels saved, whose rows lie otherwise than the CPU's."""
+    case = LayerCase(
+        4, 3, 3, 5, P=2, bidirectional=bidirectional, lengths=(2, 4, 1), dtype=torch.float64
+    )
+    inputs = make_inputs(case).requiring_grad()
+    options = {"bidirectional": bidirectional, "lengths": inputs.lengths}
+    assert inputs.hx is not None
+    found = []
+    for lstm in (functional.lstm, reference.lstm):
+        y = lstm(inputs.input, inputs.hx, list(inputs.weights.values()), **options)[0]
+        grads = torch.autograd.grad(
+            y.tanh().sum(), list(inputs.weights.values()), create_graph=True
+        )
+        penalty = torch.stack([grad.square().sum() for grad in grads]).sum()
+        found.append(torch.autograd.grad(penalty, list(inputs.leaves.values())))
+    for name, ours, truth in zip(inputs.leaves, *found, strict=True):
+        assert_within_budget(name, ours, None, truth, case.dtype)
 
 
 def test_batch_sizes_are_refused(emulated: EmulatedOps) -> None:

@@ -2,12 +2,13 @@
 """Derivatives of every order: finite differences, and mixtures that a training loop makes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 import pytest
 import torch
-from conftest import run_ours
+from conftest import DTYPES, run_ours
 from kit.cases import LayerCase, LayerInputs, make_inputs
 from kit.numeric import Results, assert_bitwise_equal, assert_within_budget, make_module
 from torch import Tensor
@@ -152,6 +153,25 @@ def test_gradient_penalty_added_to_a_main_loss(case: LayerCase, twice: bool) -> 
     truth = penalised_gradients(inputs, ours=False, twice=twice)
     for name, ours in penalised_gradients(inputs, ours=True, twice=twice).items():
         assert_within_budget(f"{case}: {name}", ours, None, truth[name], F64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        LayerCase(9, 4, 5, 17),
+        LayerCase(
+            6, 4, 5, 9, P=4, bidirectional=True, lengths=(6, 2, 0, 5), reset=0.2, poison=True
+        ),
+    ],
+    ids=str,
+)
+def test_gradient_penalty_in_every_dtype(case: LayerCase, dtype: torch.dtype) -> None:
+    inputs = make_inputs(replace(case, dtype=dtype))
+    truth = penalised_gradients(inputs.to(F64), ours=False, twice=False)
+    theirs = penalised_gradients(inputs, ours=False, twice=False)
+    for name, ours in penalised_gradients(inputs, ours=True, twice=False).items():
+        assert_within_budget(f"{case}: {name}", ours, theirs[name], truth[name], dtype)
 
 
 def test_gradient_through_a_step_of_descent() -> None:
