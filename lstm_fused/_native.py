@@ -7,6 +7,7 @@ import warnings
 from functools import partial
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,6 +112,16 @@ def _fake_lstm_forward(
     return y, h_n, c_n, cell_states, gates, cells
 
 
+def _fake_lstm_inference(
+    input: Tensor, h_0: Tensor | None, c_0: Tensor | None, weights: list[Tensor], directions: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    gates, output_size = weights[1].shape
+    batch = input.shape[1]
+    h = input.new_empty((directions, batch, output_size)) if h_0 is None else h_0
+    c = input.new_empty((directions, batch, gates // GATES)) if c_0 is None else c_0
+    return _fake_lstm_forward(input, h, c, weights, None, None, None, False, False)[:3]
+
+
 def _fake_lstm_backward(
     grad_y: Tensor | None,
     grad_h_n: Tensor | None,
@@ -174,11 +185,15 @@ def _fake_lstm_gate_gradients(
     )
 
 
+# The CPU's op for `_direct`; None: all calls take the long way.
+lstm_inference_op: Any = None
 if compiled is not None:
     torch.library.register_fake("lstm_fused::lstm_forward", _fake_lstm_forward)
+    torch.library.register_fake("lstm_fused::lstm_inference", _fake_lstm_inference)
     torch.library.register_fake("lstm_fused::lstm_backward", _fake_lstm_backward)
     torch.library.register_fake("lstm_fused::lstm_gate_gradients", _fake_lstm_gate_gradients)
     lstm_forward_op = torch.ops.lstm_fused.lstm_forward.default
+    lstm_inference_op = torch.ops.lstm_fused.lstm_inference.default._op
     lstm_backward_op = torch.ops.lstm_fused.lstm_backward.default
     lstm_gate_gradients_op = torch.ops.lstm_fused.lstm_gate_gradients.default
     torch.library.register_vmap("lstm_fused::lstm_forward", partial(vmap_forward, lstm_forward_op))

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
 from lstm_fused import _native
@@ -75,7 +74,7 @@ def lstm_layer(
     ) or forward_ad._current_level >= 0:
         if torch.compiler.is_compiling():
             input, h_0, c_0, *weights = _without_duplicates([input, h_0, c_0, *weights])
-        result = _apply(
+        result = apply_layer(
             input, h_0, c_0, lengths, batch_sizes, reset_mask, return_cell_states, *weights
         )
     else:
@@ -186,7 +185,7 @@ class FusedLSTMFunction(torch.autograd.Function):
         def call(
             input: Any, h_0: Any, c_0: Any, weights: Any, *masks_and_flag: Any
         ) -> ForwardResult:
-            return _apply(input, h_0, c_0, *masks_and_flag, *weights)
+            return apply_layer(input, h_0, c_0, *masks_and_flag, *weights)
 
         return vmap_forward(
             call,
@@ -220,7 +219,7 @@ class FusedLSTMForwardModeFunction(FusedLSTMFunction):
         return *results[:3], cell_states, None, None
 
 
-def _apply(*arguments: Any) -> ForwardResult:
+def apply_layer(*arguments: Any) -> ForwardResult:
     """FusedLSTMFunction.apply, with forward mode where that is on."""
     result: ForwardResult
     if forward_ad._current_level >= 0:
@@ -228,10 +227,37 @@ def _apply(*arguments: Any) -> ForwardResult:
     elif torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         result = FusedLSTMFunction.apply(*arguments)  # type: ignore[no-untyped-call]
     else:
-        # NOTE: what Function.apply comes to here, but for inspect.signature of `forward`, which
-        # takes longer than a step does.
-        apply: Any = super(torch.autograd.Function, FusedLSTMFunction).apply
-        result = apply(*unwrap_dead_wrappers(arguments))
+        result = apply_function(*arguments)
+    return result
+
+
+# NOTE: what Function.apply comes to where no transform is active, but for inspect.signature of
+# `forward`, which takes longer than a step does.
+_function_apply: Any = super(torch.autograd.Function, FusedLSTMFunction).apply
+_unwrap = torch._C._functorch.unwrap_if_dead  # tensors that have outlived a transform
+
+
+def apply_function(
+    input: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    reset_mask: Tensor | None,
+    return_cell_states: bool,
+    *weights: Tensor,
+) -> ForwardResult:
+    """FusedLSTMFunction.apply, eager and without transforms."""
+    result: ForwardResult = _function_apply(
+        _unwrap(input),
+        _unwrap(h_0),
+        _unwrap(c_0),
+        lengths,
+        batch_sizes,
+        reset_mask,
+        return_cell_states,
+        *map(_unwrap, weights),
+    )
     return result
 
 

@@ -6,8 +6,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lstm_fused._direct import can_run_directly, run_directly
 from lstm_fused._share import share_state
+from lstm_fused._weights import weights_of
 from lstm_fused.functional import lstm_stack
+
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
@@ -45,6 +49,12 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         Raises:
             ValueError, TypeError, RuntimeError: as nn.LSTMCell.
         """
+        if can_run_directly(input, hx, rank=2):
+            states = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
+            result = run_directly(input.unsqueeze(0), states, self._weights(), 1, False)
+            if result is not None:
+                h, c = result[1]
+                return h.squeeze(0), c.squeeze(0)
         if input.dim() not in (1, 2):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
         if hx is not None:
@@ -70,14 +80,14 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
             hx = (zeros, zeros)
         self._check_sizes(input, hx)
 
-        weights = [self.weight_ih, self.weight_hh]
-        if self.bias:
-            weights += [self.bias_ih, self.bias_hh]
         states = (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-        _, h, c, _ = lstm_stack(input.unsqueeze(0), states, weights)
+        _, h, c, _ = lstm_stack(input.unsqueeze(0), states, self._weights())
         # NOTE: under autocast nn.LSTMCell's states keep their dtype, and so do ours.
         h, c = h.squeeze(0).to(hx[0].dtype), c.squeeze(0).to(hx[1].dtype)
         return (h, c) if is_batched else (h.squeeze(0), c.squeeze(0))
+
+    def _weights(self) -> list[Tensor]:
+        return weights_of(self, _NAMES if self.bias else _NAMES[:2])
 
     def _check_sizes(self, input: Tensor, hx: tuple[Tensor, Tensor]) -> None:
         if input.size(1) != self.input_size:

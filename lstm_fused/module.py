@@ -11,7 +11,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lstm_fused._autocast import is_autocast_enabled
 from lstm_fused._checks import check_reset_mask, refuse_packed_masks
+from lstm_fused._direct import can_run_directly, run_directly
 from lstm_fused._share import share_state
+from lstm_fused._weights import weights_of
 from lstm_fused.functional import lstm_stack
 
 Hidden = tuple[Tensor, Tensor]
@@ -112,6 +114,18 @@ class FusedLSTM(nn.RNNBase):
             ValueError, TypeError, RuntimeError: as nn.LSTM for its arguments, and for lengths and
                 reset_mask that do not fit. lengths out of range raise RuntimeError.
         """
+        if (
+            lengths is None
+            and reset_mask is None
+            and not return_cell_states
+            and self.num_layers == 1
+            and self.backend == "auto"
+            and can_run_directly(input, hx, rank=3)
+        ):
+            directions = 2 if self.bidirectional else 1
+            result = run_directly(input, hx, self._flat_weights, directions, self.batch_first)
+            if result is not None:
+                return result
         if isinstance(input, PackedSequence):
             refuse_packed_masks(lengths, reset_mask)
             return self._forward_packed(input, hx, return_cell_states)
@@ -306,17 +320,7 @@ class FusedLSTM(nn.RNNBase):
 
     @property
     def _flat_weights(self) -> list[Any]:
-        parameters = self._parameters
-        weights: list[Any] = []
-        for name in self._flat_weights_names:
-            weight = parameters.get(name)
-            if weight is None:
-                # A parametrized weight is no parameter, but a property that computes it.
-                weight = getattr(self, name, None)
-            if weight is None:
-                raise RuntimeError(f"FusedLSTM needs a tensor {name}, got none")
-            weights.append(weight)
-        return weights
+        return weights_of(self, self._flat_weights_names)
 
     @_flat_weights.setter
     def _flat_weights(self, value: list[Any]) -> None:

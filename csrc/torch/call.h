@@ -14,6 +14,7 @@ namespace lstm_fused {
 
 // As in schemas.h.
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using InferenceResult = std::tuple<Tensor, Tensor, Tensor>;
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>;
 using GateGradientResult =
     std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;

@@ -3,6 +3,9 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <cstring>
+
+#include "common/error.h"
 #include "cpu/input_gradient.h"
 #include "cpu/lstm_backward.h"
 #include "cpu/lstm_forward.h"
@@ -14,15 +17,7 @@
 namespace lstm_fused {
 namespace {
 
-ForwardResult lstm_forward_cpu(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
-                               const std::vector<Tensor>& weights,
-                               const std::optional<Tensor>& lengths,
-                               const std::optional<Tensor>& batch_sizes,
-                               const std::optional<Tensor>& reset_mask, bool save_for_backward,
-                               bool return_cell_states) {
-  const Layer layer = make_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
-  const ForwardTensors tensors(layer, save_for_backward, return_cell_states);
-
+void run_forward(const Layer& layer, const ForwardTensors& tensors) {
   LstmForwardArgs args;
   args.shape = layer.shape;
   args.dtype = layer.dtype;
@@ -33,7 +28,44 @@ ForwardResult lstm_forward_cpu(const Tensor& input, const Tensor& h_0, const Ten
   const cpu::Parallel parallel = torch_parallel();
   const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
   cpu::lstm_forward(args, cpu::make_forward_plan(layer.shape, layer.dtype, facts), parallel);
+}
+
+ForwardResult lstm_forward_cpu(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+                               const std::vector<Tensor>& weights,
+                               const std::optional<Tensor>& lengths,
+                               const std::optional<Tensor>& batch_sizes,
+                               const std::optional<Tensor>& reset_mask, bool save_for_backward,
+                               bool return_cell_states) {
+  const Layer layer = make_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
+  const ForwardTensors tensors(layer, save_for_backward, return_cell_states);
+
+  run_forward(layer, tensors);
   return tensors.result();
+}
+
+// A state of zeros, of `features` columns.
+Tensor zero_state(const Tensor& input, int64_t directions, int64_t features) {
+  Tensor state =
+      new_tensor({directions, input.size(1), features}, input.scalar_type(), device_of(input));
+  std::memset(state.mutable_data_ptr(), 0, state.numel() * state.element_size());
+  return state;
+}
+
+InferenceResult lstm_inference_cpu(const Tensor& input, const std::optional<Tensor>& h_0,
+                                   const std::optional<Tensor>& c_0,
+                                   const std::vector<Tensor>& weights, int64_t directions) {
+  LSTM_CHECK(input.dim() == 3, "input must have 3 dimensions, got ", input.dim());
+  LSTM_CHECK(directions == 1 || directions == 2, "directions must be 1 or 2, got ", directions);
+  LSTM_CHECK(weights.size() >= 2 && weights[1].dim() == 2, "weights must begin with w_ih and w_hh");
+  const int64_t hidden = weights[1].size(0) / kGates, output = weights[1].size(1);
+  const Tensor h = h_0 ? *h_0 : zero_state(input, directions, output);
+  const Tensor c = c_0 ? *c_0 : h_0 || output != hidden ? zero_state(input, directions, hidden) : h;
+  const Layer layer = make_layer(input, h, c, weights, {}, {}, {});
+  LSTM_CHECK(layer.shape.directions == directions, "h_0 must hold ", directions,
+             " directions, got ", layer.shape.directions);
+  const ForwardTensors tensors(layer, /*save_for_backward=*/false, /*return_cell_states=*/false);
+  run_forward(layer, tensors);
+  return {tensors.y, tensors.h_n, tensors.c_n};
 }
 
 // Runs the recurrence; gives the input's gradient, empty unless `need_input`.
@@ -102,6 +134,7 @@ GateGradientResult lstm_gate_gradients_cpu(
 
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) {
   m.impl("lstm_forward", TORCH_BOX(&lstm_fused::lstm_forward_cpu));
+  m.impl("lstm_inference", TORCH_BOX(&lstm_fused::lstm_inference_cpu));
   m.impl("lstm_backward", TORCH_BOX(&lstm_fused::lstm_backward_cpu));
   m.impl("lstm_gate_gradients", TORCH_BOX(&lstm_fused::lstm_gate_gradients_cpu));
 }

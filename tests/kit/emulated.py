@@ -39,6 +39,7 @@ class EmulatedOps:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LSTM_FUSED_CUDA_VARIANT", variant)
             patch.setattr(_native, "lstm_forward_op", self.ops.lstm_forward.default)
+            patch.setattr(_native, "lstm_inference_op", None)
             patch.setattr(_native, "lstm_backward_op", self.ops.lstm_backward.default)
             patch.setattr(_native, "takes_batch_sizes", lambda device: False)
             self.device.clear_error()
