@@ -92,6 +92,7 @@ cudaError_t launch(const void* stub, dim3 grid_size, dim3 block, void** argument
                        static_cast<uint32_t>(dynamic_shared_bytes),
                        static_cast<uint32_t>(std::min<uint64_t>(capacity, UINT32_MAX)),
                        bytes};
+  ++d.kernel_launches;
   Grid running(what);
   if (translated.module->checked && d.race_check) running.race = RaceChecker::create();
   if (translated.module->checked && d.statistics) running.statistics = Statistics::create(running);

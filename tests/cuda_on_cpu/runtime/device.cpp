@@ -95,6 +95,8 @@ constexpr Setting kSettings[] = {
     {"race_check", &Device::race_check},
     {"statistics", &Device::statistics},
     {"mutation", &Device::mutation},
+    {"kernel_launches", &Device::kernel_launches},
+    {"gemm_calls", &Device::gemm_calls},
 };
 
 const Setting* find_setting(const char* name) {

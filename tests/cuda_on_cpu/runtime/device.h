@@ -32,6 +32,10 @@ struct Device {
   int64_t statistics = 0;     // in checked modules
   int64_t mutation = 0;       // the number of one, in checked modules
 
+  // Counted until they are set to 0.
+  int64_t kernel_launches = 0;
+  int64_t gemm_calls = 0;  // of cuBLAS; a batch is one
+
   uint64_t mutation_hits = 0;  // how often the mutation took effect
 
   Memory memory;
