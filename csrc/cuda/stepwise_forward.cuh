@@ -109,8 +109,11 @@ __global__ void __launch_bounds__(kRowThreads)
   store_accumulators<Storage>(d.c, unit, c);
   store<Storage>(d.hidden, hidden_unit, h);
   if (d.entering != nullptr) {
-    const Values<Storage, kWidth> zero;
-    store<Storage>(d.entering, unit, is_reset(args.reset_mask, d.next, n, args.batch) ? zero : h);
+    const bool reset_next = is_reset(args.reset_mask, d.next, n, args.batch);
+    Values<Storage, kWidth> next;
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) next[i] = reset_next ? 0 : h[i];
+    store<Storage>(d.entering, unit, next);
   }
   if (d.cell_states != nullptr) store<Storage>(d.cell_states, hidden_unit, c);
   if (d.gates != nullptr) {
