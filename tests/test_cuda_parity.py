@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The CUDA kernels, run by the emulated device, against nn.LSTM and the float64 reference."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +25,24 @@ GROUPS = (
     ),
     (LayerCase(3, 5, 4, 272), 9),
     (LayerCase(3, 5, 4, 528), 17),
+)
+
+# Projections that a chip of one multiprocessor, with little of L2, makes by two products a step.
+TWO_PRODUCTS = (
+    LayerCase(4, 1, 3, 101, P=5),
+    LayerCase(3, 5, 3, 120, P=8, bidirectional=True, num_layers=2, bias=False),
+    LayerCase(5, 4, 3, 101, P=3, bidirectional=True, lengths=(4, 0, 5, 2), reset=0.4, poison=True),
+    LayerCase(5, 3, 3, 104, P=1, lengths=(5, 1, 3), poison=True),
+    LayerCase(1, 3, 5, 100, P=7, reset=0.5, bidirectional=True, poison=True),
+)
+# Devices' multiprocessors and the GEMMs of a step: one, but for what TWO_PRODUCTS has.
+STEP_LAUNCHES = (
+    (LayerCase(0, 3, 4, 33), 8, 1),
+    (LayerCase(0, 3, 4, 33, bidirectional=True), 8, 1),
+    (LayerCase(0, 3, 4, 33, P=16), 8, 1),
+    (LayerCase(0, 3, 4, 33, P=16, bidirectional=True), 8, 1),
+    (LayerCase(0, 3, 4, 101, P=5), 1, 2),
+    (LayerCase(0, 3, 4, 120, P=8, bidirectional=True), 1, 2),
 )
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -67,6 +87,66 @@ def test_groups_of_blocks(
     with target.use("auto"):
         target.device.set(sm_count=sm_count)
         assert_results(case, run_ours(expected.inputs, cell_states=True), expected)
+
+
+def test_streams_of_fewer_multiprocessors_are_told_of_stepwise(target: EmulatedOps) -> None:
+    """The plan knows the device's alone; blocks that cannot all be resident are never launched."""
+    case, sm_count = GROUPS[1]
+    expected = expected_of(case)
+    with target.use("auto"):
+        target.device.set(sm_count=sm_count, stream_sm_count=sm_count - 1)
+        with pytest.raises(
+            RuntimeError, match=r"\(LSTM_FUSED_CUDA_VARIANT=stepwise does without\)"
+        ):
+            run_ours(expected.inputs)
+    with target.use("stepwise"):
+        target.device.set(sm_count=sm_count, stream_sm_count=sm_count - 1)
+        assert_results(case, run_ours(expected.inputs), expected)
+
+
+@pytest.mark.parametrize("case", TWO_PRODUCTS, ids=str)
+@dtypes
+def test_two_products_a_step(case: LayerCase, dtype: torch.dtype, target: EmulatedOps) -> None:
+    case = in_dtype(case, dtype)
+    expected = expected_of(case, cell_states=True)
+    with target.use("stepwise"):
+        target.device.set(sm_count=1)
+        assert_results(case, run_ours(expected.inputs, cell_states=True), expected)
+
+
+@pytest.mark.parametrize(("case", "sm_count", "gemms"), STEP_LAUNCHES, ids=str)
+@dtypes
+def test_launches_of_a_step(
+    case: LayerCase, sm_count: int, gemms: int, dtype: torch.dtype, target: EmulatedOps
+) -> None:
+    """Forward and backward each: what calls of 9 and of 7 steps differ by, for both directions."""
+
+    def launches(steps: int) -> list[tuple[int, int]]:
+        inputs = make_inputs(replace(case, T=steps, dtype=dtype))
+        arguments = (inputs.input, inputs.h_0, inputs.c_0, list(inputs.weights.values()))
+        found = []
+
+        def count(op: Callable[..., Any], *arguments: Any) -> Any:
+            target.device.set(kernel_launches=0, gemm_calls=0)
+            results = op(*arguments)
+            found.append((target.device.get("gemm_calls"), target.device.get("kernel_launches")))
+            return results
+
+        y, _, _, _, gates, cells = count(
+            target.ops.lstm_forward, *arguments, None, None, None, True, False
+        )
+        grads = [inputs.grads[name] for name in ("y", "h_n", "c_n")]
+        masks = (None, None, None)
+        saved = (y, gates, cells)
+        count(
+            target.ops.lstm_backward, *grads, None, *arguments, *masks, *saved, False, True, False
+        )
+        return found
+
+    with target.use("stepwise"):
+        target.device.set(sm_count=sm_count)
+        for few, many in zip(launches(7), launches(9), strict=True):
+            assert (many[0] - few[0], many[1] - few[1]) == (2 * gemms, 2)
 
 
 @pytest.mark.parametrize("case", RAGGED, ids=str)

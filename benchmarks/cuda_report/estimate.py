@@ -69,11 +69,16 @@ def _l2_bytes(work: Work) -> float:
     return work.exchanged_bytes + work.stream_bytes
 
 
-def stepwise_microseconds(product: str, rows: int, hidden: int, device: Device) -> float:
+def stepwise_microseconds(
+    product: str, rows: int, hidden: int, backward: bool, device: Device
+) -> float:
     size = operand_bytes(product)
     weights = GATES * hidden * hidden * size
-    # Pre-activations and products of 4 bytes, written once and read twice; gates, c, y.
-    streamed = rows * hidden * (GATES * 4 * 3 + GATES * size + 8 + size)
+    # As in csrc/cuda/stepwise_plan.cpp. Forward: pre-activations of 4 bytes, which the product adds
+    # to and the kernel reads; gates; y, and the same for the next product; c. Backward: gates,
+    # their gradients twice, grad_y; two cs, c's gradient, and the product of 4 bytes.
+    forward = GATES * (3 * 4 + size) + 3 * size + 2 * 4
+    streamed = rows * hidden * ((3 * GATES + 1) * size + 6 * 4 if backward else forward)
     chip = f.L2_BYTES / f.L2_MEASURED_SMS * device.sm_count * device.clock * 1e3
     is_ffma = product == "fp32"
     # Multiply-adds of a scheduler in a cycle.

@@ -23,7 +23,7 @@ SHAPES = (
     *(("tf32", 64, 96), ("tf32", 16, 256), ("tf32", 16, 512), ("tf32", 64, 1024)),
     *(("fp32", 1, 64), ("fp32", 64, 96), ("fp32", 16, 256), ("fp32", 16, 512)),
 )
-_STEP_KERNELS = ("persistent", "forward_step", "backward_step", "output_gradient")
+_STEP_KERNELS = ("persistent", "forward_step", "backward_step")
 
 
 def compose(
@@ -149,7 +149,7 @@ def _time_table() -> str:
                 way = "backward" if backward else "forward"
                 start = (f"{product} N={batch} H={hidden}", way, device.name)
                 plan = plan_of(product, batch, hidden, backward, device)
-                stepwise = stepwise_microseconds(product, batch, hidden, device)
+                stepwise = stepwise_microseconds(product, batch, hidden, backward, device)
                 if plan is None:
                     rows.append((*start, "stepwise", *[""] * 8, f"{stepwise:.2f}", ""))
                     continue

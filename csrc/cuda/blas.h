@@ -40,7 +40,8 @@ class Blas {
   // Throws Error where no cuBLAS is found, or where the handle is set to another stream.
   Blas(void* handle, cudaStream_t stream, DType dtype, bool allow_tf32);
 
-  // Empty products leave c as it is; k ≥ 1. Sizes and strides must be below 2^31.
+  // Empty products leave c as it is; k ≥ 1. Sizes and strides must be below 2^31; strides from one
+  // product to the next may be larger.
   void gemm(const Gemm& gemm) const;
 
  private:

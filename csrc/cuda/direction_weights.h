@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The products of both directions as one batched product.
-//
-// cuBLAS takes a batch as a first matrix and a stride that is not negative. But the directions run
-// through time the opposite ways, so that now the one's rows lie first in memory, now the other's.
-// The direction whose rows lie first is the batch's element 0, and the weights are laid out to
-// serve either order: forward, reverse, forward.
+// What a step of the stepwise variant multiplies by, for both directions in one batched product:
+// cuBLAS takes a batch as a first matrix and a stride that is not negative, so the reverse
+// direction's arrays lie behind the forward direction's.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -12,7 +9,7 @@
 #include <cstdint>
 
 #include "common/lstm.h"
-#include "cuda/status.h"
+#include "cuda/blas.h"
 
 namespace lstm_fused::cuda {
 
@@ -23,48 +20,24 @@ inline const void* advance(const void* array, int64_t elements, int64_t element_
   return array == nullptr ? nullptr : static_cast<const char*>(array) + elements * element_bytes;
 }
 
-// Which direction is element 0, and how far behind it the other one lies.
-struct DirectionOrder {
-  int first = 0;
-  int64_t stride = 0;  // elements
-
-  int element(int direction) const { return direction ^ first; }
-};
-
-inline DirectionOrder direction_order(const void* const* rows, int directions,
-                                      int64_t element_bytes) {
-  if (directions == 1) return {};
-  const int64_t bytes = static_cast<const char*>(rows[1]) - static_cast<const char*>(rows[0]);
-  return {bytes < 0 ? 1 : 0, (bytes < 0 ? -bytes : bytes) / element_bytes};
+// Elements from row t[0] of the first array to row t[1] of the second, in (2, T, N, columns). The
+// directions run through time the opposite ways, and it is positive all the same.
+inline int64_t direction_stride(const LstmShape& shape, const int64_t* t, int64_t columns) {
+  return (shape.steps + t[1] - t[0]) * shape.batch * columns;
 }
 
-// One weight of each direction, of the same size.
-class DirectionWeights {
- public:
-  // `copies` has room for three of them, where there are two directions; `elements` of storage.
-  DirectionWeights(const void* const* weights, int directions, int64_t elements, DType dtype,
-                   void* copies, cudaStream_t stream)
-      : bytes_(elements * dtype_size(dtype)) {
-    if (directions == 1) {
-      first_ = weights[0];
-      return;
-    }
-    for (int i = 0; i < 3; ++i) {
-      check_cuda(cudaMemcpyAsync(advance(copies, i, bytes_), weights[i % 2], bytes_,
-                                 cudaMemcpyDeviceToDevice, stream),
-                 "cudaMemcpyAsync");
-    }
-    first_ = copies;
-  }
-
-  // The weight of the order's element 0; that of element 1 lies behind it.
-  const void* from(const DirectionOrder& order) const {
-    return advance(first_, order.first, bytes_);
-  }
-
- private:
-  const void* first_ = nullptr;
-  int64_t bytes_;
+// The way between a cell's output o·tanh(c) and the pre-activations of the step after it: W_hh,
+// with projection W_hh·W_hr, as the product of both or as one after the other.
+struct RecurrentWeights {
+  const void* w_hh = nullptr;  // (L, 4H, columns) storage
+  int64_t columns = 0;         // P; H where w_hh is the product
+  const void* w_hr = nullptr;  // (L, P, H) storage; null where nothing is left to multiply by
 };
+
+// Arrays of one pointer for each direction; w_hr is read with projection. The results lie in
+// `w_hh_space` and `w_hr_space`, as the workspaces have them, or are the weights themselves.
+RecurrentWeights recurrent_weights(const LstmShape& shape, DType dtype, const void* const* w_hh,
+                                   const void* const* w_hr, bool composite, void* w_hh_space,
+                                   void* w_hr_space, cudaStream_t stream, const Blas& blas);
 
 }  // namespace lstm_fused::cuda

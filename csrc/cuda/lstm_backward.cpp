@@ -44,7 +44,7 @@ void lstm_backward(const LstmBackwardCall& call, const LstmPlan& plan) {
     return launch_persistent_backward(args, directions, plan.persistent);
   }
   const Blas blas(call.blas_handle, call.stream, call.dtype, plan.allow_tf32);
-  stepwise_backward(args, directions, blas);
+  stepwise_backward(args, directions, plan.composite, blas);
 }
 
 }  // namespace lstm_fused::cuda

@@ -104,7 +104,7 @@ void lstm_forward(const LstmForwardCall& call, const LstmPlan& plan) {
   args.workspace = workspace + parts.recurrence;
   args.stream = call.stream;
   if (plan.variant == Variant::kStepwise) {
-    stepwise_forward(args, directions, blas);
+    stepwise_forward(args, directions, plan.composite, blas);
   } else {
     launch_persistent_forward(args, directions, plan.persistent);
   }

@@ -13,7 +13,7 @@
 namespace lstm_fused::cuda {
 
 enum class Variant {
-  kStepwise,         // a cuBLAS product and a pointwise kernel for each step
+  kStepwise,         // cuBLAS products and a pointwise kernel for each step
   kPersistentCta,    // the whole sequence in one launch, each block on its own
   kPersistentGroup,  // likewise, blocks in groups that each hold all of W_hh
 };
@@ -27,6 +27,7 @@ struct LstmPlan {
   Variant variant = Variant::kStepwise;
   PersistentPlan persistent;  // of a persistent variant
   bool allow_tf32 = false;
+  bool composite = false;  // stepwise with projection: see stepwise_forward.h
   // Forward: x·W_ihᵀ goes to where the activated gates are saved, if they have its type.
   bool preactivations_in_gates = false;
   int64_t recurrence_bytes = 0;  // RecurrenceArgs::workspace
@@ -47,8 +48,7 @@ LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const PlanSettin
 LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const PlanSettings& settings);
 
 // The plan in one line.
-std::string describe_forward(const LstmPlan& plan, const LstmShape& shape, DType dtype);
-std::string describe_backward(const LstmPlan& plan, const LstmShape& shape, DType dtype);
+std::string describe(const LstmPlan& plan, const LstmShape& shape, DType dtype);
 
 // The plan for a shape in one line, and why; for lstm_fused.explain.
 std::string explain_forward(const LstmShape& shape, DType dtype, const PlanSettings& settings);

@@ -22,9 +22,10 @@
 namespace lstm_fused::cuda {
 
 struct ForwardRecurrence {
-  // (T, N, 4H) accumulator, in gate order i, f, g, o, without bias. NOTE: filling it with the bias
-  // ahead of the product would cost a write and a read of the largest array of all.
-  const void* preactivations = nullptr;
+  // (T, N, 4H) accumulator, in gate order i, f, g, o, without bias; two directions' lie one behind
+  // the other, (L, T, N, 4H). Stepwise adds h·W_hhᵀ to it. NOTE: filling it with the bias ahead of
+  // the product would cost a write and a read of the largest array of all.
+  void* preactivations = nullptr;
   const void* bias = nullptr;   // (4H) accumulator, b_ih + b_hh; or null
   const void* w_hh = nullptr;   // (4H, P) storage
   const void* w_hr = nullptr;   // (P, H) storage; null without projection
@@ -50,7 +51,8 @@ struct BackwardRecurrence {
   const void* grad_h_n = nullptr;          // (N, P) storage; null: zero
   const void* grad_c_n = nullptr;          // (N, H) storage; null: zero
   const void* grad_cell_states = nullptr;  // as cell_states; null: zero
-  void* grad_gates = nullptr;              // out (T, N, 4H) storage: gradient of pre-activations
+  // out (T, N, 4H) storage: gradient of the pre-activations; (L, T, N, 4H) as in the forward.
+  void* grad_gates = nullptr;
   void* grad_output = nullptr;  // out (T, N, P) storage: whole gradient of h; null without proj.
   void* grad_h_0 = nullptr;     // out (N, P) storage
   void* grad_c_0 = nullptr;     // out (N, H) storage

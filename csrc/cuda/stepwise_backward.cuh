@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The kernels of stepwise_backward. Steps are taken from a row's last one to its first one.
+// "Hidden" is the cell's output o·tanh(c): h, unless a projection makes h of it.
 #pragma once
 
 #include "cuda/math.cuh"
@@ -17,23 +18,21 @@ struct BackwardStepDirection {
   const void* cells = nullptr;
   const void* c_prev = nullptr;  // cells of the step before; not read by rows at their first step
   const void* c_0 = nullptr;
-  const void* grad_y = nullptr;
-  const void* grad_h_n = nullptr;
+  const void* grad_hidden = nullptr;       // grad_y, with projection through W_hr; null: zero
+  const void* grad_last_hidden = nullptr;  // (N, H) storage, likewise of grad_h_n; null: zero
   const void* grad_c_n = nullptr;
   const void* grad_cell_states = nullptr;
-  const void* recurrent = nullptr;    // (N, P) accumulator, from the later step; see its readers
-  const void* grad_hidden = nullptr;  // (N, H) accumulator, of o·tanh(c); null without projection
-  void* dc = nullptr;                 // (N, H) accumulator, in from the later step, and out
+  const void* recurrent = nullptr;  // (N, H) accumulator, from the later step; see its readers
+  void* dc = nullptr;               // (N, H) accumulator, in from the later step, and out
   void* grad_gates = nullptr;
-  void* grad_output = nullptr;  // null without projection
-  void* grad_h_0 = nullptr;
+  void* grad_h_0 = nullptr;  // null with projection
   void* grad_c_0 = nullptr;
 };
 
 struct BackwardStepArgs {
-  int64_t steps = 0, batch = 0, hidden_size = 0, output_size = 0;
-  int64_t grad_y_stride = 0, grad_cell_states_stride = 0;
-  bool first_call = false;  // no step of this sequence has run yet: there is no `recurrent`
+  int64_t steps = 0, batch = 0, hidden_size = 0;
+  int64_t hidden_stride = 0;  // of `grad_hidden` and `grad_cell_states`
+  bool first_call = false;    // no step of this sequence has run yet: there is no `recurrent`
   const int64_t* lengths = nullptr;
   const uint8_t* reset_mask = nullptr;
   BackwardStepDirection direction[kMaxDirections];
@@ -54,62 +53,44 @@ struct StepOfRow {
   }
 };
 
-// Elements [p, p + kWidth) of the whole gradient of h.
+// Elements [j, j + kWidth) of the whole gradient of the hidden.
 template <typename Storage, int kWidth>
-__device__ __forceinline__ Values<Storage, kWidth> output_gradient(const BackwardStepArgs& args,
+__device__ __forceinline__ Values<Storage, kWidth> hidden_gradient(const BackwardStepArgs& args,
                                                                    const BackwardStepDirection& d,
                                                                    const StepOfRow& row,
-                                                                   int64_t p) {
-  const int64_t unit = row.n * args.output_size + p;
+                                                                   int64_t j) {
+  const int64_t unit = row.n * args.hidden_size + j;
   Values<Storage, kWidth> dh;
   if (row.last) {
-    if (d.grad_h_n != nullptr) dh = load<Storage, kWidth>(d.grad_h_n, unit);
+    if (d.grad_last_hidden != nullptr) dh = load<Storage, kWidth>(d.grad_last_hidden, unit);
   } else if (!is_reset(args.reset_mask, d.later, row.n, args.batch)) {
     dh = load_accumulators<Storage, kWidth>(d.recurrent, unit);
   }
-  if (d.grad_y != nullptr) {
-    const auto dy = load<Storage, kWidth>(d.grad_y, row.n * args.grad_y_stride + p);
+  if (d.grad_hidden != nullptr) {
+    const auto dy = load<Storage, kWidth>(d.grad_hidden, row.n * args.hidden_stride + j);
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) dh[i] += dy[i];
   }
   return dh;
 }
 
-// grad_h_0 of the rows that took part in the later step for the first time, which `recurrent` is
-// from, and, at the first call, of rows without any step.
+// Without projection: grad_h_0 of the rows that took part in the later step for the first time,
+// which `recurrent` is from, and, at the first call, of rows without any step.
 template <typename Storage, int kWidth>
 __device__ __forceinline__ void store_grad_h_0(const BackwardStepArgs& args,
                                                const BackwardStepDirection& d, const StepOfRow& row,
-                                               int64_t p) {
+                                               int64_t j) {
   const bool was_first = row.reverse && d.step == row.length && !args.first_call;
   const bool without_steps = row.length == 0 && args.first_call;
   if (!was_first && !without_steps) return;
-  const int64_t unit = row.n * args.output_size + p;
+  const int64_t unit = row.n * args.hidden_size + j;
   Values<Storage, kWidth> grad;
   if (without_steps) {
-    if (d.grad_h_n != nullptr) grad = load<Storage, kWidth>(d.grad_h_n, unit);
+    if (d.grad_last_hidden != nullptr) grad = load<Storage, kWidth>(d.grad_last_hidden, unit);
   } else if (!is_reset(args.reset_mask, d.later, row.n, args.batch)) {
     grad = load_accumulators<Storage, kWidth>(d.recurrent, unit);
   }
   store<Storage>(d.grad_h_0, unit, grad);
-}
-
-// With projection: the whole gradient of the projected h.
-template <typename Storage, int kWidth>
-__global__ void __launch_bounds__(kRowThreads)
-    output_gradient_kernel(const __grid_constant__ BackwardStepArgs args) {
-  const int64_t n = grid_row(), p = grid_column<kWidth>();
-  if (n >= args.batch || p >= args.output_size) return;
-  const bool reverse = blockIdx.z == 1;
-  const BackwardStepDirection d = reverse ? args.direction[1] : args.direction[0];
-  const StepOfRow row(args, d, n, reverse);
-  Values<Storage, kWidth> dh;
-  if (row.active) {
-    dh = output_gradient<Storage, kWidth>(args, d, row, p);
-  } else {
-    store_grad_h_0<Storage, kWidth>(args, d, row, p);
-  }
-  store<Storage>(d.grad_output, n * args.output_size + p, dh);
 }
 
 // The cell: gradients of the gates and of the c that entered.
@@ -132,7 +113,7 @@ __global__ void __launch_bounds__(kRowThreads)
     for (int gate = 0; gate < kGates; ++gate) {
       store<Storage>(d.grad_gates, gate_unit + gate * hidden, zero);
     }
-    if (d.grad_hidden == nullptr) store_grad_h_0<Storage, kWidth>(args, d, row, j);
+    if (d.grad_h_0 != nullptr) store_grad_h_0<Storage, kWidth>(args, d, row, j);
     if (row.length == 0 && args.first_call) {
       store<Storage>(d.grad_c_0, unit,
                      d.grad_c_n == nullptr ? zero : load<Storage, kWidth>(d.grad_c_n, unit));
@@ -141,8 +122,7 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 
   // Gather the gradients of h and of c.
-  const auto dh = d.grad_hidden != nullptr ? load_accumulators<Storage, kWidth>(d.grad_hidden, unit)
-                                           : output_gradient<Storage, kWidth>(args, d, row, j);
+  const auto dh = hidden_gradient<Storage, kWidth>(args, d, row, j);
   Values<Storage, kWidth> dc;
   if (!row.last) {
     dc = load_accumulators<Storage, kWidth>(d.dc, unit);
@@ -150,8 +130,7 @@ __global__ void __launch_bounds__(kRowThreads)
     dc = load<Storage, kWidth>(d.grad_c_n, unit);
   }
   if (d.grad_cell_states != nullptr) {
-    const auto more =
-        load<Storage, kWidth>(d.grad_cell_states, n * args.grad_cell_states_stride + j);
+    const auto more = load<Storage, kWidth>(d.grad_cell_states, n * args.hidden_stride + j);
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) dc[i] += more[i];
   }
@@ -192,17 +171,18 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-// After the last call, whose step now is `later`: grad_h_0 of the rows that began there.
+// Without projection, after the last call, whose step now is `later`: grad_h_0 of the rows that
+// began there.
 template <typename Storage, int kWidth>
 __global__ void __launch_bounds__(kRowThreads)
     initial_gradient_kernel(const __grid_constant__ BackwardStepArgs args) {
-  const int64_t n = grid_row(), p = grid_column<kWidth>();
-  if (n >= args.batch || p >= args.output_size) return;
+  const int64_t n = grid_row(), j = grid_column<kWidth>();
+  if (n >= args.batch || j >= args.hidden_size) return;
   const bool reverse = blockIdx.z == 1;
   const BackwardStepDirection d = reverse ? args.direction[1] : args.direction[0];
   const int64_t length = row_length(args.lengths, n, args.steps);
   if (length == 0 || d.later != (reverse ? length - 1 : 0)) return;
-  const int64_t unit = n * args.output_size + p;
+  const int64_t unit = n * args.hidden_size + j;
   Values<Storage, kWidth> grad;
   if (!is_reset(args.reset_mask, d.later, n, args.batch)) {
     grad = load_accumulators<Storage, kWidth>(d.recurrent, unit);

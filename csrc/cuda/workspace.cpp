@@ -22,39 +22,51 @@ class Cursor {
   int64_t bytes_ = 0;
 };
 
+// Those of recurrent_weights, which takes a single direction's as they are where it can.
+void take_weights(const LstmShape& shape, int64_t storage, bool composite, Cursor& cursor,
+                  int64_t* w_hh, int64_t* w_hr) {
+  const bool pair = shape.directions == 2;
+  const int64_t columns = composite ? shape.hidden_size : shape.output_size;
+  *w_hh = cursor.take(pair || composite, shape.directions * kGates * shape.hidden_size * columns,
+                      storage);
+  *w_hr = cursor.take(pair && shape.projection && !composite,
+                      shape.directions * shape.output_size * shape.hidden_size, storage);
+}
+
 }  // namespace
 
 StepwiseForwardWorkspace stepwise_forward_workspace(const LstmShape& shape, DType dtype,
-                                                    bool training) {
+                                                    bool training, bool composite) {
   const int64_t storage = dtype_size(dtype), accumulator = accumulator_size(dtype);
-  const int64_t gates = kGates * shape.hidden_size;
   const int64_t rows = shape.directions * shape.batch;
-  const bool pair = shape.directions == 2;
+  const int64_t units = rows * shape.hidden_size;
   StepwiseForwardWorkspace workspace;
   Cursor cursor;
-  workspace.recurrent = cursor.take(true, rows * gates, accumulator);
-  workspace.first_recurrent = cursor.take(true, rows * gates, accumulator);
-  workspace.cell = cursor.take(!training, rows * shape.hidden_size, accumulator);
-  workspace.hidden = cursor.take(shape.projection, rows * shape.hidden_size, storage);
-  workspace.w_hh = cursor.take(pair, 3 * gates * shape.output_size, storage);
-  workspace.w_hr =
-      cursor.take(pair && shape.projection, 3 * shape.output_size * shape.hidden_size, storage);
+  workspace.entering = cursor.take(true, units, storage);
+  workspace.projected =
+      cursor.take(shape.projection && !composite, rows * shape.output_size, storage);
+  workspace.first_recurrent = cursor.take(true, kGates * units, accumulator);
+  workspace.cell = cursor.take(!training, units, accumulator);
+  workspace.hidden = cursor.take(shape.projection, shape.steps * units, storage);
+  take_weights(shape, storage, composite, cursor, &workspace.w_hh, &workspace.w_hr);
   workspace.bytes = cursor.bytes();
   return workspace;
 }
 
-StepwiseBackwardWorkspace stepwise_backward_workspace(const LstmShape& shape, DType dtype) {
+StepwiseBackwardWorkspace stepwise_backward_workspace(const LstmShape& shape, DType dtype,
+                                                      bool composite) {
   const int64_t storage = dtype_size(dtype), accumulator = accumulator_size(dtype);
   const int64_t rows = shape.directions * shape.batch;
-  const bool pair = shape.directions == 2;
+  const int64_t units = rows * shape.hidden_size;
   StepwiseBackwardWorkspace workspace;
   Cursor cursor;
-  workspace.recurrent = cursor.take(true, rows * shape.output_size, accumulator);
-  workspace.hidden = cursor.take(shape.projection, rows * shape.hidden_size, accumulator);
-  workspace.cell = cursor.take(true, rows * shape.hidden_size, accumulator);
-  workspace.w_hh = cursor.take(pair, 3 * kGates * shape.hidden_size * shape.output_size, storage);
-  workspace.w_hr =
-      cursor.take(pair && shape.projection, 3 * shape.output_size * shape.hidden_size, storage);
+  workspace.recurrent = cursor.take(true, units, accumulator);
+  workspace.cell = cursor.take(true, units, accumulator);
+  workspace.hidden = cursor.take(shape.projection, shape.steps * units, storage);
+  workspace.last_hidden = cursor.take(shape.projection, units, storage);
+  workspace.entering =
+      cursor.take(shape.projection, shape.steps * rows * shape.output_size, storage);
+  take_weights(shape, storage, composite, cursor, &workspace.w_hh, &workspace.w_hr);
   workspace.bytes = cursor.bytes();
   return workspace;
 }

@@ -9,27 +9,32 @@
 
 namespace lstm_fused::cuda {
 
+// `composite`: with projection, W_hh·W_hr is multiplied out; see stepwise_forward.h.
 struct StepwiseForwardWorkspace {
-  int64_t recurrent = 0;        // (L, N, 4H) accumulator: h·W_hhᵀ of the step before
+  int64_t entering = 0;         // (L, N, H) storage: o·tanh(c) that enters the next step, or zero
+  int64_t projected = 0;        // (L, N, P) storage: W_hr times that, with projection
   int64_t first_recurrent = 0;  // (L, N, 4H) accumulator: h_0·W_hhᵀ
   int64_t cell = 0;             // (L, N, H) accumulator: c, unless it is saved
-  int64_t hidden = 0;           // (L, N, H) storage: o·tanh(c), with projection
-  int64_t w_hh = 0;             // (3, 4H, P) storage: see DirectionPair
-  int64_t w_hr = 0;             // (3, P, H) storage
+  int64_t hidden = 0;           // (T, N, L·H) storage: o·tanh(c), with projection
+  int64_t w_hh = 0;             // (L, 4H, P or H) storage: RecurrentWeights::w_hh
+  int64_t w_hr = 0;             // (L, P, H) storage: RecurrentWeights::w_hr
   int64_t bytes = 0;
 };
 StepwiseForwardWorkspace stepwise_forward_workspace(const LstmShape& shape, DType dtype,
-                                                    bool training);
+                                                    bool training, bool composite);
 
 struct StepwiseBackwardWorkspace {
-  int64_t recurrent = 0;  // (L, N, P) accumulator: gradient that the later step sends to h
-  int64_t hidden = 0;     // (L, N, H) accumulator: gradient of o·tanh(c), with projection
-  int64_t cell = 0;       // (L, N, H) accumulator: gradient that the later step sends to c
-  int64_t w_hh = 0;       // as in the forward
+  int64_t recurrent = 0;    // (L, N, H) accumulator: what the later step sends to o·tanh(c)
+  int64_t cell = 0;         // (L, N, H) accumulator: what it sends to c
+  int64_t hidden = 0;       // (T, N, L·H) storage: what grad_y sends to o·tanh(c), with projection
+  int64_t last_hidden = 0;  // (L, N, H) storage: likewise grad_h_n
+  int64_t entering = 0;  // (L, T, N, P) storage: what a step sends to the h entering it, likewise
+  int64_t w_hh = 0;      // as in the forward
   int64_t w_hr = 0;
   int64_t bytes = 0;
 };
-StepwiseBackwardWorkspace stepwise_backward_workspace(const LstmShape& shape, DType dtype);
+StepwiseBackwardWorkspace stepwise_backward_workspace(const LstmShape& shape, DType dtype,
+                                                      bool composite);
 
 // The whole forward.
 struct ForwardWorkspace {

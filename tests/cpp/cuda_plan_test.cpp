@@ -99,14 +99,19 @@ void test_workspaces() {
   for (DType dtype : kDTypes) {
     for (int64_t projection : {0, 5}) {
       const LstmShape shape = shape_of(7, 3, 11, 17, projection, 2);
-      const auto forward = cuda::stepwise_forward_workspace(shape, dtype, false);
-      check_parts(forward.bytes, {forward.recurrent, forward.first_recurrent, forward.cell,
-                                  forward.hidden, forward.w_hh, forward.w_hr});
-      // Cell states that are saved need no workspace.
-      CHECK_LT(cuda::stepwise_forward_workspace(shape, dtype, true).bytes, forward.bytes);
-      const auto backward = cuda::stepwise_backward_workspace(shape, dtype);
-      check_parts(backward.bytes, {backward.recurrent, backward.hidden, backward.cell,
-                                   backward.w_hh, backward.w_hr});
+      for (bool composite : {false, true}) {
+        if (composite && projection == 0) continue;
+        const auto forward = cuda::stepwise_forward_workspace(shape, dtype, false, composite);
+        check_parts(forward.bytes, {forward.entering, forward.projected, forward.first_recurrent,
+                                    forward.cell, forward.hidden, forward.w_hh, forward.w_hr});
+        // Cell states that are saved need no workspace.
+        CHECK_LT(cuda::stepwise_forward_workspace(shape, dtype, true, composite).bytes,
+                 forward.bytes);
+        const auto backward = cuda::stepwise_backward_workspace(shape, dtype, composite);
+        check_parts(backward.bytes,
+                    {backward.recurrent, backward.cell, backward.hidden, backward.last_hidden,
+                     backward.entering, backward.w_hh, backward.w_hr});
+      }
       const auto dense = cuda::weight_gradient_workspace(shape, dtype, false, false);
       const auto reset = cuda::weight_gradient_workspace(shape, dtype, false, true);
       const auto ragged = cuda::weight_gradient_workspace(shape, dtype, true, false);
@@ -134,7 +139,9 @@ void test_texts() {
   CHECK(cuda::explain_forward(shape, DType::kFloat64, settings).find("TF32") == std::string::npos);
   const LstmShape projected = shape_of(7, 3, 11, 16, 4);
   CHECK(cuda::explain_backward(projected, DType::kFloat32, settings)
-            .find("stepwise, 2 GEMMs and 2 kernels a step, ") == 0);
+            .find("stepwise, 1 GEMM and 1 kernel a step, ") == 0);
+  CHECK(cuda::explain_forward(shape_of(7, 3, 11, 4096, 64), DType::kFloat32, settings)
+            .find("stepwise, 2 GEMMs and 1 kernel a step, ") == 0);
 
   // A refused persistent kernel is no choice, and no refusal is without a reason.
   settings.allow_persistent = false;
@@ -169,6 +176,41 @@ void test_choice() {
   CHECK(variant(h100, DType::kBFloat16, 64, 1024, false) == Variant::kPersistentGroup);
 }
 
+// W_hh·W_hr is multiplied out where a launch takes longer than what that costs: not where W_hh and
+// W_hr have far fewer elements, nor for few steps, nor where a chip is slow at the dtype.
+void test_projection() {
+  for (const NamedFacts& device : kDevices) {
+    for (bool backward : {false, true}) {
+      const Scope scope(device.name, backward ? " backward" : " forward");
+      const auto takes_one = [&](DType dtype, int64_t steps, int64_t batch, int64_t hidden,
+                                 int64_t projection) {
+        const LstmShape shape = shape_of(steps, batch, 64, hidden, projection);
+        const PlanSettings settings = settings_of(device.facts);
+        const LstmPlan plan = backward ? cuda::make_backward_plan(shape, dtype, settings)
+                                       : cuda::make_forward_plan(shape, dtype, settings);
+        CHECK(plan.reason.find(" cycles a step with W_hh·W_hr, ") != std::string::npos);
+        return plan.composite;
+      };
+      CHECK(takes_one(DType::kFloat32, 100, 1, 128, 64));
+      CHECK(takes_one(DType::kFloat32, 100, 16, 256, 128));
+      CHECK(takes_one(DType::kBFloat16, 100, 16, 512, 256));
+      CHECK(!takes_one(DType::kBFloat16, 100, 16, 2048, 640));
+      CHECK(!takes_one(DType::kFloat32, 100, 64, 1024, 128));
+      CHECK(!takes_one(DType::kFloat32, 1, 1, 128, 64));
+      CHECK(!takes_one(DType::kFloat32, 2, 1, 512, 128));
+      // Gaming chips have two float64 units an SM.
+      const bool is_slow = device.facts.minor != 0 || device.facts.major == 12;
+      CHECK_EQ(takes_one(DType::kFloat64, 100, 16, 256, 64), !is_slow);
+    }
+  }
+  // The backward costs more where rows are many: grad_gates are read once more.
+  const LstmShape shape = shape_of(100, 64, 64, 1024, 512);
+  const PlanSettings settings = settings_of(kDevices[2].facts);
+  CHECK(cuda::make_forward_plan(shape, DType::kBFloat16, settings).composite);
+  CHECK(!cuda::make_backward_plan(shape, DType::kBFloat16, settings).composite);
+  CHECK(!cuda::make_forward_plan(shape_of(7, 3, 11, 16), DType::kFloat64, settings).composite);
+}
+
 void test_environment() {
   unsetenv("LSTM_FUSED_CUDA_VARIANT");
   CHECK(cuda::allows_persistent());
@@ -200,6 +242,7 @@ int main() {
   lstm_fused::test::test_workspaces();
   lstm_fused::test::test_texts();
   lstm_fused::test::test_choice();
+  lstm_fused::test::test_projection();
   lstm_fused::test::test_environment();
   lstm_fused::test::test_errors();
   return lstm_fused::test::finish();

@@ -44,7 +44,7 @@ class EmulatedOps:
             patch.setattr(_native, "takes_batch_sizes", lambda device: False)
             self.device.clear_error()
             self.device.set(**FACTS[self.target])
-            self.device.set(sm_count=SM_COUNT, strict_memory=1, seed=0)
+            self.device.set(sm_count=SM_COUNT, stream_sm_count=0, strict_memory=1, seed=0)
             yield self.device
 
     @contextmanager

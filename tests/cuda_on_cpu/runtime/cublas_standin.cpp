@@ -204,6 +204,7 @@ int gemm(Handle* handle, const Gemm& g) {
   const bool is_tf32 =
       g.compute == k32FFastTf32 || (g.compute == k32F && g.a_type == CUDA_R_32F &&
                                     handle->math_mode % kMathDisallowReducedPrecision == kMathTf32);
+  ++device().gemm_calls;
   for (int batch = 0; batch < g.batches; ++batch) {
     const char* a = static_cast<const char*>(g.a) + batch * g.stride_a * size_of(g.a_type);
     const char* b = static_cast<const char*>(g.b) + batch * g.stride_b * size_of(g.b_type);

@@ -74,7 +74,8 @@ cudaError_t launch(const void* stub, dim3 grid_size, dim3 block, void** argument
                   "a block of " + std::to_string(threads) + " threads, " +
                       std::to_string(kernel.registers) + " registers each, fits on no SM");
   }
-  const uint64_t capacity = static_cast<uint64_t>(per_sm) * static_cast<uint64_t>(d.sm_count);
+  const int64_t sm_count = d.stream_sm_count != 0 ? d.stream_sm_count : d.sm_count;
+  const uint64_t capacity = static_cast<uint64_t>(per_sm) * static_cast<uint64_t>(sm_count);
   if (is_cooperative && blocks > capacity) {
     return refuse(cudaErrorCooperativeLaunchTooLarge, *function,
                   std::to_string(blocks) + " blocks, but " + std::to_string(capacity) +
@@ -92,6 +93,7 @@ cudaError_t launch(const void* stub, dim3 grid_size, dim3 block, void** argument
                        static_cast<uint32_t>(dynamic_shared_bytes),
                        static_cast<uint32_t>(std::min<uint64_t>(capacity, UINT32_MAX)),
                        bytes};
+  ++d.kernel_launches;
   Grid running(what);
   if (translated.module->checked && d.race_check) running.race = RaceChecker::create();
   if (translated.module->checked && d.statistics) running.statistics = Statistics::create(running);

@@ -90,11 +90,14 @@ constexpr Setting kSettings[] = {
     {"reserved_shared_per_block", &Device::reserved_shared_per_block},
     {"l2_bytes", &Device::l2_bytes},
     {"global_bytes", &Device::global_bytes},
+    {"stream_sm_count", &Device::stream_sm_count},
     {"seed", &Device::seed},
     {"strict_memory", &Device::strict_memory},
     {"race_check", &Device::race_check},
     {"statistics", &Device::statistics},
     {"mutation", &Device::mutation},
+    {"kernel_launches", &Device::kernel_launches},
+    {"gemm_calls", &Device::gemm_calls},
 };
 
 const Setting* find_setting(const char* name) {

@@ -26,11 +26,17 @@ struct Device {
   int64_t l2_bytes = 50 << 20;
   int64_t global_bytes = int64_t(80) << 30;
 
+  int64_t stream_sm_count = 0;  // that streams may use, as a green context's; 0: the device's
+
   int64_t seed = 1;           // of the order of threads; 0: blocks start in order too
   int64_t strict_memory = 0;  // 1: memory that is not registered is an error
   int64_t race_check = 0;     // in checked modules
   int64_t statistics = 0;     // in checked modules
   int64_t mutation = 0;       // the number of one, in checked modules
+
+  // Counted until they are set to 0.
+  int64_t kernel_launches = 0;
+  int64_t gemm_calls = 0;  // of cuBLAS; a batch is one
 
   uint64_t mutation_hits = 0;  // how often the mutation took effect
 
