@@ -99,7 +99,8 @@ LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const PlanSettin
   LstmPlan plan;
   choose_variant(shape, dtype, settings, can_run_persistent_forward,
                  stepwise_forward_workspace(shape, dtype, settings.training).bytes, plan);
-  plan.preactivations_in_gates = settings.training && dtype_size(dtype) == accumulator_size(dtype);
+  plan.preactivations_in_gates =
+      settings.training && !settings.recompute && dtype_size(dtype) == accumulator_size(dtype);
   plan.workspace_bytes =
       forward_workspace(shape, dtype, plan.preactivations_in_gates, plan.recurrence_bytes).bytes;
   return plan;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "cuda/workspace.h"
 
+#include <algorithm>
+
 #include "common/integers.h"
 
 namespace lstm_fused::cuda {
@@ -73,6 +75,28 @@ ForwardWorkspace forward_workspace(const LstmShape& shape, DType dtype,
   return workspace;
 }
 
+RebuildWorkspace rebuild_workspace(const LstmShape& shape, DType dtype, bool has_lengths,
+                                   bool has_reset_mask) {
+  // Pre-activations of 16-bit types at a time: products that are large enough for a whole GPU, in
+  // little memory beside the gates of long sequences.
+  constexpr int64_t kPreactivationBytes = 64 << 20;
+  const int64_t storage = dtype_size(dtype), accumulator = accumulator_size(dtype);
+  const int64_t gates = kGates * shape.hidden_size;
+  const bool in_gates = storage == accumulator;
+  RebuildWorkspace workspace;
+  const int64_t step_bytes = std::max<int64_t>(shape.batch * gates * accumulator, 1);
+  workspace.steps_per_product =
+      in_gates ? shape.steps
+               : std::clamp<int64_t>(kPreactivationBytes / step_bytes, 1, shape.steps);
+  Cursor cursor;
+  workspace.preactivations =
+      cursor.take(!in_gates, workspace.steps_per_product * shape.batch * gates, accumulator);
+  workspace.previous = cursor.take(has_lengths || has_reset_mask,
+                                   shape.steps * shape.batch * shape.output_size, storage);
+  workspace.bytes = cursor.bytes();
+  return workspace;
+}
+
 WeightGradientWorkspace weight_gradient_workspace(const LstmShape& shape, DType dtype,
                                                   bool has_lengths, bool has_reset_mask) {
   const int64_t storage = dtype_size(dtype);
@@ -82,7 +106,6 @@ WeightGradientWorkspace weight_gradient_workspace(const LstmShape& shape, DType 
   workspace.input = cursor.take(has_lengths, rows * shape.input_size, storage);
   workspace.previous =
       cursor.take(has_lengths || has_reset_mask, rows * shape.output_size, storage);
-  workspace.hidden = cursor.take(shape.projection, rows * shape.hidden_size, storage);
   workspace.sums =
       cursor.take(true, kMaxSumParts * kGates * shape.hidden_size, accumulator_size(dtype));
   workspace.bytes = cursor.bytes();

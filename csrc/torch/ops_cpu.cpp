@@ -6,6 +6,7 @@
 #include "cpu/input_gradient.h"
 #include "cpu/lstm_backward.h"
 #include "cpu/lstm_forward.h"
+#include "cpu/rebuild_gates.h"
 #include "torch/call.h"
 #include "torch/layer.h"
 #include "torch/torch_parallel.h"
@@ -19,9 +20,10 @@ ForwardResult lstm_forward_cpu(const Tensor& input, const Tensor& h_0, const Ten
                                const std::optional<Tensor>& lengths,
                                const std::optional<Tensor>& batch_sizes,
                                const std::optional<Tensor>& reset_mask, bool save_for_backward,
-                               bool return_cell_states) {
+                               bool return_cell_states, bool recompute) {
   const Layer layer = make_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
-  const ForwardTensors tensors(layer, save_for_backward, return_cell_states);
+  const ForwardTensors tensors(layer, save_for_backward, save_for_backward && !recompute,
+                               return_cell_states);
 
   LstmForwardArgs args;
   args.shape = layer.shape;
@@ -34,6 +36,21 @@ ForwardResult lstm_forward_cpu(const Tensor& input, const Tensor& h_0, const Ten
   const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
   cpu::lstm_forward(args, cpu::make_forward_plan(layer.shape, layer.dtype, facts), parallel);
   return tensors.result();
+}
+
+// Makes the gates that the forward did not save.
+void rebuild_gates(const Layer& layer, const BackwardTensors& tensors, const cpu::CpuFacts& facts,
+                   const cpu::Parallel& parallel) {
+  LstmGatesArgs args;
+  args.shape = layer.shape;
+  args.dtype = layer.dtype;
+  args.layout = &layer.layout;
+  args.x = layer.input.const_data_ptr();
+  args.reset_mask = layer.reset_flags();
+  for (int d = 0; d < layer.shape.directions; ++d) {
+    args.direction[d] = tensors.gates_direction(layer, d);
+  }
+  cpu::rebuild_gates(args, cpu::make_forward_plan(layer.shape, layer.dtype, facts), parallel);
 }
 
 // Runs the recurrence; gives the input's gradient, empty unless `need_input`.
@@ -70,11 +87,16 @@ BackwardResult lstm_backward_cpu(
   const BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates,
                                 cells, need_states);
   const cpu::Parallel parallel = torch_parallel();
-  const cpu::LstmPlan plan =
-      cpu::make_backward_plan(layer.shape, layer.dtype, cpu::cpu_facts(parallel.threads));
+  const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
+  const cpu::LstmPlan plan = cpu::make_backward_plan(layer.shape, layer.dtype, facts);
+  if (tensors.rebuilds_gates) rebuild_gates(layer, tensors, facts, parallel);
+  Tensor unprojected;
+  if (need_weights) unprojected = unprojected_output(layer, tensors, plan.isa, parallel);
   const Tensor grad_input = run_backward(layer, tensors, plan, need_input, parallel);
   std::vector<Tensor> grad_weights;
-  if (need_weights) grad_weights = weight_gradients(layer, tensors, plan.isa, parallel);
+  if (need_weights) {
+    grad_weights = weight_gradients(layer, tensors, unprojected, plan.isa, parallel);
+  }
   return {grad_input, tensors.grad_h_0, tensors.grad_c_0, grad_weights};
 }
 
@@ -89,10 +111,12 @@ GateGradientResult lstm_gate_gradients_cpu(
   const BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates,
                                 cells, /*need_states=*/true);
   const cpu::Parallel parallel = torch_parallel();
-  const cpu::LstmPlan plan =
-      cpu::make_backward_plan(layer.shape, layer.dtype, cpu::cpu_facts(parallel.threads));
+  const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
+  const cpu::LstmPlan plan = cpu::make_backward_plan(layer.shape, layer.dtype, facts);
+  if (tensors.rebuilds_gates) rebuild_gates(layer, tensors, facts, parallel);
+  const Tensor unprojected = unprojected_output(layer, tensors, plan.isa, parallel);
   const Tensor grad_input = run_backward(layer, tensors, plan, /*need_input=*/true, parallel);
-  const WeightOperands operands = weight_operands(layer, tensors, plan.isa, parallel);
+  const WeightOperands operands = weight_operands(layer, tensors, unprojected, parallel);
   return {grad_input,        tensors.grad_h_0, tensors.grad_c_0,     operands.grad_gates,
           operands.previous, operands.input,   operands.grad_output, operands.unprojected};
 }
