@@ -111,10 +111,21 @@ void test_workspaces() {
       const auto reset = cuda::weight_gradient_workspace(shape, dtype, false, true);
       const auto ragged = cuda::weight_gradient_workspace(shape, dtype, true, false);
       check_parts(ragged.bytes, {ragged.input, ragged.previous, ragged.sums});
+      const auto rebuild = cuda::rebuild_workspace(shape, dtype, false, true);
+      check_parts(rebuild.bytes, {rebuild.preactivations, rebuild.previous});
       CHECK_LT(dense.bytes, reset.bytes);
       CHECK_LT(reset.bytes, ragged.bytes);
     }
   }
+  // Pre-activations lie in the gates, or, of 16-bit types, are made of some steps at a time.
+  const LstmShape middle = shape_of(300, 64, 8, 256);
+  CHECK_EQ(cuda::rebuild_workspace(middle, DType::kFloat32, false, false).bytes, 0);
+  const auto some = cuda::rebuild_workspace(middle, DType::kBFloat16, false, false);
+  CHECK_EQ(some.steps_per_product, 256);
+  CHECK_EQ(some.bytes, 64 << 20);
+  CHECK_EQ(cuda::rebuild_workspace(shape_of(3, 1 << 20, 8, 256), DType::kFloat16, false, false)
+               .steps_per_product,
+           1);
   // 64-bit sizes.
   const LstmShape large = shape_of(4096, 4096, 1024, 4096, 0, 2);
   CHECK_LT(int64_t{4096} * 4096 * 4 * 4096 * 2 * 4,
