@@ -232,6 +232,26 @@ def _apply(*arguments: Any) -> ForwardResult:
     return result
 
 
+def activated_gates(
+    input: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    weights: Sequence[Tensor],
+    masks: Sequence[Tensor | None],
+    gates: Tensor,
+) -> Tensor:
+    """The gates (L, M, 4H) of a forward, of which it saved `gates`: of one with `recompute`, which
+    saved none, by another forward, to the same bits.
+
+    Args:
+        masks: lengths, batch_sizes, reset_mask.
+    """
+    if gates.dim() == 3:
+        return gates
+    anew: Tensor = _native.lstm_forward_op(input, h_0, c_0, weights, *masks, True, False)[4]
+    return anew
+
+
 class FusedLSTMBackwardFunction(torch.autograd.Function):
     """The gradient of :class:`FusedLSTMFunction` as a function of its own, so that it can be
     differentiated: apply(grad_y, grad_h_n, grad_c_n, grad_cell_states, input, h_0, c_0, lengths,

@@ -18,6 +18,8 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         hidden_size: H.
         bias: use b_ih and b_hh.
         device, dtype: of the parameters.
+
+    It has no `recompute`: the gates of one step are not worth a second product.
     """
 
     def __init__(

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 import lstm_fused
 from lstm_fused import FusedLSTM
+from lstm_fused.autograd import activated_gates
 
 RAGGED = [case for case in CORE if case.lengths and min(case.lengths) > 0 and case.reset == 0]
 
@@ -200,6 +201,16 @@ def test_functional_form_and_layers() -> None:
         x, hx, list(module.parameters()), num_layers=2, recompute=True
     )
     assert_bitwise_equal(torch.autograd.grad(y.sum(), x)[0], expected)
+
+
+def test_gates_for_those_who_need_them_all() -> None:
+    forward = forward_arguments(SOME[3])
+    saved = forward_op(*forward.values())[4]
+    none_saved = forward_op(*forward.values(), True)[4]
+    tensors = [forward[name] for name in ("input", "h_0", "c_0", "weights")]
+    masks = [forward[name] for name in ("lengths", "batch_sizes", "reset_mask")]
+    assert activated_gates(*tensors, masks, saved) is saved  # type: ignore[arg-type]
+    assert_bitwise_equal(activated_gates(*tensors, masks, none_saved), saved)  # type: ignore[arg-type]
 
 
 def test_gates_of_another_shape_are_refused() -> None:

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "cuda/workspace.h"
 
-#include <algorithm>
-
 #include "common/integers.h"
 
 namespace lstm_fused::cuda {
@@ -77,17 +75,14 @@ ForwardWorkspace forward_workspace(const LstmShape& shape, DType dtype,
 
 RebuildWorkspace rebuild_workspace(const LstmShape& shape, DType dtype, bool has_lengths,
                                    bool has_reset_mask) {
-  // Pre-activations of 16-bit types at a time: products that are large enough for a whole GPU, in
-  // little memory beside the gates of long sequences.
-  constexpr int64_t kPreactivationBytes = 64 << 20;
+  // Products that the pre-activations of 16-bit types are made by: so that those take a quarter of
+  // the gates' memory, while a product has many steps' rows.
+  constexpr int64_t kProducts = 8;
   const int64_t storage = dtype_size(dtype), accumulator = accumulator_size(dtype);
   const int64_t gates = kGates * shape.hidden_size;
   const bool in_gates = storage == accumulator;
   RebuildWorkspace workspace;
-  const int64_t step_bytes = std::max<int64_t>(shape.batch * gates * accumulator, 1);
-  workspace.steps_per_product =
-      in_gates ? shape.steps
-               : std::clamp<int64_t>(kPreactivationBytes / step_bytes, 1, shape.steps);
+  workspace.steps_per_product = in_gates ? shape.steps : ceil_div(shape.steps, kProducts);
   Cursor cursor;
   workspace.preactivations =
       cursor.take(!in_gates, workspace.steps_per_product * shape.batch * gates, accumulator);
