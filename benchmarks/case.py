@@ -49,6 +49,8 @@ class Case:
     ragged: str = ""
     # The share of steps at which a row's state is reset.
     resets: float = 0.0
+    # FusedLSTM's option: the backward rebuilds the gates. The others run as without it.
+    recompute: bool = False
     # "time": seconds of a call; "latency": the same, with percentiles; "memory": peak bytes.
     measure: str = "time"
     # Initial states are zero (for peers that take none); else they are drawn.
@@ -103,6 +105,7 @@ class Case:
         words += [f"P={self.P}"] * bool(self.P) + [f"layers={self.layers}"] * (self.layers > 1)
         words += ["bidirectional"] * self.bidirectional + [self.ragged] * bool(self.ragged)
         words += [f"resets={self.resets:g}"] * bool(self.resets)
+        words += ["recompute"] * self.recompute
         words += [self.dtype] * (self.dtype != "float32")
         words += [f"threads={self.threads}"] * bool(self.threads) + ["busy"] * self.busy
         return " ".join([*words, self.mode])

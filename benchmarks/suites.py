@@ -93,12 +93,18 @@ _OPTIONS = (
     {"layers": 2},
     {"P": lambda shape: shape["H"] // 2},
     {"dtype": "float64"},
+    {"recompute": True},
 )
 _BOTH = ({"mode": "inference"}, {"mode": "training"})
 _LOWP = tuple({**mode, "dtype": dtype} for dtype in ("bfloat16", "float16") for mode in _BOTH)
 _RAGGED = tuple({"mode": "training", "ragged": kind} for kind in ("packed", "lengths"))
 _TINY = Case(T=1, N=1, D=1, H=1, measure="latency")
 _MEMORY = {"measure": "memory", "mode": "training"}
+_MEMORY_OPTIONS = tuple(
+    {"bidirectional": two, "recompute": recompute}
+    for two in (False, True)
+    for recompute in (False, True)
+)
 
 # The short ones stand before the long ones, which a run that is out of time leaves out.
 _ALL = (
@@ -138,8 +144,8 @@ _ALL = (
     ),
     Suite(
         "options",
-        "a second direction, a second layer, a projection, float64, in training",
-        _entries(_MIDDLE, [_OPTIONS[0], _OPTIONS[1], {"P": 128}, _OPTIONS[3]]),
+        "a second direction, a second layer, a projection, float64, rebuilt gates, in training",
+        _entries(_MIDDLE, [_OPTIONS[0], _OPTIONS[1], {"P": 128}, *_OPTIONS[3:]]),
         tuple({"mode": "training", **option} for option in _OPTIONS),
     ),
     Suite(
@@ -151,8 +157,11 @@ _ALL = (
     Suite(
         "memory",
         "peak memory of a training step beyond what was there before it",
-        _entries(Case(400, 64, 128, 256), [_MEMORY, {**_MEMORY, "bidirectional": True}]),
-        (_MEMORY,),
+        _entries(
+            Case(400, 64, 128, 256),
+            [{**_MEMORY, **option} for option in _MEMORY_OPTIONS],
+        ),
+        tuple({**_MEMORY, "recompute": recompute} for recompute in (False, True)),
     ),
     Suite(
         "scaling",

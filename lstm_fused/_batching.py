@@ -50,8 +50,7 @@ def vmap_backward(
     if (
         _any_mapped(in_dims[7])
         or in_dims[9] is not None
-        or in_dims[12] is None
-        or in_dims[13] is None
+        or in_dims[13] is None  # the forward was not mapped; of gates None also says: none saved
         or (need_weights and _is_differentiated(arguments))
         or (need_weights and input.is_cuda)  # which has no op for gradients of each sample
     ):

@@ -247,7 +247,8 @@ def check_saved(
     saved: Sequence[Tensor],
 ) -> None:
     """What the backward ops check beside `check_layer`: the incoming gradients of y, h_n, c_n and
-    cell_states, and y, gates and cells, which the forward gave."""
+    cell_states, and y, gates (or none: a tensor of one dimension) and cells, which the forward
+    gave."""
     (directions, _, output_size), hidden_size = h_0.shape, c_0.shape[2]
     leading = input.shape[:-1]
     rows = leading[0] if len(leading) == 1 else leading[0] * leading[1]
@@ -265,7 +266,12 @@ def check_saved(
             input.dtype,
         ),
         ("y", saved[0], y_sizes, input.dtype),
-        ("gates", saved[1], (directions, rows, 4 * hidden_size), input.dtype),
+        (
+            "gates",
+            saved[1],
+            (0,) if saved[1].dim() == 1 else (directions, rows, 4 * hidden_size),
+            input.dtype,
+        ),
         ("cells", saved[2], (directions, rows, hidden_size), accumulator),
     )
     for name, tensor, sizes, dtype in expected:

@@ -36,7 +36,12 @@ def can_run_directly(input: Any, hx: Any, rank: int) -> bool:
 
 
 def run_directly(
-    input: Any, hx: Hidden | None, weights: list[Tensor], directions: int, batch_first: bool
+    input: Any,
+    hx: Hidden | None,
+    weights: list[Tensor],
+    directions: int = 1,
+    batch_first: bool = False,
+    recompute: bool = False,
 ) -> tuple[Tensor, Hidden] | None:
     """One layer, as `FusedLSTM` runs it. None where the tensors do not fit together: the long way
     says in nn.LSTM's words what is wrong with them."""
@@ -44,7 +49,9 @@ def run_directly(
     try:
         if torch.is_grad_enabled() and _requires_grad(input, hx, weights):
             h_0, c_0 = _zero_states(x, weights[1], directions) if hx is None else hx
-            y, h_n, c_n, *_ = apply_function(x, h_0, c_0, None, None, None, False, *weights)
+            y, h_n, c_n, *_ = apply_function(
+                x, h_0, c_0, None, None, None, False, recompute, *weights
+            )
         else:
             states = (None, None) if hx is None else hx
             y, h_n, c_n = _native.lstm_inference_op(x, *states, weights, directions)

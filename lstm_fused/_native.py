@@ -87,6 +87,7 @@ def _fake_lstm_forward(
     reset_mask: Tensor | None,
     save_for_backward: bool,
     return_cell_states: bool,
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     check_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask)
     directions, batch, output_size = h_0.shape
@@ -103,12 +104,11 @@ def _fake_lstm_forward(
         cell_states = input.new_empty((*leading, directions * hidden_size))
     else:
         cell_states = input.new_empty((0,))
-    if save_for_backward:
-        gates = input.new_empty((directions, rows, GATES * hidden_size))
-        cells = input.new_empty((directions, rows, hidden_size), dtype=accumulator)
-    else:
-        gates = input.new_empty((0,))
-        cells = input.new_empty((0,), dtype=accumulator)
+    saves_gates = save_for_backward and not recompute
+    gates = input.new_empty((directions, rows, GATES * hidden_size) if saves_gates else (0,))
+    cells = input.new_empty(
+        (directions, rows, hidden_size) if save_for_backward else (0,), dtype=accumulator
+    )
     return y, h_n, c_n, cell_states, gates, cells
 
 
@@ -171,7 +171,7 @@ def _fake_lstm_gate_gradients(
     check_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask)
     grads = (grad_y, grad_h_n, grad_c_n, grad_cell_states)
     check_saved(input, h_0, c_0, grads, (y, gates, cells))
-    (directions, _, output_size), hidden_size, rows = h_0.shape, c_0.shape[2], gates.shape[1]
+    (directions, _, output_size), hidden_size, rows = h_0.shape, c_0.shape[2], cells.shape[1]
     projections = directions if len(weights) // directions in (3, 5) else 0
     return (
         input.new_empty(input.shape),

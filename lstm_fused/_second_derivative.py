@@ -58,13 +58,14 @@ def second_derivative(
         grads: incoming gradients of y, h_n, c_n, cell_states, which the gradient came from.
         variables: input, h_0, c_0, and the weights.
         masks: lengths, batch_sizes, reset_mask.
-        saved: y, gates and cells of the forward.
+        saved: y, gates (empty with `recompute`) and cells of the forward.
 
     Returns:
         The gradients of the four `grads`, and of the variables.
     """
     input, h_0, c_0, *weights = variables
     y, gates, cells = saved
+    gates = activated_gates(input, h_0, c_0, weights, masks, gates)
     count = h_0.shape[0]
     each = len(weights) // count
     rows = _Rows(input, h_0.shape[1], masks)
@@ -101,6 +102,26 @@ def second_derivative(
         *(grad for r in results for grad in r.weights),
     ]
     return [t.to(input.dtype) for t in by_grads], [t.to(input.dtype) for t in by_variables]
+
+
+def activated_gates(
+    input: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    weights: Sequence[Tensor],
+    masks: Sequence[Tensor | None],
+    gates: Tensor,
+) -> Tensor:
+    """The gates (L, M, 4H) of a forward, of which it saved `gates`: of one with `recompute`, which
+    saved none, by another forward, to the same bits.
+
+    Args:
+        masks: lengths, batch_sizes, reset_mask.
+    """
+    if gates.dim() == 3:
+        return gates
+    anew: Tensor = _native.lstm_forward_op(input, h_0, c_0, weights, *masks, True, False)[4]
+    return anew
 
 
 class _Rows:

@@ -41,6 +41,7 @@ def lstm_layer(
     batch_sizes: Tensor | None = None,
     reset_mask: Tensor | None = None,
     return_cell_states: bool = False,
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Runs one layer, one or both directions; arguments are taken as checked.
 
@@ -51,6 +52,7 @@ def lstm_layer(
         lengths: int32 or int64 (N,), or None.
         batch_sizes: int64 (T,) on the CPU, or None.
         reset_mask: bool (T, N), or None.
+        recompute: save no gates for the backward, which computes them anew.
 
     Returns:
         y in input's layout with L·P features, h_n, c_n, and every cell state in y's layout with
@@ -74,9 +76,8 @@ def lstm_layer(
     ) or forward_ad._current_level >= 0:
         if torch.compiler.is_compiling():
             input, h_0, c_0, *weights = _without_duplicates([input, h_0, c_0, *weights])
-        result = apply_layer(
-            input, h_0, c_0, lengths, batch_sizes, reset_mask, return_cell_states, *weights
-        )
+        masks_and_flags = (lengths, batch_sizes, reset_mask, return_cell_states, recompute)
+        result = apply_layer(input, h_0, c_0, *masks_and_flags, *weights)
     else:
         result = _native.lstm_forward_op(
             input, h_0, c_0, weights, lengths, batch_sizes, reset_mask, False, return_cell_states
@@ -96,9 +97,10 @@ def _without_duplicates(tensors: list[Tensor]) -> list[Tensor]:
 
 class FusedLSTMFunction(torch.autograd.Function):
     """One layer: apply(input, h_0, c_0, lengths, batch_sizes, reset_mask, return_cell_states,
-    *weights) -> (y, h_n, c_n, cell_states, gates, cells), as in :func:`lstm_layer`.
+    recompute, *weights) -> (y, h_n, c_n, cell_states, gates, cells), as in :func:`lstm_layer`.
 
-    gates (L, M, 4H) and cells (L, M, H) are what the backward needs; they carry no gradient.
+    gates (L, M, 4H; empty with `recompute`) and cells (L, M, H) are what the backward needs; they
+    carry no gradient.
     """
 
     @staticmethod
@@ -110,16 +112,16 @@ class FusedLSTMFunction(torch.autograd.Function):
         batch_sizes: Tensor | None,
         reset_mask: Tensor | None,
         return_cell_states: bool,
+        recompute: bool,
         *weights: Tensor,
     ) -> ForwardResult:
-        result: ForwardResult = _native.lstm_forward_op(
-            input, h_0, c_0, weights, lengths, batch_sizes, reset_mask, True, return_cell_states
-        )
+        masks_and_flags = (lengths, batch_sizes, reset_mask, True, return_cell_states, recompute)
+        result: ForwardResult = _native.lstm_forward_op(input, h_0, c_0, weights, *masks_and_flags)
         return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: ForwardResult) -> None:
-        input, h_0, c_0, lengths, batch_sizes, reset_mask, return_cell_states, *weights = inputs
+        input, h_0, c_0, lengths, batch_sizes, reset_mask, return_cell_states, _, *weights = inputs
         y, _, _, cell_states, gates, cells = output
         if return_cell_states:
             ctx.mark_non_differentiable(gates, cells)
@@ -139,11 +141,11 @@ class FusedLSTMFunction(torch.autograd.Function):
         needs = ctx.needs_input_grad
         if not torch.compiler.is_compiling() and any(map(is_legacy_batched, grads)):
             variables = (input, h_0, c_0, *weights)
-            needed = (*needs[:3], *needs[7:])
+            needed = (*needs[:3], *needs[8:])
             masks = (lengths, batch_sizes, reset_mask)
             states_and_input, by_weight = reference_gradient(grads, variables, needed, masks)
-            return (*states_and_input, None, None, None, None, *by_weight)
-        need_input, need_states, need_weights = needs[0], needs[1] or needs[2], any(needs[7:])
+            return (*states_and_input, *([None] * 5), *by_weight)
+        need_input, need_states, need_weights = needs[0], needs[1] or needs[2], any(needs[8:])
         arguments = (
             *grads[:3],
             # NOTE: under torch.compile an output without gradient gets an empty one, not None.
@@ -173,25 +175,22 @@ class FusedLSTMFunction(torch.autograd.Function):
             grad_input if need_input else None,
             grad_h_0 if need_states else None,
             grad_c_0 if need_states else None,
-            None,
-            None,
-            None,
-            None,
+            *([None] * 5),  # masks, flags
             *grad_weights,
         )
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
         def call(
-            input: Any, h_0: Any, c_0: Any, weights: Any, *masks_and_flag: Any
+            input: Any, h_0: Any, c_0: Any, weights: Any, *masks_and_flags: Any
         ) -> ForwardResult:
-            return apply_layer(input, h_0, c_0, *masks_and_flag, *weights)
+            return apply_layer(input, h_0, c_0, *masks_and_flags, *weights)
 
         return vmap_forward(
             call,
             info,
-            (*in_dims[:3], in_dims[7:], *in_dims[3:7]),
-            *(*arguments[:3], arguments[7:], *arguments[3:7]),
+            (*in_dims[:3], in_dims[8:], *in_dims[3:8]),
+            *(*arguments[:3], arguments[8:], *arguments[3:8]),
         )
 
 
@@ -204,7 +203,7 @@ class FusedLSTMForwardModeFunction(FusedLSTMFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: ForwardResult) -> None:
         FusedLSTMFunction.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[:6], *inputs[7:])
+        ctx.save_for_forward(*inputs[:6], *inputs[8:])
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
@@ -213,7 +212,7 @@ class FusedLSTMForwardModeFunction(FusedLSTMFunction):
         results = forward_derivative(
             lambda *variables: reference_layer(variables, masks),
             (input, h_0, c_0, *weights),
-            (*tangents[:3], *tangents[7:]),
+            (*tangents[:3], *tangents[8:]),
         )
         cell_states = results[3] if ctx.return_cell_states else None
         return *results[:3], cell_states, None, None
@@ -245,6 +244,7 @@ def apply_function(
     batch_sizes: Tensor | None,
     reset_mask: Tensor | None,
     return_cell_states: bool,
+    recompute: bool,
     *weights: Tensor,
 ) -> ForwardResult:
     """FusedLSTMFunction.apply, eager and without transforms."""
@@ -256,6 +256,7 @@ def apply_function(
         batch_sizes,
         reset_mask,
         return_cell_states,
+        recompute,
         *map(_unwrap, weights),
     )
     return result

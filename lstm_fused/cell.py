@@ -22,6 +22,8 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         hidden_size: H.
         bias: use b_ih and b_hh.
         device, dtype: of the parameters.
+
+    It has no `recompute`: the gates of one step are not worth a second product.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         """
         if can_run_directly(input, hx, rank=2):
             states = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-            result = run_directly(input.unsqueeze(0), states, self._weights(), 1, False)
+            result = run_directly(input.unsqueeze(0), states, self._weights())
             if result is not None:
                 h, c = result[1]
                 return h.squeeze(0), c.squeeze(0)

@@ -35,6 +35,7 @@ def lstm(
     batch_sizes: Tensor | None = None,
     reset_mask: Tensor | None = None,
     return_cell_states: bool = False,
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """A multi-layer LSTM without a module.
 
@@ -61,6 +62,8 @@ def lstm(
         reset_mask: bool, (T, N) or (N, T) with ``batch_first``. True: the state that enters this
             step, in the direction of processing, is zero. The same for every layer.
         return_cell_states: also return every c_t of the last layer.
+        recompute: save h and c for the backward but no gates, which it computes anew: less memory,
+            a little more time; on the CPU the same bits.
 
     Returns:
         y (input's layout, L·P features), h_n, c_n (as hx), and the cell states (y's layout, L·H
@@ -88,6 +91,7 @@ def lstm(
         batch_sizes=batch_sizes,
         reset_mask=reset_mask,
         return_cell_states=return_cell_states,
+        recompute=recompute,
     )
 
 
@@ -105,6 +109,7 @@ def lstm_stack(
     batch_sizes: Tensor | None = None,
     reset_mask: Tensor | None = None,
     return_cell_states: bool = False,
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """:func:`lstm` for a module, whose constructor has checked the counts that `lstm` checks."""
     input, hx, weights = cast_for_autocast(input, hx, weights)
@@ -150,6 +155,7 @@ def lstm_stack(
             batch_sizes,
             reset_mask,
             return_cell_states and layer == num_layers - 1,
+            recompute,
         )
         final_h.append(h_n)
         final_c.append(c_n)

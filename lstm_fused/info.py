@@ -84,6 +84,7 @@ def _explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence
     if isinstance(module, FusedLSTM):
         layers, proj = module.num_layers, module.proj_size
         directions = 2 if module.bidirectional else 1
+    recompute = getattr(module, "recompute", False)
     is_cuda = data.device.type == "cuda"
     lines = [
         f"{data.device.type}, {dtype}: T={steps} N={batch} layers={layers} directions={directions}"
@@ -94,11 +95,13 @@ def _explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence
         shape = (steps, batch, input_size, hidden, proj, directions, dtype)
         for backward in (False, True):
             if is_cuda:
-                plan = cuda_plan_text(*shape, backward, _device_facts(data.device))
+                plan = cuda_plan_text(*shape, backward, _device_facts(data.device), recompute)
             else:
                 plan = _native.compiled.plan_text(*shape, torch.get_num_threads(), backward)
             name = "backward" if backward else "forward "
             lines.append(f"  layer {layer} {name} D={input_size} H={hidden}: {plan}")
+    if recompute:
+        lines.append("  recompute: the forward saves no gates, the backward rebuilds the gates")
     return lines
 
 
@@ -112,6 +115,7 @@ def cuda_plan_text(
     dtype: str,
     backward: bool,
     facts: dict[str, int],
+    recompute: bool = False,
 ) -> str:
     """The plan of one layer on a CUDA device of the given facts, in one line, and why.
 
@@ -131,6 +135,7 @@ def cuda_plan_text(
         torch.is_grad_enabled(),
         backward,
         facts,
+        recompute,
     )
     return text
 

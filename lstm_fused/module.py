@@ -38,12 +38,17 @@ class FusedLSTM(nn.RNNBase):
         device, dtype: of the parameters; float32, float64, bfloat16 or float16.
         backend: "auto", the fused kernels; or "cudnn", torch's own (cuDNN on CUDA devices, oneDNN
             on the CPU), with nn.LSTM's limits.
+        recompute: save h and c for the backward but no gates, which it computes anew by one
+            product over all steps: less memory, a little more time. An attribute as well, which a
+            converted module may be given.
 
     Raises:
-        ValueError, TypeError: as nn.LSTM, and for another backend.
+        ValueError, TypeError: as nn.LSTM, for another backend, and for `recompute` with "cudnn".
     """
 
-    backend = "auto"  # also of modules that were an nn.LSTM once
+    # Also of modules that were an nn.LSTM once.
+    backend = "auto"
+    recompute = False
 
     def __init__(
         self,
@@ -59,9 +64,12 @@ class FusedLSTM(nn.RNNBase):
         dtype: torch.dtype | None = None,
         *,
         backend: str = "auto",
+        recompute: bool = False,
     ) -> None:
         if backend not in ("auto", "cudnn"):
             raise ValueError(f'backend must be "auto" or "cudnn", got {backend!r}')
+        if recompute and backend == "cudnn":
+            raise ValueError(f'recompute needs backend="auto", got backend={backend!r}')
         super().__init__(
             "LSTM",
             input_size,
@@ -76,10 +84,12 @@ class FusedLSTM(nn.RNNBase):
             dtype,
         )
         self.backend = backend
+        self.recompute = recompute
 
     def extra_repr(self) -> str:
         text: str = super().extra_repr()
-        return text if self.backend == "auto" else f"{text}, backend={self.backend!r}"
+        text += "" if self.backend == "auto" else f", backend={self.backend!r}"
+        return text + (", recompute=True" if self.recompute else "")
 
     def forward(
         self,
@@ -123,7 +133,9 @@ class FusedLSTM(nn.RNNBase):
             and can_run_directly(input, hx, rank=3)
         ):
             directions = 2 if self.bidirectional else 1
-            result = run_directly(input, hx, self._flat_weights, directions, self.batch_first)
+            result = run_directly(
+                input, hx, self._flat_weights, directions, self.batch_first, self.recompute
+            )
             if result is not None:
                 return result
         if isinstance(input, PackedSequence):
@@ -224,7 +236,7 @@ class FusedLSTM(nn.RNNBase):
             if len(hx) != 2:
                 raise RuntimeError("lstm expects two hidden states")
         if self.backend == "cudnn":
-            extras = (lengths, reset_mask, return_cell_states or None)
+            extras = (lengths, reset_mask, return_cell_states or None, self.recompute or None)
             return (*self._run_torch(input, hx, weights, batch_sizes, extras), None)
         return lstm_stack(
             input,
@@ -241,6 +253,7 @@ class FusedLSTM(nn.RNNBase):
             batch_sizes=batch_sizes,
             reset_mask=reset_mask,
             return_cell_states=return_cell_states,
+            recompute=self.recompute,
         )
 
     def _run_torch(
@@ -252,7 +265,7 @@ class FusedLSTM(nn.RNNBase):
         extras: tuple[object, ...],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The kernels that nn.LSTM runs, which know nothing of what FusedLSTM adds."""
-        names = ("lengths", "reset_mask", "return_cell_states")
+        names = ("lengths", "reset_mask", "return_cell_states", "recompute")
         for name, given in zip(names, extras, strict=True):
             if given is not None:
                 raise ValueError(f'{name} needs backend="auto", got backend={self.backend!r}')
@@ -356,6 +369,7 @@ class FusedLSTM(nn.RNNBase):
     def to_torch(self) -> nn.LSTM:
         """An nn.LSTM with this module's very Parameter objects, hooks and settings."""
         module = share_state(self, nn.LSTM)
-        module.__dict__.pop("backend", None)
+        for name in ("backend", "recompute"):
+            module.__dict__.pop(name, None)
         module._init_flat_weights()
         return module

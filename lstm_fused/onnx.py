@@ -50,6 +50,7 @@ def _lstm_node(
     reset_mask: Any,
     save_for_backward: bool,
     return_cell_states: bool,
+    recompute: bool = False,
 ) -> tuple[Any, ...]:
     """The op lstm_forward, in the terms of the graph that is being written."""
     import onnxscript

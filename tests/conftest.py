@@ -63,16 +63,24 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-def run_ours(inputs: LayerInputs, *, cell_states: bool = False, packed: bool = False) -> Results:
+def run_ours(
+    inputs: LayerInputs,
+    *,
+    cell_states: bool = False,
+    packed: bool = False,
+    recompute: bool = False,
+) -> Results:
     """Compute results and gradients by FusedLSTM.
 
     Args:
         inputs: of any case; with ``packed`` one that has lengths of at least 1 and no resets.
         cell_states: ask for the cell states, and differentiate by them too.
         packed: hand the rows over as a PackedSequence, in an order of their own.
+        recompute: have the module save no gates.
     """
     inputs = inputs.requiring_grad()
     module: FusedLSTM = make_module(inputs, FusedLSTM)
+    module.recompute = recompute
     parameters = dict(module.named_parameters())
     x: Tensor | PackedSequence = inputs.input
     lengths = inputs.lengths

@@ -190,7 +190,7 @@ def test_unknown_names_are_refused() -> None:
 
 def test_selection_has_no_repetitions_and_takes_the_dtype() -> None:
     plan = cli.select_entries(cli.parse(["--suite", "options", "--dtype", "fp64"]), 2)
-    assert len(plan) == 4 and {entry.case.dtype for _, entry in plan} == {"float64"}
+    assert len(plan) == 5 and {entry.case.dtype for _, entry in plan} == {"float64"}
     both = ["--suite", "scaling", "--shape", "T=2,N=2,H=3"]
     assert 2 in [entry.case.threads for _, entry in cli.select_entries(cli.parse(both), 2)]
 

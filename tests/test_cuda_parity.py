@@ -69,24 +69,38 @@ def test_results_and_gradients(case: LayerCase, dtype: torch.dtype, emulated: Em
     assert_results(case, run_ours(expected.inputs, cell_states=True), expected)
 
 
+@core_cases
+@dtypes
+def test_results_and_gradients_with_rebuilt_gates(
+    case: LayerCase, dtype: torch.dtype, emulated: EmulatedOps
+) -> None:
+    case = in_dtype(case, dtype)
+    expected = expected_of(case, cell_states=True)
+    ours = run_ours(expected.inputs, cell_states=True, recompute=True)
+    assert_results(case, ours, expected)
+
+
 @pytest.mark.parametrize("case", [case for case in WIDE if case not in CORE], ids=str)
+@pytest.mark.parametrize("recompute", [False, True], ids=["saved", "recompute"])
 def test_results_and_gradients_of_every_pair_of_options(
-    case: LayerCase, emulated: EmulatedOps
+    case: LayerCase, recompute: bool, emulated: EmulatedOps
 ) -> None:
     expected = expected_of(case)
-    assert_results(case, run_ours(expected.inputs), expected)
+    assert_results(case, run_ours(expected.inputs, recompute=recompute), expected)
 
 
 @pytest.mark.parametrize(("case", "sm_count"), GROUPS, ids=str)
 @dtypes
+@pytest.mark.parametrize("recompute", [False, True], ids=["saved", "recompute"])
 def test_groups_of_blocks(
-    case: LayerCase, sm_count: int, dtype: torch.dtype, target: EmulatedOps
+    case: LayerCase, sm_count: int, dtype: torch.dtype, recompute: bool, target: EmulatedOps
 ) -> None:
     case = in_dtype(case, dtype)
     expected = expected_of(case, cell_states=True)
     with target.use("auto"):
         target.device.set(sm_count=sm_count)
-        assert_results(case, run_ours(expected.inputs, cell_states=True), expected)
+        ours = run_ours(expected.inputs, cell_states=True, recompute=recompute)
+        assert_results(case, ours, expected)
 
 
 def test_streams_of_fewer_multiprocessors_are_told_of_stepwise(target: EmulatedOps) -> None:

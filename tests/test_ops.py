@@ -222,7 +222,7 @@ def test_function_and_functional_form_are_the_op(case: LayerCase) -> None:
     expected = forward_op(*arguments.values())
     input, h_0, c_0, weights, lengths, batch_sizes, reset_mask = list(arguments.values())[:7]
     masks = (lengths, batch_sizes, reset_mask)
-    applied = FusedLSTMFunction.apply(input, h_0, c_0, *masks, True, *weights)  # type: ignore[no-untyped-call]
+    applied = FusedLSTMFunction.apply(input, h_0, c_0, *masks, True, False, *weights)  # type: ignore[no-untyped-call]
     called = functional.lstm(
         input,
         (h_0, c_0),

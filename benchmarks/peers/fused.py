@@ -15,6 +15,7 @@ def prepare(case: Case, data: Data, setting: Setting) -> Call:
     if case.mode == "op":
         return _prepare_op(case, inputs)
     module = make_module(FusedLSTM, case, inputs)
+    module.recompute = case.recompute
     x = inputs.packed if case.ragged == "packed" else inputs.x
     masks = {"reset_mask": inputs.resets} if case.resets else {}
     if case.ragged == "lengths":

@@ -85,6 +85,23 @@ struct LstmForwardArgs {
   LstmForwardDirection direction[kMaxDirections];
 };
 
+// A forward's activated gates anew, from what it was given and what it gave.
+struct LstmGatesDirection {
+  LstmWeights weights;        // w_hr is not read
+  const void* h_0 = nullptr;  // (N, P) storage
+  const void* y = nullptr;    // as in the forward
+  void* gates = nullptr;      // out (M, 4H) storage
+};
+
+struct LstmGatesArgs {
+  LstmShape shape;
+  DType dtype = DType::kFloat32;
+  const SequenceLayout* layout = nullptr;
+  const void* x = nullptr;              // as in the forward
+  const uint8_t* reset_mask = nullptr;  // (T, N) or null
+  LstmGatesDirection direction[kMaxDirections];
+};
+
 struct LstmBackwardDirection {
   LstmWeights weights;                     // w_ih and biases are not read
   const void* c_0 = nullptr;               // (N, H) storage
@@ -94,7 +111,7 @@ struct LstmBackwardDirection {
   const void* grad_h_n = nullptr;          // (N, P) storage; null: zero
   const void* grad_c_n = nullptr;          // (N, H) storage; null: zero
   const void* grad_cell_states = nullptr;  // as cell_states; null: zero
-  void* grad_gates = nullptr;              // out (M, 4H) storage: gradient of the pre-activations
+  void* grad_gates = nullptr;  // out (M, 4H) storage: gradient of the pre-activations; may be gates
   void* grad_output = nullptr;  // out (M, P) storage: whole gradient of h; null without projection
   void* grad_h_0 = nullptr;     // out (N, P) storage
   void* grad_c_0 = nullptr;     // out (N, H) storage

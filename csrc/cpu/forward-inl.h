@@ -7,11 +7,21 @@ LSTM_INLINE void finish_units(const ForwardStep& step, const Vec<AccumulatorOf<E
                               int64_t row, int64_t unit, int count) {
   using A = AccumulatorOf<E>;
   using V = Vec<A>;
-  A* c_row = static_cast<A*>(step.c) + row * step.hidden_size + unit;
 
-  // Activate and step the cell.
+  // Activate.
   const Gates<V> gates = activate_gates<VectorMath>(pre[kInputGate], pre[kForgetGate],
                                                     pre[kCellGate], pre[kOutputGate]);
+  if (step.gates.base) {
+    S* gate_row = row_pointer<S>(step.gates, row) + unit;
+    store_lanes<kFull>(gate_row + kInputGate * step.hidden_size, gates.i, count);
+    store_lanes<kFull>(gate_row + kForgetGate * step.hidden_size, gates.f, count);
+    store_lanes<kFull>(gate_row + kCellGate * step.hidden_size, gates.g, count);
+    store_lanes<kFull>(gate_row + kOutputGate * step.hidden_size, gates.o, count);
+  }
+  if (!step.c) return;
+
+  // Step the cell.
+  A* c_row = static_cast<A*>(step.c) + row * step.hidden_size + unit;
   const CellOutput<V> out =
       lstm_cell_forward<VectorMath>(gates, load_lanes<kFull, V>(c_row, count));
 
@@ -32,13 +42,6 @@ LSTM_INLINE void finish_units(const ForwardStep& step, const Vec<AccumulatorOf<E
 
   // Write what the caller sees and what the backward needs.
   if (y_row) store_lanes<kFull>(y_row, out.h, count);
-  if (step.gates.base) {
-    S* gate_row = row_pointer<S>(step.gates, row) + unit;
-    store_lanes<kFull>(gate_row + kInputGate * step.hidden_size, gates.i, count);
-    store_lanes<kFull>(gate_row + kForgetGate * step.hidden_size, gates.f, count);
-    store_lanes<kFull>(gate_row + kCellGate * step.hidden_size, gates.g, count);
-    store_lanes<kFull>(gate_row + kOutputGate * step.hidden_size, gates.o, count);
-  }
   if (step.cells.base) {
     store_lanes<kFull>(row_pointer<A>(step.cells, row) + unit, out.c, count);
   }

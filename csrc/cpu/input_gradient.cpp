@@ -5,22 +5,11 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/row_chunks.h"
 #include "cpu/scratch.h"
 
 namespace lstm_fused::cpu {
 namespace {
-
-// Rows that a thread takes at a time, at most: enough to reuse each panel that is read, few enough
-// that their 4H gate gradients stay in the L2 cache up to H = 512.
-constexpr int64_t kMaxChunkRows = 96;
-// Those of the micro-kernel, whatever its instruction set.
-constexpr int64_t kRowBlock = 6;
-
-// Chunks of about the same size, as many for each thread.
-int64_t chunk_rows(int64_t rows, int threads) {
-  const int64_t chunks = round_up(ceil_div(rows, kMaxChunkRows), threads);
-  return round_up(ceil_div(rows, chunks), kRowBlock);
-}
 
 // Where each data row stands in x; empty where it stands at its own number.
 std::vector<int64_t> positions_in_sequence(const SequenceLayout& layout, int64_t batch) {

@@ -56,7 +56,7 @@ struct ForwardStep {
   const void* bias = nullptr;  // accumulator, gate order, all panels; or null
   // Instead of bias and input: rows of (panel_end - panel_begin)·4·W accumulators, gate order.
   Rows preactivations;
-  void* c = nullptr;               // in/out (rows, H) accumulator: the state
+  void* c = nullptr;               // in/out (rows, H) accumulator: the state; null: gates only
   MutableRows h;                   // out, operand: the state for the next step
   MutableRows y;                   // out, storage; absent with projection
   MutableRows gates, cell_states;  // out, storage; or absent

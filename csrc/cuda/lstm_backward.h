@@ -10,7 +10,8 @@
 
 namespace lstm_fused::cuda {
 
-// What lies in device memory. No output may alias an input, nor the workspace.
+// What lies in device memory. No output may alias an input, nor the workspace; but grad_gates may
+// be gates: a thread reads its cells' gates of a step before it writes the gradients there.
 struct LstmBackwardCall {
   LstmShape shape;  // T ≥ 1
   DType dtype = DType::kFloat32;

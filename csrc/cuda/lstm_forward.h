@@ -26,7 +26,7 @@ struct LstmForwardCall {
 };
 
 // `plan` must be make_forward_plan's for this shape, dtype and device, `training` being whether
-// gates and cells are asked for.
+// cells are asked for, and `recompute` whether gates are not.
 void lstm_forward(const LstmForwardCall& call, const LstmPlan& plan);
 
 }  // namespace lstm_fused::cuda

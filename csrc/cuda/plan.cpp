@@ -76,7 +76,8 @@ bool allows_persistent() {
 LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const PlanSettings& settings) {
   LstmPlan plan;
   choose_variant(shape, dtype, false, settings, plan);
-  plan.preactivations_in_gates = settings.training && dtype_size(dtype) == accumulator_size(dtype);
+  plan.preactivations_in_gates =
+      settings.training && !settings.recompute && dtype_size(dtype) == accumulator_size(dtype);
   plan.recurrence_bytes =
       plan.variant == Variant::kStepwise
           ? stepwise_forward_workspace(shape, dtype, settings.training, plan.composite).bytes

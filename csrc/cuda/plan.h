@@ -38,7 +38,8 @@ struct LstmPlan {
 // What a plan depends on, besides the shape and the dtype.
 struct PlanSettings {
   bool allow_tf32 = false;
-  bool training = false;  // the forward saves what the backward needs
+  bool training = false;   // the forward saves what the backward needs,
+  bool recompute = false;  // but for the gates
   bool allow_persistent = true;
   DeviceFacts facts;
 };

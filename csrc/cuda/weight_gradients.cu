@@ -15,28 +15,20 @@ namespace {
 
 // ---- o·tanh(c), which the projection's gradient multiplies ----
 
-struct HiddenArgs {
-  int64_t steps = 0, batch = 0, hidden_size = 0;
-  const int64_t* lengths = nullptr;
-  const void* gates = nullptr;
-  const void* cells = nullptr;
-  void* hidden = nullptr;  // out (T, N, H) storage, zero past a row's length
-};
-
 template <typename Storage>
 __global__ void __launch_bounds__(kRowThreads)
-    unprojected_output_kernel(const __grid_constant__ HiddenArgs args) {
+    unprojected_output_kernel(const __grid_constant__ UnprojectedOutput args) {
   const int64_t row = grid_row(), j = grid_column<1>();
-  if (row >= args.steps * args.batch || j >= args.hidden_size) return;
-  const int64_t t = row / args.batch, n = row % args.batch;
-  Values<Storage, 1> hidden;
-  if (t < row_length(args.lengths, n, args.steps)) {
-    const auto o =
-        load<Storage, 1>(args.gates, (row * kGates + kOutputGate) * args.hidden_size + j);
-    const auto c = load_accumulators<Storage, 1>(args.cells, row * args.hidden_size + j);
-    hidden[0] = o[0] * DeviceMath::tanh(c[0]);
+  const int64_t batch = args.shape.batch, hidden_size = args.shape.hidden_size;
+  if (row >= args.shape.steps * batch || j >= hidden_size) return;
+  const int64_t t = row / batch, n = row % batch;
+  Values<Storage, 1> output;
+  if (t < row_length(args.lengths, n, args.shape.steps)) {
+    const auto o = load<Storage, 1>(args.gates, (row * kGates + kOutputGate) * hidden_size + j);
+    const auto c = load_accumulators<Storage, 1>(args.cells, row * hidden_size + j);
+    output[0] = o[0] * DeviceMath::tanh(c[0]);
   }
-  store<Storage>(args.hidden, row * args.hidden_size + j, hidden);
+  store<Storage>(args.out, row * hidden_size + j, output);
 }
 
 // ---- The bias gradient: column sums of grad_gates, in two stages ----
@@ -159,29 +151,6 @@ void recurrent_gradient(const GradientCall& call, int direction, void* previous,
               advance(d.y, before * y_stride, storage), s.output_size, y_stride, 1, d.grad_w_hh);
 }
 
-// Σ grad_outputᵀ·(o·tanh(c)).
-void projection_gradient(const GradientCall& call, int direction, void* hidden, const Blas& blas) {
-  const LstmShape& s = call.shape;
-  const GradientDirection& d = call.direction[direction];
-  const int64_t rows = s.steps * s.batch;
-  HiddenArgs args;
-  args.steps = s.steps;
-  args.batch = s.batch;
-  args.hidden_size = s.hidden_size;
-  args.lengths = call.lengths;
-  args.gates = d.gates;
-  args.cells = d.cells;
-  args.hidden = hidden;
-  const RowGrid launch = row_grid(rows, s.hidden_size, 1, 1);
-  dispatch_storage(call.dtype, [&](auto storage) {
-    unprojected_output_kernel<decltype(storage)>
-        <<<launch.grid, launch.block, 0, call.stream>>>(args);
-  });
-  check_launch("unprojected_output_kernel");
-  row_product(blas, rows, d.grad_output, s.output_size, hidden, s.hidden_size, s.hidden_size, 0,
-              d.grad_w_hr);
-}
-
 // Without a row, every sum is zero.
 void clear(const GradientCall& call) {
   const LstmShape& s = call.shape;
@@ -201,6 +170,17 @@ void clear(const GradientCall& call) {
 }
 
 }  // namespace
+
+void unprojected_output(const UnprojectedOutput& args) {
+  const LstmShape& s = args.shape;
+  const RowGrid launch = row_grid(s.steps * s.batch, s.hidden_size, 1, 1);
+  if (launch.empty) return;
+  dispatch_storage(args.dtype, [&](auto storage) {
+    unprojected_output_kernel<decltype(storage)>
+        <<<launch.grid, launch.block, 0, args.stream>>>(args);
+  });
+  check_launch("unprojected_output_kernel");
+}
 
 void input_gradient(const GradientCall& call, void* grad_x, const Blas& blas) {
   const LstmShape& s = call.shape;
@@ -257,7 +237,10 @@ void weight_gradients(const GradientCall& call, const Blas& blas) {
       dispatch_storage(call.dtype,
                        [&](auto type) { launch_column_sums<decltype(type)>(sums, call.stream); });
     }
-    if (s.projection) projection_gradient(call, i, workspace + parts.hidden, blas);
+    if (s.projection) {
+      row_product(blas, rows, d.grad_output, s.output_size, d.unprojected, s.hidden_size,
+                  s.hidden_size, 0, d.grad_w_hr);
+    }
   }
 }
 

@@ -16,15 +16,14 @@ struct GradientDirection {
   // For the gradient of x:
   const void* w_ih = nullptr;  // (4H, D) storage
   // For those of the weights. Rows past a length are not used.
-  const void* h_0 = nullptr;    // (N, P) storage
-  const void* y = nullptr;      // this direction's first column in rows of L·P storage
-  const void* gates = nullptr;  // (T, N, 4H) storage, from the forward
-  const void* cells = nullptr;  // (T, N, H) accumulator, from the forward
-  void* grad_w_ih = nullptr;    // out (4H, D) storage
-  void* grad_w_hh = nullptr;    // out (4H, P) storage
-  void* grad_b_ih = nullptr;    // out (4H) storage; null without bias
-  void* grad_b_hh = nullptr;    // out (4H) storage, the same values; null without bias
-  void* grad_w_hr = nullptr;    // out (P, H) storage; null without projection
+  const void* h_0 = nullptr;          // (N, P) storage
+  const void* y = nullptr;            // this direction's first column in rows of L·P storage
+  const void* unprojected = nullptr;  // (T, N, H) storage: o·tanh(c); null without projection
+  void* grad_w_ih = nullptr;          // out (4H, D) storage
+  void* grad_w_hh = nullptr;          // out (4H, P) storage
+  void* grad_b_ih = nullptr;          // out (4H) storage; null without bias
+  void* grad_b_hh = nullptr;          // out (4H) storage, the same values; null without bias
+  void* grad_w_hr = nullptr;          // out (P, H) storage; null without projection
 };
 
 struct GradientCall {
@@ -37,6 +36,18 @@ struct GradientCall {
   void* workspace = nullptr;  // weight_gradient_workspace, 256-byte aligned
   cudaStream_t stream = nullptr;
 };
+
+// o·tanh(c), from a forward's gates and cells. Ahead of the recurrence, which may overwrite gates.
+struct UnprojectedOutput {
+  LstmShape shape;
+  DType dtype = DType::kFloat32;
+  const int64_t* lengths = nullptr;  // (N); null: T each
+  const void* gates = nullptr;       // (T, N, 4H) storage
+  const void* cells = nullptr;       // (T, N, H) accumulator
+  void* out = nullptr;               // (T, N, H) storage, zero past a row's length
+  cudaStream_t stream = nullptr;
+};
+void unprojected_output(const UnprojectedOutput& args);
 
 // grad_x (T, N, D) = Σ over directions of grad_gates·W_ih; zero past a row's length.
 void input_gradient(const GradientCall& call, void* grad_x, const Blas& blas);

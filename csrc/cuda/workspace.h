@@ -46,11 +46,20 @@ struct ForwardWorkspace {
 ForwardWorkspace forward_workspace(const LstmShape& shape, DType dtype,
                                    bool preactivations_in_gates, int64_t recurrence_bytes);
 
+// rebuild_gates.
+struct RebuildWorkspace {
+  int64_t preactivations = 0;  // (steps_per_product, N, 4H) accumulator, unless they lie in `gates`
+  int64_t previous = 0;        // (T, N, P) storage: h of the step before; with lengths or resets
+  int64_t steps_per_product = 0;
+  int64_t bytes = 0;
+};
+RebuildWorkspace rebuild_workspace(const LstmShape& shape, DType dtype, bool has_lengths,
+                                   bool has_reset_mask);
+
 // Weight gradients; they need the recurrence's workspace no more, and may overlay it.
 struct WeightGradientWorkspace {
   int64_t input = 0;     // (T, N, D) storage: x, zero past a length; with lengths
   int64_t previous = 0;  // (T, N, P) storage: h of the step before; with lengths or resets
-  int64_t hidden = 0;    // (T, N, H) storage: o·tanh(c), with projection
   int64_t sums = 0;      // (kMaxSumParts, 4H) accumulator: partial sums of the bias gradient
   int64_t bytes = 0;
 };

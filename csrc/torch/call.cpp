@@ -55,18 +55,19 @@ Tensor new_sequence(const Layer& layer, int64_t columns) {
   return sequence;
 }
 
-ForwardTensors::ForwardTensors(const Layer& layer, bool save_for_backward, bool return_cell_states)
+ForwardTensors::ForwardTensors(const Layer& layer, bool save_cells, bool save_gates,
+                               bool return_cell_states)
     : y(new_sequence(layer, layer.shape.directions * layer.shape.output_size)),
       h_n(new_storage(layer, h_sizes(layer))),
       c_n(new_storage(layer, c_sizes(layer))),
       cell_states(return_cell_states
                       ? new_sequence(layer, layer.shape.directions * layer.shape.hidden_size)
                       : new_storage(layer, {0})),
-      gates(new_storage(layer, gates_sizes(layer, layer.sequence_rows), save_for_backward)),
-      cells(new_tensor(save_for_backward ? Sizes{layer.shape.directions, layer.sequence_rows,
-                                                 layer.shape.hidden_size}
-                                         : Sizes{0},
-                       accumulator_type(layer), layer.device)) {}
+      gates(new_storage(layer, gates_sizes(layer, layer.sequence_rows), save_gates)),
+      cells(new_tensor(
+          save_cells ? Sizes{layer.shape.directions, layer.sequence_rows, layer.shape.hidden_size}
+                     : Sizes{0},
+          accumulator_type(layer), layer.device)) {}
 
 LstmForwardDirection ForwardTensors::direction(const Layer& layer, int direction) const {
   const LstmShape& s = layer.shape;
@@ -100,9 +101,12 @@ BackwardTensors::BackwardTensors(const Layer& layer, const std::optional<Tensor>
           sequence_sizes(layer, layer.shape.directions * layer.shape.hidden_size))),
       y(checked(y, "y", sequence_sizes(layer, layer.shape.directions * layer.shape.output_size),
                 layer)),
-      gates(checked(gates, "gates", gates_sizes(layer, layer.sequence_rows), layer)),
       cells(checked_cells(layer, cells)),
       grad_gates(new_storage(layer, gates_sizes(layer, layer.data_rows))),
+      rebuilds_gates(Sizes({0}).equals(gates)),
+      gates(rebuilds_gates
+                ? grad_gates
+                : checked(gates, "gates", gates_sizes(layer, layer.sequence_rows), layer)),
       grad_output(new_storage(layer, {layer.shape.projection ? layer.shape.directions : 0,
                                       layer.data_rows, layer.shape.output_size})),
       grad_h_0(new_storage(layer, h_sizes(layer), need_states)),
@@ -111,11 +115,12 @@ BackwardTensors::BackwardTensors(const Layer& layer, const std::optional<Tensor>
 LstmBackwardDirection BackwardTensors::direction(const Layer& layer, int direction) const {
   const LstmShape& s = layer.shape;
   const int64_t d = direction, rows = layer.sequence_rows;
+  const int64_t gate_rows = rebuilds_gates ? layer.data_rows : rows;
   const int64_t storage = dtype_size(layer.dtype), accumulator = accumulator_size(layer.dtype);
   LstmBackwardDirection out;
   out.weights = layer.direction_weights(direction);
   out.c_0 = const_element(layer.c_0, d * s.batch * s.hidden_size, storage);
-  out.gates = const_element(gates, d * rows * kGates * s.hidden_size, storage);
+  out.gates = const_element(gates, d * gate_rows * kGates * s.hidden_size, storage);
   out.cells = const_element(cells, d * rows * s.hidden_size, accumulator);
   out.grad_y = const_element(grad_y, d * s.output_size, storage);
   out.grad_h_n = const_element(grad_h_n, d * s.batch * s.output_size, storage);
@@ -125,6 +130,17 @@ LstmBackwardDirection BackwardTensors::direction(const Layer& layer, int directi
   out.grad_output = element(grad_output, d * layer.data_rows * s.output_size, storage);
   out.grad_h_0 = element(grad_h_0, d * s.batch * s.output_size, storage);
   out.grad_c_0 = element(grad_c_0, d * s.batch * s.hidden_size, storage);
+  return out;
+}
+
+LstmGatesDirection BackwardTensors::gates_direction(const Layer& layer, int direction) const {
+  const LstmShape& s = layer.shape;
+  const int64_t d = direction, storage = dtype_size(layer.dtype);
+  LstmGatesDirection out;
+  out.weights = layer.direction_weights(direction);
+  out.h_0 = const_element(layer.h_0, d * s.batch * s.output_size, storage);
+  out.y = const_element(y, d * s.output_size, storage);
+  out.gates = element(grad_gates, d * layer.data_rows * kGates * s.hidden_size, storage);
   return out;
 }
 

@@ -28,17 +28,22 @@ Tensor new_sequence(const Layer& layer, int64_t columns);
 struct ForwardTensors {
   Tensor y, h_n, c_n, cell_states, gates, cells;
 
-  ForwardTensors(const Layer& layer, bool save_for_backward, bool return_cell_states);
+  ForwardTensors(const Layer& layer, bool save_cells, bool save_gates, bool return_cell_states);
   LstmForwardDirection direction(const Layer& layer, int direction) const;
   ForwardResult result() const { return {y, h_n, c_n, cell_states, gates, cells}; }
 };
 
 // What a backward gets, checked and contiguous, an absent gradient being empty; and what its
 // recurrence returns, not initialised.
+//
+// Gates that the forward did not save are to be rebuilt in the memory of grad_gates, which the
+// recurrence overwrites step by step: then `gates` is grad_gates itself.
 struct BackwardTensors {
   Tensor grad_y, grad_h_n, grad_c_n, grad_cell_states;
-  Tensor y, gates, cells;
-  Tensor grad_gates;          // (L, M, 4H)
+  Tensor y, cells;
+  Tensor grad_gates;  // (L, M, 4H)
+  bool rebuilds_gates = false;
+  Tensor gates;
   Tensor grad_output;         // (L, M, P); no rows without projection
   Tensor grad_h_0, grad_c_0;  // empty unless `need_states`
 
@@ -47,6 +52,7 @@ struct BackwardTensors {
                   const std::optional<Tensor>& grad_cell_states, const Tensor& y,
                   const Tensor& gates, const Tensor& cells, bool need_states);
   LstmBackwardDirection direction(const Layer& layer, int direction) const;
+  LstmGatesDirection gates_direction(const Layer& layer, int direction) const;
 };
 
 }  // namespace lstm_fused

@@ -67,12 +67,13 @@ cuda::DeviceFacts parse_facts(const std::map<std::string, int64_t>& values) {
 std::string cuda_plan_text(int64_t steps, int64_t batch, int64_t input_size, int64_t hidden_size,
                            int64_t proj_size, int directions, const std::string& dtype,
                            bool allow_tf32, bool training, bool backward,
-                           const std::map<std::string, int64_t>& facts) {
+                           const std::map<std::string, int64_t>& facts, bool recompute) {
   const LstmShape shape = make_shape(steps, batch, input_size, hidden_size, proj_size, directions);
   const DType type = parse_dtype(dtype);
   cuda::PlanSettings settings;
   settings.allow_tf32 = allow_tf32;
   settings.training = training;
+  settings.recompute = recompute;
   settings.allow_persistent = cuda::allows_persistent();
   settings.facts = parse_facts(facts);
   return backward ? cuda::explain_backward(shape, type, settings)
@@ -107,5 +108,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_plan_text", &lstm_fused::cuda_plan_text, py::arg("steps"), py::arg("batch"),
         py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"),
         py::arg("dtype"), py::arg("allow_tf32"), py::arg("training"), py::arg("backward"),
-        py::arg("facts"), "Likewise on a CUDA device of these facts, which need not be there.");
+        py::arg("facts"), py::arg("recompute") = false,
+        "Likewise on a CUDA device of these facts, which need not be there.");
 }

@@ -9,6 +9,7 @@
 #include "cpu/input_gradient.h"
 #include "cpu/lstm_backward.h"
 #include "cpu/lstm_forward.h"
+#include "cpu/rebuild_gates.h"
 #include "torch/call.h"
 #include "torch/layer.h"
 #include "torch/torch_parallel.h"
@@ -35,10 +36,10 @@ ForwardResult lstm_forward_cpu(const Tensor& input, const Tensor& h_0, const Ten
                                const std::optional<Tensor>& lengths,
                                const std::optional<Tensor>& batch_sizes,
                                const std::optional<Tensor>& reset_mask, bool save_for_backward,
-                               bool return_cell_states) {
+                               bool return_cell_states, bool recompute) {
   const Layer layer = make_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
-  const ForwardTensors tensors(layer, save_for_backward, return_cell_states);
-
+  const ForwardTensors tensors(layer, save_for_backward, save_for_backward && !recompute,
+                               return_cell_states);
   run_forward(layer, tensors);
   return tensors.result();
 }
@@ -63,9 +64,25 @@ InferenceResult lstm_inference_cpu(const Tensor& input, const std::optional<Tens
   const Layer layer = make_layer(input, h, c, weights, {}, {}, {});
   LSTM_CHECK(layer.shape.directions == directions, "h_0 must hold ", directions,
              " directions, got ", layer.shape.directions);
-  const ForwardTensors tensors(layer, /*save_for_backward=*/false, /*return_cell_states=*/false);
+  const ForwardTensors tensors(layer, /*save_cells=*/false, /*save_gates=*/false,
+                               /*return_cell_states=*/false);
   run_forward(layer, tensors);
   return {tensors.y, tensors.h_n, tensors.c_n};
+}
+
+// Makes the gates that the forward did not save.
+void rebuild_gates(const Layer& layer, const BackwardTensors& tensors, const cpu::CpuFacts& facts,
+                   const cpu::Parallel& parallel) {
+  LstmGatesArgs args;
+  args.shape = layer.shape;
+  args.dtype = layer.dtype;
+  args.layout = &layer.layout;
+  args.x = layer.input.const_data_ptr();
+  args.reset_mask = layer.reset_flags();
+  for (int d = 0; d < layer.shape.directions; ++d) {
+    args.direction[d] = tensors.gates_direction(layer, d);
+  }
+  cpu::rebuild_gates(args, cpu::make_forward_plan(layer.shape, layer.dtype, facts), parallel);
 }
 
 // Runs the recurrence; gives the input's gradient, empty unless `need_input`.
@@ -102,11 +119,16 @@ BackwardResult lstm_backward_cpu(
   const BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates,
                                 cells, need_states);
   const cpu::Parallel parallel = torch_parallel();
-  const cpu::LstmPlan plan =
-      cpu::make_backward_plan(layer.shape, layer.dtype, cpu::cpu_facts(parallel.threads));
+  const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
+  const cpu::LstmPlan plan = cpu::make_backward_plan(layer.shape, layer.dtype, facts);
+  if (tensors.rebuilds_gates) rebuild_gates(layer, tensors, facts, parallel);
+  Tensor unprojected;
+  if (need_weights) unprojected = unprojected_output(layer, tensors, plan.isa, parallel);
   const Tensor grad_input = run_backward(layer, tensors, plan, need_input, parallel);
   std::vector<Tensor> grad_weights;
-  if (need_weights) grad_weights = weight_gradients(layer, tensors, plan.isa, parallel);
+  if (need_weights) {
+    grad_weights = weight_gradients(layer, tensors, unprojected, plan.isa, parallel);
+  }
   return {grad_input, tensors.grad_h_0, tensors.grad_c_0, grad_weights};
 }
 
@@ -121,10 +143,12 @@ GateGradientResult lstm_gate_gradients_cpu(
   const BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates,
                                 cells, /*need_states=*/true);
   const cpu::Parallel parallel = torch_parallel();
-  const cpu::LstmPlan plan =
-      cpu::make_backward_plan(layer.shape, layer.dtype, cpu::cpu_facts(parallel.threads));
+  const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
+  const cpu::LstmPlan plan = cpu::make_backward_plan(layer.shape, layer.dtype, facts);
+  if (tensors.rebuilds_gates) rebuild_gates(layer, tensors, facts, parallel);
+  const Tensor unprojected = unprojected_output(layer, tensors, plan.isa, parallel);
   const Tensor grad_input = run_backward(layer, tensors, plan, /*need_input=*/true, parallel);
-  const WeightOperands operands = weight_operands(layer, tensors, plan.isa, parallel);
+  const WeightOperands operands = weight_operands(layer, tensors, unprojected, parallel);
   return {grad_input,        tensors.grad_h_0, tensors.grad_c_0,     operands.grad_gates,
           operands.previous, operands.input,   operands.grad_output, operands.unprojected};
 }

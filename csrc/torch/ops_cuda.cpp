@@ -8,6 +8,7 @@
 #include "cuda/blas.h"
 #include "cuda/lstm_backward.h"
 #include "cuda/lstm_forward.h"
+#include "cuda/rebuild_gates.h"
 #include "cuda/weight_gradients.h"
 #include "cuda/workspace.h"
 #include "torch/cuda_context.h"
@@ -26,10 +27,11 @@ Layer make_cuda_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
   return make_device_layer(input, h_0, c_0, weights, lengths, reset_mask);
 }
 
-cuda::PlanSettings plan_settings(const CudaContext& context, bool training) {
+cuda::PlanSettings plan_settings(const CudaContext& context, bool training, bool recompute) {
   cuda::PlanSettings settings;
   settings.allow_tf32 = cuda::allows_tf32(context.blas_handle);
   settings.training = training;
+  settings.recompute = recompute;
   settings.allow_persistent = cuda::allows_persistent();
   settings.facts = context.facts;
   return settings;
@@ -67,6 +69,44 @@ std::vector<Tensor> new_weight_gradients(const Layer& layer) {
   return grads;
 }
 
+// Makes the gates that the forward did not save.
+void rebuild_gates(const Layer& layer, const BackwardTensors& tensors, void* workspace,
+                   const CudaContext& context, const cuda::Blas& blas) {
+  cuda::RebuildCall call;
+  call.shape = layer.shape;
+  call.dtype = layer.dtype;
+  call.lengths = device_lengths(layer);
+  call.reset_mask = layer.reset_flags();
+  call.x = layer.input.const_data_ptr();
+  for (int d = 0; d < layer.shape.directions; ++d) {
+    call.direction[d] = tensors.gates_direction(layer, d);
+  }
+  call.workspace = workspace;
+  call.stream = context.stream;
+  cuda::rebuild_gates(call, blas);
+}
+
+// o·tanh(c) of both directions, (L, T·N, H).
+Tensor unprojected_outputs(const Layer& layer, const BackwardTensors& tensors,
+                           const CudaContext& context) {
+  const LstmShape& shape = layer.shape;
+  const Tensor outputs = new_tensor({shape.directions, layer.data_rows, shape.hidden_size},
+                                    layer.input.scalar_type(), layer.device);
+  for (int d = 0; d < shape.directions; ++d) {
+    const LstmBackwardDirection direction = tensors.direction(layer, d);
+    cuda::UnprojectedOutput args;
+    args.shape = shape;
+    args.dtype = layer.dtype;
+    args.lengths = device_lengths(layer);
+    args.gates = direction.gates;
+    args.cells = direction.cells;
+    args.out = element(outputs, d * layer.data_rows * shape.hidden_size, dtype_size(layer.dtype));
+    args.stream = context.stream;
+    cuda::unprojected_output(args);
+  }
+  return outputs;
+}
+
 }  // namespace
 
 ForwardResult lstm_forward_cuda(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
@@ -74,12 +114,13 @@ ForwardResult lstm_forward_cuda(const Tensor& input, const Tensor& h_0, const Te
                                 const std::optional<Tensor>& lengths,
                                 const std::optional<Tensor>& batch_sizes,
                                 const std::optional<Tensor>& reset_mask, bool save_for_backward,
-                                bool return_cell_states) {
+                                bool return_cell_states, bool recompute) {
   const CudaContext context = current_cuda_context(device_of(input));
   const Layer layer = make_cuda_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
-  const ForwardTensors tensors(layer, save_for_backward, return_cell_states);
-  const cuda::LstmPlan plan =
-      cuda::make_forward_plan(layer.shape, layer.dtype, plan_settings(context, save_for_backward));
+  const ForwardTensors tensors(layer, save_for_backward, save_for_backward && !recompute,
+                               return_cell_states);
+  const cuda::LstmPlan plan = cuda::make_forward_plan(
+      layer.shape, layer.dtype, plan_settings(context, save_for_backward, recompute));
   const Tensor workspace = new_workspace(plan.workspace_bytes, layer);
 
   cuda::LstmForwardCall call;
@@ -110,7 +151,8 @@ BackwardResult lstm_backward_cuda(
   const BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates,
                                 cells, /*need_states=*/true);
   const cuda::LstmPlan plan =
-      cuda::make_backward_plan(shape, layer.dtype, plan_settings(context, true));
+      cuda::make_backward_plan(shape, layer.dtype, plan_settings(context, true, false));
+  const cuda::Blas blas(context.blas_handle, context.stream, layer.dtype, plan.allow_tf32);
   int64_t workspace_bytes = plan.workspace_bytes;
   if (need_weights) {
     workspace_bytes = std::max(
@@ -118,7 +160,20 @@ BackwardResult lstm_backward_cuda(
                                                          reset_mask.has_value())
                              .bytes);
   }
+  if (tensors.rebuilds_gates) {
+    workspace_bytes = std::max(
+        workspace_bytes,
+        cuda::rebuild_workspace(shape, layer.dtype, lengths.has_value(), reset_mask.has_value())
+            .bytes);
+  }
   const Tensor workspace = new_workspace(workspace_bytes, layer);
+
+  // Make what the recurrence needs, or overwrites.
+  if (tensors.rebuilds_gates) {
+    rebuild_gates(layer, tensors, workspace.mutable_data_ptr(), context, blas);
+  }
+  Tensor unprojected;
+  if (need_weights && shape.projection) unprojected = unprojected_outputs(layer, tensors, context);
 
   // Run the recurrence.
   cuda::LstmBackwardCall call;
@@ -151,11 +206,12 @@ BackwardResult lstm_backward_cuda(
     out.h_0 =
         const_element(layer.h_0, d * shape.batch * shape.output_size, dtype_size(layer.dtype));
     out.y = const_element(tensors.y, d * shape.output_size, dtype_size(layer.dtype));
-    out.gates = call.direction[d].gates;
-    out.cells = call.direction[d].cells;
     if (need_weights) set_weight_outputs(layer, grad_weights, d, out);
+    if (need_weights && shape.projection) {
+      out.unprojected = const_element(unprojected, d * layer.data_rows * shape.hidden_size,
+                                      dtype_size(layer.dtype));
+    }
   }
-  const cuda::Blas blas(context.blas_handle, context.stream, layer.dtype, plan.allow_tf32);
   Tensor grad_input = new_tensor(need_input ? sequence_sizes(layer, shape.input_size) : Sizes{0},
                                  layer.input.scalar_type(), layer.device);
   if (need_input) cuda::input_gradient(gradients, grad_input.mutable_data_ptr(), blas);

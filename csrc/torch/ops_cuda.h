@@ -15,7 +15,7 @@ ForwardResult lstm_forward_cuda(const Tensor& input, const Tensor& h_0, const Te
                                 const std::optional<Tensor>& lengths,
                                 const std::optional<Tensor>& batch_sizes,
                                 const std::optional<Tensor>& reset_mask, bool save_for_backward,
-                                bool return_cell_states);
+                                bool return_cell_states, bool recompute);
 
 BackwardResult lstm_backward_cuda(
     const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,

@@ -7,11 +7,12 @@ namespace lstm_fused {
 // One layer, both directions. `weights` holds for each direction w_ih, w_hh [, b_ih, b_hh] [,
 // w_hr]. Without batch_sizes input is (T, N, D); with them it is a PackedSequence's data. Returns
 // y, h_n, c_n, cell_states, gates, cells; the last two are for the backward, and those not asked
-// for are empty.
+// for are empty: of save_for_backward, `recompute` leaves out the gates, four fifths of the memory.
 constexpr const char* kLstmForwardSchema =
     "lstm_forward(Tensor input, Tensor h_0, Tensor c_0, Tensor[] weights, Tensor? lengths, "
     "Tensor? batch_sizes, Tensor? reset_mask, bool save_for_backward, "
-    "bool return_cell_states) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)";
+    "bool return_cell_states, bool recompute=False) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
+    "Tensor)";
 
 // The short way for a call that needs no gradients, masks or cell states: the first three results
 // of lstm_forward, input being (T, N, D). Without h_0 or c_0 that state is zero. For eager calls on
@@ -20,7 +21,8 @@ constexpr const char* kLstmInferenceSchema =
     "lstm_inference(Tensor input, Tensor? h_0, Tensor? c_0, Tensor[] weights, int directions) -> "
     "(Tensor, Tensor, Tensor)";
 
-// Returns grad_input, grad_h_0, grad_c_0 and grad_weights; those not asked for are empty.
+// Returns grad_input, grad_h_0, grad_c_0 and grad_weights; those not asked for are empty. Without
+// gates (an empty tensor of one dimension) it computes them anew.
 constexpr const char* kLstmBackwardSchema =
     "lstm_backward(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, "
     "Tensor? grad_cell_states, Tensor input, Tensor h_0, Tensor c_0, Tensor[] weights, "

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "cpu/rows.h"
+#include "cpu/scratch.h"
 #include "cpu/weight_gradient.h"
 
 namespace lstm_fused {
@@ -46,30 +47,10 @@ Tensor new_weight(const Layer& layer, int64_t rows, int64_t columns) {
   return new_tensor({rows, columns}, layer.input.scalar_type(), layer.device);
 }
 
-// o·tanh(c) of the data rows, (M, H).
-Tensor unprojected_output(const Layer& layer, const BackwardTensors& tensors, int d, cpu::Isa isa,
-                          const cpu::Parallel& parallel) {
-  const int64_t hidden = layer.shape.hidden_size;
-  const int64_t rows = layer.data_rows;
-  const int64_t size = dtype_size(layer.dtype);
-  Tensor output = ts::new_empty(layer.input, {rows, hidden});
-  const char* gate_rows = static_cast<const char*>(direction_of(tensors.gates, d).const_data_ptr());
-  const char* cell_rows = static_cast<const char*>(direction_of(tensors.cells, d).const_data_ptr());
-  char* output_rows = static_cast<char*>(output.mutable_data_ptr());
-  const cpu::KernelTable& table = cpu::kernel_table(isa, layer.dtype);
-  parallel.for_each(rows, [&](int64_t row) {
-    table.unprojected_output(gate_rows + row * kGates * hidden * size,
-                             cell_rows + row * hidden * accumulator_size(layer.dtype), 1, hidden,
-                             output_rows + row * hidden * size);
-  });
-  return output;
-}
-
 // dW_hr = Σ over data rows of grad_outputᵀ·(o·tanh(c)).
-Tensor projection_gradient(const Layer& layer, const BackwardTensors& tensors, int d, cpu::Isa isa,
-                           const cpu::Parallel& parallel) {
+Tensor projection_gradient(const Layer& layer, const Tensor& grad_output, const Tensor& output,
+                           cpu::Isa isa, const cpu::Parallel& parallel) {
   const LstmShape& s = layer.shape;
-  const Tensor output = unprojected_output(layer, tensors, d, isa, parallel);
   const Tensor grad = new_weight(layer, s.output_size, s.hidden_size);
   cpu::RowPointers rows(layer.data_rows);
   for (int64_t m = 0; m < layer.data_rows; ++m) {
@@ -78,7 +59,7 @@ Tensor projection_gradient(const Layer& layer, const BackwardTensors& tensors, i
   cpu::WeightGradientArgs args;
   args.dtype = layer.dtype;
   args.rows = layer.data_rows;
-  args.grad = direction_of(tensors.grad_output, d).const_data_ptr();
+  args.grad = grad_output.const_data_ptr();
   args.grad_columns = s.output_size;
   args.weight[0] = {rows.data(), s.hidden_size, grad.mutable_data_ptr()};
   cpu::weight_gradient(args, isa, parallel);
@@ -87,8 +68,29 @@ Tensor projection_gradient(const Layer& layer, const BackwardTensors& tensors, i
 
 }  // namespace
 
+Tensor unprojected_output(const Layer& layer, const BackwardTensors& tensors, cpu::Isa isa,
+                          const cpu::Parallel& parallel) {
+  const int64_t hidden = layer.shape.hidden_size;
+  const int64_t size = dtype_size(layer.dtype);
+  const int directions = layer.shape.projection ? layer.shape.directions : 0;
+  Tensor output = ts::new_empty(layer.input, {directions, layer.data_rows, hidden});
+  const cpu::KernelTable& table = cpu::kernel_table(isa, layer.dtype);
+  for (int d = 0; d < directions; ++d) {
+    const void* gates = direction_of(tensors.gates, d).const_data_ptr();
+    const void* cells = direction_of(tensors.cells, d).const_data_ptr();
+    void* outputs = direction_of(output, d).mutable_data_ptr();
+    parallel.for_each(layer.data_rows, [&](int64_t row) {
+      table.unprojected_output(cpu::advance(gates, row * kGates * hidden, size),
+                               cpu::advance(cells, row * hidden, accumulator_size(layer.dtype)), 1,
+                               hidden, cpu::advance(outputs, row * hidden, size));
+    });
+  }
+  return output;
+}
+
 std::vector<Tensor> weight_gradients(const Layer& layer, const BackwardTensors& tensors,
-                                     cpu::Isa isa, const cpu::Parallel& parallel) {
+                                     const Tensor& unprojected, cpu::Isa isa,
+                                     const cpu::Parallel& parallel) {
   const LstmShape& s = layer.shape;
   const int64_t gates = kGates * s.hidden_size;
   const cpu::RowPointers x = input_rows(layer);
@@ -116,13 +118,16 @@ std::vector<Tensor> weight_gradients(const Layer& layer, const BackwardTensors& 
       grads.push_back(grad_bias);
       grads.push_back(ts::clone(grad_bias));
     }
-    if (s.projection) grads.push_back(projection_gradient(layer, tensors, d, isa, parallel));
+    if (s.projection) {
+      grads.push_back(projection_gradient(layer, direction_of(tensors.grad_output, d),
+                                          direction_of(unprojected, d), isa, parallel));
+    }
   }
   return grads;
 }
 
-WeightOperands weight_operands(const Layer& layer, const BackwardTensors& tensors, cpu::Isa isa,
-                               const cpu::Parallel& parallel) {
+WeightOperands weight_operands(const Layer& layer, const BackwardTensors& tensors,
+                               const Tensor& unprojected, const cpu::Parallel& parallel) {
   // Data rows (M, features) of each direction, in the order of layer.input's rows.
   const auto in_input_order = [&](int directions, int64_t features, const auto& data_of) {
     const int64_t rows = layer.sequence_rows;
@@ -156,9 +161,8 @@ WeightOperands weight_operands(const Layer& layer, const BackwardTensors& tensor
                    0);
   operands.grad_output = in_input_order(
       projections, s.output_size, [&](int d) { return direction_of(tensors.grad_output, d); });
-  operands.unprojected = in_input_order(projections, s.hidden_size, [&](int d) {
-    return unprojected_output(layer, tensors, d, isa, parallel);
-  });
+  operands.unprojected = in_input_order(projections, s.hidden_size,
+                                        [&](int d) { return direction_of(unprojected, d); });
   return operands;
 }
 

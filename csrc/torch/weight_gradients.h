@@ -13,9 +13,15 @@
 
 namespace lstm_fused {
 
+// o·tanh(c), which W_hr's gradient multiplies, (L, M, H); no rows without projection. Ahead of the
+// recurrence, which may overwrite the gates.
+Tensor unprojected_output(const Layer& layer, const BackwardTensors& tensors, cpu::Isa isa,
+                          const cpu::Parallel& parallel);
+
 // In the order of layer.weights.
 std::vector<Tensor> weight_gradients(const Layer& layer, const BackwardTensors& tensors,
-                                     cpu::Isa isa, const cpu::Parallel& parallel);
+                                     const Tensor& unprojected, cpu::Isa isa,
+                                     const cpu::Parallel& parallel);
 
 // What the weights' gradients are products of, its rows in the order of layer.input's; zero past a
 // row's length. The last two have no rows without projection.
@@ -26,7 +32,7 @@ struct WeightOperands {
   Tensor grad_output;  // (L, rows, P)
   Tensor unprojected;  // (L, rows, H) o·tanh(c)
 };
-WeightOperands weight_operands(const Layer& layer, const BackwardTensors& tensors, cpu::Isa isa,
-                               const cpu::Parallel& parallel);
+WeightOperands weight_operands(const Layer& layer, const BackwardTensors& tensors,
+                               const Tensor& unprojected, const cpu::Parallel& parallel);
 
 }  // namespace lstm_fused

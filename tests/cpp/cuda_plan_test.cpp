@@ -115,11 +115,19 @@ void test_workspaces() {
       const auto dense = cuda::weight_gradient_workspace(shape, dtype, false, false);
       const auto reset = cuda::weight_gradient_workspace(shape, dtype, false, true);
       const auto ragged = cuda::weight_gradient_workspace(shape, dtype, true, false);
-      check_parts(ragged.bytes, {ragged.input, ragged.previous, ragged.hidden, ragged.sums});
+      check_parts(ragged.bytes, {ragged.input, ragged.previous, ragged.sums});
+      const auto rebuild = cuda::rebuild_workspace(shape, dtype, false, true);
+      check_parts(rebuild.bytes, {rebuild.preactivations, rebuild.previous});
       CHECK_LT(dense.bytes, reset.bytes);
       CHECK_LT(reset.bytes, ragged.bytes);
     }
   }
+  // Pre-activations lie in the gates, or, of 16-bit types, are made of some steps at a time.
+  const LstmShape middle = shape_of(300, 64, 8, 256);
+  CHECK_EQ(cuda::rebuild_workspace(middle, DType::kFloat32, false, false).bytes, 0);
+  const auto some = cuda::rebuild_workspace(middle, DType::kBFloat16, false, false);
+  CHECK_EQ(some.steps_per_product, 38);
+  CHECK_EQ(some.bytes, int64_t{38} * 64 * 4 * 256 * 4);
   // 64-bit sizes.
   const LstmShape large = shape_of(4096, 4096, 1024, 4096, 0, 2);
   CHECK_LT(int64_t{4096} * 4096 * 4 * 4096 * 2 * 4,

@@ -98,6 +98,26 @@ class ForwardCall {
     cpu::lstm_forward(args, plan, parallel);
   }
 
+  // The gates anew, from what the last run gave.
+  Outputs rebuild_gates(const cpu::LstmPlan& plan, const Parallel& parallel) {
+    const LstmShape& shape = problem_.values.shape;
+    LstmGatesArgs args;
+    args.shape = shape;
+    args.dtype = problem_.dtype;
+    args.layout = &problem_.layout;
+    args.x = x_.data();
+    if (!problem_.values.reset_mask.empty()) args.reset_mask = layer_.marks();
+    Outputs gates;
+    for (int d = 0; d < shape.directions; ++d) {
+      Array& out = gates[named("gates", d)];
+      out = Array(problem_.dtype, problem_.data_rows() * 4 * shape.hidden_size);
+      args.direction[d] = {layer_.weights(d), layer_.h_0(d), outputs["y"].at(d * shape.output_size),
+                           out.data()};
+    }
+    cpu::rebuild_gates(args, plan, parallel);
+    return gates;
+  }
+
   static std::string named(const char* name, int d) { return text(name, d); }
 
   Outputs outputs;
@@ -141,7 +161,8 @@ class BackwardCall {
     for (const char* suffix : {"", "0", "1"}) inputs_.erase(name + suffix);
   }
 
-  void run(const cpu::LstmPlan& plan, const Parallel& parallel) {
+  // in_place: the gates' gradients overwrite the gates.
+  void run(const cpu::LstmPlan& plan, const Parallel& parallel, bool in_place = false) {
     const LstmShape& shape = problem_.values.shape;
     LstmBackwardArgs args;
     args.shape = shape;
@@ -161,6 +182,11 @@ class BackwardCall {
       to.grad_c_n = inputs_[named("c_n", d)].data();
       to.grad_cell_states = inputs_["cell_states"].at(d * shape.hidden_size);
       to.grad_gates = outputs[named("grad_gates", d)].data();
+      if (in_place) {
+        const Array& gates = inputs_[named("gates", d)];
+        std::memcpy(to.grad_gates, gates.data(), gates.size() * dtype_size(problem_.dtype));
+        to.gates = to.grad_gates;
+      }
       if (shape.projection) to.grad_output = outputs[named("grad_output", d)].data();
       if (!outputs.count(named("grad_h_0", d))) continue;
       to.grad_h_0 = outputs[named("grad_h_0", d)].data();

@@ -12,6 +12,7 @@
 #include "check.h"
 #include "cpu/lstm_backward.h"
 #include "cpu/lstm_forward.h"
+#include "cpu/rebuild_gates.h"
 #include "reference.h"
 
 namespace lstm_fused::test {

@@ -95,6 +95,9 @@ void check_forward(const Problem& problem, cpu::Isa isa, double& worst) {
     check_divisions(other, form, base.outputs);
     plain.run(form, kOneThread.parallel);
     check_same_bits(plain.outputs, base.outputs);
+    const Pool& pool = next_pool();
+    const Scope rebuilt("rebuilt, ", pool.name);
+    check_same_bits(base.rebuild_gates(form, pool.parallel), base.outputs);
   }
 }
 
@@ -149,6 +152,8 @@ void check_backward(const Problem& problem, cpu::Isa isa, double& worst) {
   BackwardCall plain(problem, saved, grads, false);
   plain.run(form, kOneThread.parallel);
   check_same_bits(plain.outputs, base.outputs);
+  other.run(form, kOneThread.parallel, /*in_place=*/true);
+  check_same_bits(other.outputs, base.outputs);
   for (const char* name : {"cell_states", "h_n", "c_n", "y"}) {
     const Scope scope("without the gradient of ", name, " and those before");
     base.drop(name);

@@ -83,10 +83,10 @@ ForwardResult lstm_forward_emulated(const Tensor& input, const Tensor& h_0, cons
                                     const std::optional<Tensor>& lengths,
                                     const std::optional<Tensor>& batch_sizes,
                                     const std::optional<Tensor>& reset_mask, bool save_for_backward,
-                                    bool return_cell_states) {
+                                    bool return_cell_states, bool recompute) {
   return lstm_forward_cuda(to_device(input), to_device(h_0), to_device(c_0), to_device(weights),
                            to_device(lengths), batch_sizes, to_device(reset_mask),
-                           save_for_backward, return_cell_states);
+                           save_for_backward, return_cell_states, recompute);
 }
 
 BackwardResult lstm_backward_emulated(
