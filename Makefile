@@ -36,12 +36,17 @@ $(INSTALLED): $(REQUIREMENTS) $(BUILD_INPUTS) \
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-build-isolation --no-deps -e .
 	touch $@
 
-# Boost.Context runs the threads of the emulated CUDA device, where there is an nvcc. Where it cannot
-# be installed those tests are skipped, and say so.
+# What executes CUDA kernels on the CPU: nvcc, PyPI's where the machine has none, and Boost.Context,
+# which runs the threads. Where they cannot be installed those tests are skipped, and say so.
+NVCC := $(VENV)/.lstm_fused-nvcc
+HAS_NVCC := $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
+$(NVCC): requirements-nvcc.txt $(REQUIREMENTS)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-nvcc.txt && touch $@ || true
+
 BOOST_CONTEXT := /usr/include/boost/context/detail/fcontext.hpp
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -n)
-system-packages:
-	if [ ! -e $(BOOST_CONTEXT) ] && command -v nvcc >/dev/null && command -v apt-get >/dev/null; then \
+system-packages: $(if $(HAS_NVCC),,$(NVCC))
+	if [ ! -e $(BOOST_CONTEXT) ] && command -v apt-get >/dev/null; then \
 		$(AS_ROOT) apt-get update -qq && \
 		$(AS_ROOT) apt-get install -qq -y --no-install-recommends libboost-context-dev || true; \
 	fi

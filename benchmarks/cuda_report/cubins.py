@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,9 +46,17 @@ class Resources:
 
 
 def find_nvcc() -> str | None:
+    """CUDA_HOME's, the path's, or that of requirements-nvcc.txt."""
     homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    path = os.pathsep.join([os.path.join(home, "bin") for home in homes] + [os.environ["PATH"]])
-    return shutil.which("nvcc", path=path) or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    nvidia = find_spec("nvidia")
+    packages = nvidia.submodule_search_locations if nvidia is not None else None
+    places = [
+        *(Path(home, "bin") for home in homes),
+        *map(Path, os.environ["PATH"].split(os.pathsep)),
+        Path("/usr/local/cuda/bin"),
+        *(Path(package, "cu13", "bin") for package in packages or ()),
+    ]
+    return shutil.which("nvcc", path=os.pathsep.join(map(str, places)))
 
 
 def kernel_sources() -> list[Path]:

@@ -15,7 +15,7 @@ include_guard(GLOBAL)
 
 set(CUDA_ON_CPU_DIR "${CMAKE_CURRENT_LIST_DIR}")
 find_package(Python REQUIRED COMPONENTS Interpreter)
-find_program(CUDA_ON_CPU_NVCC nvcc HINTS "$ENV{CUDA_HOME}/bin" /usr/local/cuda/bin REQUIRED)
+# CUDA_ON_CPU_NVCC is the path of nvcc.
 file(REAL_PATH "${CUDA_ON_CPU_NVCC}" cuda_on_cpu_nvcc)
 cmake_path(GET cuda_on_cpu_nvcc PARENT_PATH cuda_on_cpu_toolkit)
 find_path(CUDA_ON_CPU_INCLUDE cuda_occupancy.h

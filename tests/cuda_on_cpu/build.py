@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from benchmarks.cuda_report.cubins import find_nvcc
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -29,8 +31,7 @@ class Library:
 @cache
 def missing() -> str | None:
     """Say what the emulation lacks on this machine, or None."""
-    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
-    if nvcc is None:
+    if find_nvcc() is None:
         return "the emulated CUDA device needs nvcc"
     probe = "#include <boost/context/detail/fcontext.hpp>\nint main() {}\n"
     command = ["c++", "-x", "c++", "-", "-lboost_context", "-o", "/dev/null"]
@@ -84,6 +85,7 @@ def _build(libraries: Sequence[Library], directory: Path, jobs: int) -> dict[str
         _run(
             *(_tool("cmake"), "-S", directory, "-B", output, "-G", "Ninja"),
             *(f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}", f"-DPython_EXECUTABLE={sys.executable}"),
+            f"-DCUDA_ON_CPU_NVCC={find_nvcc()}",
         )
     _run(_tool("cmake"), "--build", output, "--parallel", jobs)
     names = ["cuda_on_cpu", *(library.name for library in libraries)]
