@@ -52,7 +52,6 @@ def vmap_backward(
         or in_dims[9] is not None
         or in_dims[13] is None  # the forward was not mapped; of gates None also says: none saved
         or (need_weights and _is_differentiated(arguments))
-        or (need_weights and input.is_cuda)  # which has no op for gradients of each sample
     ):
         return vmap_one_by_one(call, info, in_dims, *arguments)
     fold = _Fold(info.batch_size, packed=masks[1] is not None)

@@ -20,7 +20,8 @@ Hidden = tuple[Tensor, Tensor]
 
 
 def can_run_directly(input: Any, hx: Any, rank: int) -> bool:
-    """Whether it is such a call: of input of this rank, with no transform, autocast or trace on."""
+    """Whether it is such a call: of input of this rank, with no transform, autocast, trace or
+    dispatch mode on."""
     return (
         not torch.compiler.is_compiling()
         and type(input) is Tensor
@@ -31,6 +32,8 @@ def can_run_directly(input: Any, hx: Any, rank: int) -> bool:
         and _native.has_kernels(input.device)
         and not torch._C._is_any_autocast_enabled()
         and not torch._C._are_functorch_transforms_active()
+        and not torch._C._is_tracing()
+        and torch._C._len_torch_dispatch_stack() == 0
         and forward_ad._current_level < 0
     )
 
@@ -43,8 +46,8 @@ def run_directly(
     batch_first: bool = False,
     recompute: bool = False,
 ) -> tuple[Tensor, Hidden] | None:
-    """One layer, as `FusedLSTM` runs it. None where the tensors do not fit together: the long way
-    says in nn.LSTM's words what is wrong with them."""
+    """One layer, as `FusedLSTM` runs it. None where that fails, most often because the tensors do
+    not fit together: the long way fails too, and says in nn.LSTM's words what is wrong."""
     x = input.transpose(0, 1) if batch_first else input
     try:
         if torch.is_grad_enabled() and _requires_grad(input, hx, weights):

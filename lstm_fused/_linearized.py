@@ -70,7 +70,7 @@ def make_direction(
 ) -> Direction:
     """Of input, outputs, activated gates (T, N, 4H) and cell states, zero where no step takes
     place; initial states; w_ih, w_hh [, b_ih, b_hh] [, w_hr]."""
-    gates = gates.view(*gates.shape[:2], GATES, -1)
+    gates = gates.view(*cells.shape[:2], GATES, cells.shape[2])
     i, f, g, o = gates.unbind(2)
     tanh_c = cells.tanh()
     c_in = _entering(cells, c_0, masks)

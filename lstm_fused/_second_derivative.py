@@ -55,6 +55,7 @@ def second_derivative(
 
     Args:
         grad_grads: incoming gradients of those of input, h_0, c_0 and the weights; None is zero.
+            The weights' may be absent.
         grads: incoming gradients of y, h_n, c_n, cell_states, which the gradient came from.
         variables: input, h_0, c_0, and the weights.
         masks: lengths, batch_sizes, reset_mask.
@@ -74,6 +75,7 @@ def second_derivative(
         """A direction's share of a sequence of all directions' features, or None."""
         return None if sequence is None else rows.padded(sequence).chunk(count, dim=-1)[d]
 
+    weights_dot = grad_grads[3:] or [None] * len(weights)  # absent where none was asked for
     x, x_dot = rows.padded(input), None if grad_grads[0] is None else rows.padded(grad_grads[0])
     results = []
     for d in range(count):
@@ -83,7 +85,7 @@ def second_derivative(
             (features(grads[0], d), *rows.states(grads[1:3], d), features(grads[3], d)),
             (x, *rows.states((h_0, c_0), d)),
             [w.to(x.dtype) for w in weights[own]],
-            [None if w is None else w.to(x.dtype) for w in grad_grads[3:][own]],
+            [None if w is None else w.to(x.dtype) for w in weights_dot[own]],
             (features(y, d), rows.padded_saved(gates[d]), rows.padded_saved(cells[d])),
             rows.masks,
             reverse=d == 1,

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """One LSTM layer as a differentiable function: kernels first, the reference beyond them.
 
-The first derivative runs in the kernels. Derivatives of the derivative (gradient penalties, MAML,
-Hessians) differentiate `lstm_fused.reference`, which is plain torch: exact at any order.
+The first derivative runs in the kernels; the second (gradient penalties, MAML, Hessians) comes from
+what the forward saved. Beyond it, and in transforms and traces, autograd differentiates
+`lstm_fused.reference`, which is plain torch: exact at any order.
 """
 
 from __future__ import annotations
@@ -301,6 +302,8 @@ class FusedLSTMBackwardFunction(torch.autograd.Function):
         if (
             torch.is_grad_enabled()
             or torch._C._are_functorch_transforms_active()
+            or torch._C._len_torch_dispatch_stack() > 0  # traces, fake tensors
+            or variables[0].is_meta
             or any(map(is_legacy_batched, grad_grads))
         ):
             derive = differentiable_second_derivative

@@ -68,6 +68,8 @@ class FusedLSTM(nn.RNNBase):
     ) -> None:
         if backend not in ("auto", "cudnn"):
             raise ValueError(f'backend must be "auto" or "cudnn", got {backend!r}')
+        if not isinstance(recompute, bool):
+            raise TypeError(f"recompute must be a bool, got {type(recompute).__name__}")
         if recompute and backend == "cudnn":
             raise ValueError(f'recompute needs backend="auto", got backend={backend!r}')
         super().__init__(

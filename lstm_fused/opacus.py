@@ -129,7 +129,7 @@ class DPFusedLSTM(nn.Module):
 
     @classmethod
     def from_fused(cls, module: FusedLSTM) -> DPFusedLSTM:
-        """A copy of a FusedLSTM."""
+        """A copy of a FusedLSTM; without `recompute`, which gradients of each sample do not use."""
         names = "input_size hidden_size num_layers bias batch_first dropout bidirectional proj_size"
         own = cls(**{name: getattr(module, name) for name in names.split()})
         weight = next(module.parameters())

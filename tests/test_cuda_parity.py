@@ -251,6 +251,42 @@ def test_second_derivative(bidirectional: bool, emulated: EmulatedOps) -> None:
         assert_within_budget(name, ours, None, truth, case.dtype)
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        LayerCase(4, 3, 2, 5),
+        LayerCase(4, 3, 2, 5, P=2, bidirectional=True, lengths=(2, 4, 0), reset=0.3, poison=True),
+        LayerCase(3, 2, 2, 5, bidirectional=True, reset=0.4, bias=False),
+        LayerCase(3, 0, 2, 5, P=2),
+    ],
+    ids=str,
+)
+def test_gate_gradients_are_the_factors_of_weight_gradients(
+    case: LayerCase, emulated: EmulatedOps
+) -> None:
+    inputs = make_inputs(in_dtype(case, torch.float64))
+    weights = list(inputs.weights.values())
+    layer = (inputs.input, inputs.h_0, inputs.c_0, weights, inputs.lengths, None, inputs.reset_mask)
+    y, h_n, c_n, cell_states, gates, cells = emulated.ops.lstm_forward(*layer, True, True)
+    grads = [torch.randn_like(t) for t in (y, h_n, c_n, cell_states)]
+    saved = (y, gates, cells)
+    expected = emulated.ops.lstm_backward(*grads, *layer, *saved, True, True, True)
+    *states_and_input, grad_gates, previous, x, grad_output, unprojected = (
+        emulated.ops.lstm_gate_gradients(*grads, *layer, *saved)
+    )
+    for name, ours, theirs in zip(("x", "h_0", "c_0"), states_and_input, expected, strict=False):
+        assert_within_budget(name, ours, None, theirs, torch.float64)
+    products: list[torch.Tensor] = []
+    for d in range(case.dirs):
+        products += [grad_gates[d].T @ x, grad_gates[d].T @ previous[d]]
+        if case.bias:
+            products += [grad_gates[d].sum(0)] * 2
+        if case.P:
+            products.append(grad_output[d].T @ unprojected[d])
+    for name, product, theirs in zip(inputs.weights, products, expected[3], strict=True):
+        assert_within_budget(name, product, None, theirs, torch.float64)
+
+
 def test_batch_sizes_are_refused(emulated: EmulatedOps) -> None:
     weights = [torch.zeros(8, 3), torch.zeros(8, 2)]
     states = torch.zeros(1, 2, 2)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The short way of eager calls gives what the long way gives, and leaves to it what it must."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,9 @@ from conftest import DTYPES
 from kit.numeric import assert_bitwise_equal
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from lstm_fused import FusedLSTM, FusedLSTMCell, _native
+from lstm_fused import FusedLSTM, FusedLSTMCell, _direct, _native
 
 D, H = 6, 9
 OPTIONS: list[dict[str, Any]] = [
@@ -26,16 +28,24 @@ inference_op: Any = torch.ops.lstm_fused.lstm_inference.default
 
 
 class Spy:
-    """The op for inference, and how often it ran."""
+    """Stands in for what the short way calls, and counts the calls that succeeded."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls = 0
-        self.op = _native.lstm_inference_op
-        monkeypatch.setattr(_native, "lstm_inference_op", self)
+        self.inferred = self.trained = 0
+        op, apply = _native.lstm_inference_op, _direct.apply_function
 
-    def __call__(self, *arguments: Any) -> Any:
-        self.calls += 1
-        return self.op(*arguments)
+        def infer(*arguments: Any) -> Any:
+            result = op(*arguments)
+            self.inferred += 1
+            return result
+
+        def train(*arguments: Any) -> Any:
+            result = apply(*arguments)
+            self.trained += 1
+            return result
+
+        monkeypatch.setattr(_native, "lstm_inference_op", infer)
+        monkeypatch.setattr(_direct, "apply_function", train)
 
 
 @pytest.fixture
@@ -80,7 +90,7 @@ def test_short_and_long_way_agree_bit_for_bit(
 
     spy = Spy(monkeypatch)
     short = run()
-    assert spy.calls == 1
+    assert (spy.inferred, spy.trained) == (1, 1)
     monkeypatch.setattr(_native, "lstm_inference_op", None)  # which the long way does without
     for ours, expected in zip(short, run(), strict=True):
         assert_bitwise_equal(ours, expected)
@@ -98,7 +108,7 @@ def test_cell(bias: bool, given: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         short = cell(x, hx)
     trained = cell(x, hx)
-    assert spy.calls == 1
+    assert (spy.inferred, spy.trained) == (1, 1)
     monkeypatch.setattr(_native, "lstm_inference_op", None)
     for results in zip(short, trained, cell(x, hx), strict=True):
         assert_bitwise_equal(results[0], results[2])
@@ -116,6 +126,12 @@ def autocast(module: FusedLSTM, x: Tensor) -> None:
         assert module(x)[0].dtype == torch.bfloat16
 
 
+def trace(module: FusedLSTM, x: Tensor) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of comparing sizes
+        torch.jit.trace(lambda v: module(v)[0], x)
+
+
 LONG: dict[str, Callable[[FusedLSTM, Tensor], Any]] = {
     "forward mode": dual,
     "autocast": autocast,
@@ -125,6 +141,8 @@ LONG: dict[str, Callable[[FusedLSTM, Tensor], Any]] = {
     "resets": lambda m, x: m(x, reset_mask=torch.zeros(2, 2, dtype=torch.bool)),
     "cells": lambda m, x: m(x, return_cell_states=True),
     "unbatched": lambda m, x: m(x[0]),
+    "trace": trace,
+    "make_fx": lambda m, x: make_fx(lambda v: m(v)[0])(x),
     "subclass": lambda m, x: m(nn.Parameter(x)),
 }
 
@@ -132,9 +150,10 @@ LONG: dict[str, Callable[[FusedLSTM, Tensor], Any]] = {
 @pytest.mark.parametrize("call", LONG.values(), ids=LONG)
 def test_other_calls_take_the_long_way(call: Callable[..., Any], spy: Spy) -> None:
     module = FusedLSTM(D, H)
-    with torch.no_grad():
-        call(module, torch.randn(2, 2, D))
-    assert spy.calls == 0
+    for mode in (torch.no_grad(), torch.enable_grad()):
+        with mode:
+            call(module, torch.randn(2, 2, D))
+    assert (spy.inferred, spy.trained) == (0, 0)
 
 
 @pytest.mark.parametrize("directions", [1, 2])

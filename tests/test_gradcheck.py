@@ -2,6 +2,7 @@
 """Derivatives of every order: finite differences, and mixtures that a training loop makes."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -12,6 +13,7 @@ from conftest import DTYPES, run_ours
 from kit.cases import LayerCase, LayerInputs, make_inputs
 from kit.numeric import Results, assert_bitwise_equal, assert_within_budget, make_module
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
@@ -172,6 +174,47 @@ def test_gradient_penalty_in_every_dtype(case: LayerCase, dtype: torch.dtype) ->
     theirs = penalised_gradients(inputs, ours=False, twice=False)
     for name, ours in penalised_gradients(inputs, ours=True, twice=False).items():
         assert_within_budget(f"{case}: {name}", ours, theirs[name], truth[name], dtype)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        FusedLSTM(2, 3, bidirectional=True, dtype=F64),
+        FusedLSTM(2, 3, proj_size=2, bias=False, dtype=F64),
+        FusedLSTM(2, 3, recompute=True, dtype=F64),
+        FusedLSTMCell(2, 3, dtype=F64),
+    ],
+    ids=str,
+)
+def test_second_derivative_through_frozen_weights(module: Any) -> None:
+    """As of a critic, or of an attribution: no gradient of the weights is ever asked for."""
+    module.requires_grad_(False)
+    shape = (2, 2) if isinstance(module, FusedLSTMCell) else (3, 2, 2)
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=F64, requires_grad=True)
+    assert gradgradcheck(lambda x: module(x)[0], [x])
+
+
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "proj_size": 2}], ids=str)
+def test_second_derivative_of_an_empty_batch(options: dict[str, Any]) -> None:
+    module = FusedLSTM(2, 3, **options)
+    x = torch.randn(3, 0, 2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(module(x)[0].sum(), x, create_graph=True)
+    along_x, along_w = torch.autograd.grad(gradient.square().sum(), [x, module.weight_hh_l0])
+    assert along_x.shape == x.shape
+    assert not along_w.any()
+
+
+@pytest.mark.parametrize("device", ["meta", "fake"])
+def test_second_derivative_of_tensors_without_values(device: str) -> None:
+    with FakeTensorMode() if device == "fake" else nullcontext():
+        module = FusedLSTM(2, 3, device="meta" if device == "meta" else None)
+        x = torch.randn(3, 2, 2, requires_grad=True, device=module.weight_ih_l0.device)
+        lengths = torch.tensor([3, 1], device=x.device)
+        y = module(x, lengths=lengths)[0]
+        (gradient,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        (along,) = torch.autograd.grad(gradient.square().sum(), module.weight_hh_l0)
+        assert along.shape == module.weight_hh_l0.shape
 
 
 def test_gradient_through_a_step_of_descent() -> None:

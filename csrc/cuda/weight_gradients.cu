@@ -124,18 +124,7 @@ void recurrent_gradient(const GradientCall& call, int direction, void* previous,
   const int64_t gates = kGates * s.hidden_size, y_stride = s.directions * s.output_size;
   const int64_t rows = s.steps * s.batch, rest = rows - s.batch;
   if (call.lengths != nullptr || call.reset_mask != nullptr) {
-    GatherRows gather;
-    gather.steps = s.steps;
-    gather.batch = s.batch;
-    gather.row_bytes = s.output_size * storage;
-    gather.rows = d.y;
-    gather.stride_bytes = y_stride * storage;
-    gather.shift = direction == 0 ? -1 : 1;
-    gather.first_rows = d.h_0;
-    gather.lengths = call.lengths;
-    gather.reset_mask = call.reset_mask;
-    gather.out = previous;
-    gather_rows(gather, call.stream);
+    gather_previous(call, direction, previous);
     row_product(blas, rows, d.grad_gates, gates, previous, s.output_size, s.output_size, 0,
                 d.grad_w_hh);
     return;
@@ -198,10 +187,40 @@ void input_gradient(const GradientCall& call, void* grad_x, const Blas& blas) {
   }
 }
 
+void gather_input(const GradientCall& call, void* out) {
+  const LstmShape& s = call.shape;
+  GatherRows gather;
+  gather.steps = s.steps;
+  gather.batch = s.batch;
+  gather.row_bytes = s.input_size * dtype_size(call.dtype);
+  gather.rows = call.x;
+  gather.stride_bytes = gather.row_bytes;
+  gather.lengths = call.lengths;
+  gather.out = out;
+  gather_rows(gather, call.stream);
+}
+
+void gather_previous(const GradientCall& call, int direction, void* out) {
+  const LstmShape& s = call.shape;
+  const GradientDirection& d = call.direction[direction];
+  const int64_t storage = dtype_size(call.dtype);
+  GatherRows gather;
+  gather.steps = s.steps;
+  gather.batch = s.batch;
+  gather.row_bytes = s.output_size * storage;
+  gather.rows = d.y;
+  gather.stride_bytes = s.directions * s.output_size * storage;
+  gather.shift = direction == 0 ? -1 : 1;
+  gather.first_rows = d.h_0;
+  gather.lengths = call.lengths;
+  gather.reset_mask = call.reset_mask;
+  gather.out = out;
+  gather_rows(gather, call.stream);
+}
+
 void weight_gradients(const GradientCall& call, const Blas& blas) {
   const LstmShape& s = call.shape;
   if (s.batch == 0) return clear(call);
-  const int64_t storage = dtype_size(call.dtype);
   const int64_t rows = s.steps * s.batch, gates = kGates * s.hidden_size;
   const WeightGradientWorkspace parts =
       weight_gradient_workspace(s, call.dtype, call.lengths != nullptr, call.reset_mask != nullptr);
@@ -210,16 +229,8 @@ void weight_gradients(const GradientCall& call, const Blas& blas) {
   // NOTE: x may be NaN past a row's length.
   const void* x = call.x;
   if (call.lengths != nullptr) {
-    GatherRows gather;
-    gather.steps = s.steps;
-    gather.batch = s.batch;
-    gather.row_bytes = s.input_size * storage;
-    gather.rows = call.x;
-    gather.stride_bytes = gather.row_bytes;
-    gather.lengths = call.lengths;
-    gather.out = workspace + parts.input;
-    gather_rows(gather, call.stream);
-    x = gather.out;
+    gather_input(call, workspace + parts.input);
+    x = workspace + parts.input;
   }
 
   for (int i = 0; i < s.directions; ++i) {

@@ -52,6 +52,11 @@ void unprojected_output(const UnprojectedOutput& args);
 // grad_x (T, N, D) = Σ over directions of grad_gates·W_ih; zero past a row's length.
 void input_gradient(const GradientCall& call, void* grad_x, const Blas& blas);
 
+// What the gradients of W_ih and W_hh multiply grad_gates by, zero where a row takes no part: x, as
+// out (T, N, D), and a direction's h_prev, as out (T, N, P).
+void gather_input(const GradientCall& call, void* out);
+void gather_previous(const GradientCall& call, int direction, void* out);
+
 // Every grad_* of the directions.
 void weight_gradients(const GradientCall& call, const Blas& blas);
 

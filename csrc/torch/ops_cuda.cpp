@@ -3,6 +3,7 @@
 #include "torch/ops_cuda.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "common/error.h"
 #include "cuda/blas.h"
@@ -107,6 +108,106 @@ Tensor unprojected_outputs(const Layer& layer, const BackwardTensors& tensors,
   return outputs;
 }
 
+// What both backward ops begin with: the recurrence, which gives the gradients of the gates.
+class Backward {
+ public:
+  Backward(Layer layer_, BackwardTensors tensors_, bool need_weights)
+      : layer(std::move(layer_)),
+        tensors(std::move(tensors_)),
+        context(current_cuda_context(layer.device)),
+        plan(cuda::make_backward_plan(layer.shape, layer.dtype,
+                                      plan_settings(context, true, false))),
+        blas(context.blas_handle, context.stream, layer.dtype, plan.allow_tf32),
+        workspace(new_workspace(workspace_bytes(need_weights), layer)) {
+    // Make what the recurrence needs, or overwrites.
+    if (tensors.rebuilds_gates) {
+      rebuild_gates(layer, tensors, workspace.mutable_data_ptr(), context, blas);
+    }
+    if (need_weights && layer.shape.projection) {
+      unprojected = unprojected_outputs(layer, tensors, context);
+    } else {
+      unprojected = new_tensor({0, layer.data_rows, layer.shape.hidden_size},
+                               layer.input.scalar_type(), layer.device);
+    }
+    run_recurrence();
+  }
+
+  // Pointers for what comes from the gates' gradients; those to weights' gradients are null.
+  cuda::GradientCall gradient_call() const;
+  Tensor input_gradient(const cuda::GradientCall& call) const {
+    Tensor grad = new_tensor(sequence_sizes(layer, layer.shape.input_size),
+                             layer.input.scalar_type(), layer.device);
+    cuda::input_gradient(call, grad.mutable_data_ptr(), blas);
+    return grad;
+  }
+
+  const Layer layer;
+  const BackwardTensors tensors;
+  const CudaContext context;  // which keeps the device current
+  const cuda::LstmPlan plan;
+  const cuda::Blas blas;
+  const Tensor workspace;
+  Tensor unprojected;  // (L, T·N, H): o·tanh(c); no rows without projection
+
+ private:
+  int64_t workspace_bytes(bool need_weights) const;
+  void run_recurrence() const;
+};
+
+int64_t Backward::workspace_bytes(bool need_weights) const {
+  const bool has_lengths = layer.lengths.has_value();
+  const bool has_reset_mask = layer.reset_mask.has_value();
+  int64_t bytes = plan.workspace_bytes;
+  if (need_weights) {
+    bytes = std::max(bytes, cuda::weight_gradient_workspace(layer.shape, layer.dtype, has_lengths,
+                                                            has_reset_mask)
+                                .bytes);
+  }
+  if (tensors.rebuilds_gates) {
+    bytes = std::max(
+        bytes,
+        cuda::rebuild_workspace(layer.shape, layer.dtype, has_lengths, has_reset_mask).bytes);
+  }
+  return bytes;
+}
+
+void Backward::run_recurrence() const {
+  cuda::LstmBackwardCall call;
+  call.shape = layer.shape;
+  call.dtype = layer.dtype;
+  call.lengths = device_lengths(layer);
+  call.reset_mask = layer.reset_flags();
+  for (int d = 0; d < layer.shape.directions; ++d) call.direction[d] = tensors.direction(layer, d);
+  call.workspace = workspace.mutable_data_ptr();
+  call.blas_handle = context.blas_handle;
+  call.stream = context.stream;
+  cuda::lstm_backward(call, plan);
+}
+
+cuda::GradientCall Backward::gradient_call() const {
+  const LstmShape& s = layer.shape;
+  const int64_t storage = dtype_size(layer.dtype);
+  cuda::GradientCall call;
+  call.shape = s;
+  call.dtype = layer.dtype;
+  call.lengths = device_lengths(layer);
+  call.reset_mask = layer.reset_flags();
+  call.x = layer.input.const_data_ptr();
+  call.workspace = workspace.mutable_data_ptr();
+  call.stream = context.stream;
+  for (int d = 0; d < s.directions; ++d) {
+    const LstmBackwardDirection from = tensors.direction(layer, d);
+    cuda::GradientDirection& to = call.direction[d];
+    to.grad_gates = from.grad_gates;
+    to.grad_output = from.grad_output;
+    to.w_ih = from.weights.w_ih;
+    to.h_0 = const_element(layer.h_0, d * s.batch * s.output_size, storage);
+    to.y = const_element(tensors.y, d * s.output_size, storage);
+    to.unprojected = const_element(unprojected, d * layer.data_rows * s.hidden_size, storage);
+  }
+  return call;
+}
+
 }  // namespace
 
 ForwardResult lstm_forward_cuda(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
@@ -144,82 +245,61 @@ BackwardResult lstm_backward_cuda(
     const std::optional<Tensor>& lengths, const std::optional<Tensor>& batch_sizes,
     const std::optional<Tensor>& reset_mask, const Tensor& y, const Tensor& gates,
     const Tensor& cells, bool need_input, bool need_states, bool need_weights) {
-  const CudaContext context = current_cuda_context(device_of(input));
-  const Layer layer = make_cuda_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
-  const LstmShape& shape = layer.shape;
+  Layer layer = make_cuda_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
   // NOTE: the kernels always give the states' gradients, which cost next to nothing.
-  const BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates,
-                                cells, /*need_states=*/true);
-  const cuda::LstmPlan plan =
-      cuda::make_backward_plan(shape, layer.dtype, plan_settings(context, true, false));
-  const cuda::Blas blas(context.blas_handle, context.stream, layer.dtype, plan.allow_tf32);
-  int64_t workspace_bytes = plan.workspace_bytes;
-  if (need_weights) {
-    workspace_bytes = std::max(
-        workspace_bytes, cuda::weight_gradient_workspace(shape, layer.dtype, lengths.has_value(),
-                                                         reset_mask.has_value())
-                             .bytes);
-  }
-  if (tensors.rebuilds_gates) {
-    workspace_bytes = std::max(
-        workspace_bytes,
-        cuda::rebuild_workspace(shape, layer.dtype, lengths.has_value(), reset_mask.has_value())
-            .bytes);
-  }
-  const Tensor workspace = new_workspace(workspace_bytes, layer);
-
-  // Make what the recurrence needs, or overwrites.
-  if (tensors.rebuilds_gates) {
-    rebuild_gates(layer, tensors, workspace.mutable_data_ptr(), context, blas);
-  }
-  Tensor unprojected;
-  if (need_weights && shape.projection) unprojected = unprojected_outputs(layer, tensors, context);
-
-  // Run the recurrence.
-  cuda::LstmBackwardCall call;
-  call.shape = shape;
-  call.dtype = layer.dtype;
-  call.lengths = device_lengths(layer);
-  call.reset_mask = layer.reset_flags();
-  for (int d = 0; d < shape.directions; ++d) call.direction[d] = tensors.direction(layer, d);
-  call.workspace = workspace.mutable_data_ptr();
-  call.blas_handle = context.blas_handle;
-  call.stream = context.stream;
-  cuda::lstm_backward(call, plan);
+  BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates, cells,
+                          /*need_states=*/true);
+  const Backward backward(std::move(layer), std::move(tensors), need_weights);
 
   // Turn the gate gradients into those of the input and the weights.
-  cuda::GradientCall gradients;
-  gradients.shape = shape;
-  gradients.dtype = layer.dtype;
-  gradients.lengths = call.lengths;
-  gradients.reset_mask = call.reset_mask;
-  gradients.x = layer.input.const_data_ptr();
-  gradients.workspace = call.workspace;
-  gradients.stream = context.stream;
+  cuda::GradientCall call = backward.gradient_call();
+  const Tensor none = new_tensor({0}, input.scalar_type(), backward.layer.device);
+  const Tensor grad_input = need_input ? backward.input_gradient(call) : none;
   std::vector<Tensor> grad_weights;
-  if (need_weights) grad_weights = new_weight_gradients(layer);
-  for (int d = 0; d < shape.directions; ++d) {
-    cuda::GradientDirection& out = gradients.direction[d];
-    out.grad_gates = call.direction[d].grad_gates;
-    out.grad_output = call.direction[d].grad_output;
-    out.w_ih = call.direction[d].weights.w_ih;
-    out.h_0 =
-        const_element(layer.h_0, d * shape.batch * shape.output_size, dtype_size(layer.dtype));
-    out.y = const_element(tensors.y, d * shape.output_size, dtype_size(layer.dtype));
-    if (need_weights) set_weight_outputs(layer, grad_weights, d, out);
-    if (need_weights && shape.projection) {
-      out.unprojected = const_element(unprojected, d * layer.data_rows * shape.hidden_size,
-                                      dtype_size(layer.dtype));
+  if (need_weights) {
+    grad_weights = new_weight_gradients(backward.layer);
+    for (int d = 0; d < backward.layer.shape.directions; ++d) {
+      set_weight_outputs(backward.layer, grad_weights, d, call.direction[d]);
+    }
+    cuda::weight_gradients(call, backward.blas);
+  }
+  if (!need_states) return {grad_input, none, none, grad_weights};
+  return {grad_input, backward.tensors.grad_h_0, backward.tensors.grad_c_0, grad_weights};
+}
+
+GateGradientResult lstm_gate_gradients_cuda(
+    const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
+    const std::optional<Tensor>& grad_c_n, const std::optional<Tensor>& grad_cell_states,
+    const Tensor& input, const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& weights,
+    const std::optional<Tensor>& lengths, const std::optional<Tensor>& batch_sizes,
+    const std::optional<Tensor>& reset_mask, const Tensor& y, const Tensor& gates,
+    const Tensor& cells) {
+  Layer layer = make_cuda_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
+  BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates, cells,
+                          /*need_states=*/true);
+  const Backward backward(std::move(layer), std::move(tensors), /*need_weights=*/true);
+
+  const LstmShape& s = backward.layer.shape;
+  const int64_t rows = backward.layer.data_rows;
+  const cuda::GradientCall call = backward.gradient_call();
+  const Tensor previous =
+      new_tensor({s.directions, rows, s.output_size}, input.scalar_type(), backward.layer.device);
+  const Tensor x = new_tensor({rows, s.input_size}, input.scalar_type(), backward.layer.device);
+  if (rows > 0) {
+    cuda::gather_input(call, x.mutable_data_ptr());
+    for (int d = 0; d < s.directions; ++d) {
+      cuda::gather_previous(
+          call, d, element(previous, d * rows * s.output_size, dtype_size(backward.layer.dtype)));
     }
   }
-  Tensor grad_input = new_tensor(need_input ? sequence_sizes(layer, shape.input_size) : Sizes{0},
-                                 layer.input.scalar_type(), layer.device);
-  if (need_input) cuda::input_gradient(gradients, grad_input.mutable_data_ptr(), blas);
-  if (need_weights) cuda::weight_gradients(gradients, blas);
-
-  if (need_states) return {grad_input, tensors.grad_h_0, tensors.grad_c_0, grad_weights};
-  const Tensor none = new_tensor({0}, layer.input.scalar_type(), layer.device);
-  return {grad_input, none, none, grad_weights};
+  return {backward.input_gradient(call),
+          backward.tensors.grad_h_0,
+          backward.tensors.grad_c_0,
+          backward.tensors.grad_gates,
+          previous,
+          x,
+          backward.tensors.grad_output,
+          backward.unprojected};
 }
 
 }  // namespace lstm_fused

@@ -25,4 +25,12 @@ BackwardResult lstm_backward_cuda(
     const std::optional<Tensor>& reset_mask, const Tensor& y, const Tensor& gates,
     const Tensor& cells, bool need_input, bool need_states, bool need_weights);
 
+GateGradientResult lstm_gate_gradients_cuda(
+    const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
+    const std::optional<Tensor>& grad_c_n, const std::optional<Tensor>& grad_cell_states,
+    const Tensor& input, const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& weights,
+    const std::optional<Tensor>& lengths, const std::optional<Tensor>& batch_sizes,
+    const std::optional<Tensor>& reset_mask, const Tensor& y, const Tensor& gates,
+    const Tensor& cells);
+
 }  // namespace lstm_fused

@@ -29,4 +29,5 @@ CudaContext current_cuda_context(const Device& device) {
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CUDA, m) {
   m.impl("lstm_forward", TORCH_BOX(&lstm_fused::lstm_forward_cuda));
   m.impl("lstm_backward", TORCH_BOX(&lstm_fused::lstm_backward_cuda));
+  m.impl("lstm_gate_gradients", TORCH_BOX(&lstm_fused::lstm_gate_gradients_cuda));
 }

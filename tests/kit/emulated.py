@@ -41,6 +41,7 @@ class EmulatedOps:
             patch.setattr(_native, "lstm_forward_op", self.ops.lstm_forward.default)
             patch.setattr(_native, "lstm_inference_op", None)
             patch.setattr(_native, "lstm_backward_op", self.ops.lstm_backward.default)
+            patch.setattr(_native, "lstm_gate_gradients_op", self.ops.lstm_gate_gradients.default)
             patch.setattr(_native, "takes_batch_sizes", lambda device: False)
             self.device.clear_error()
             self.device.set(**FACTS[self.target])
