@@ -129,7 +129,7 @@ def autocast(module: FusedLSTM, x: Tensor) -> None:
 def trace(module: FusedLSTM, x: Tensor) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of comparing sizes
-        torch.jit.trace(lambda v: module(v)[0], x)
+        torch.jit.trace(module, x, check_trace=False)
 
 
 LONG: dict[str, Callable[[FusedLSTM, Tensor], Any]] = {
