@@ -25,7 +25,7 @@ from benchmarks.cuda_report.sass import read_loops
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = "80"
-RECURRENT = [s for s in kernel_sources() if s.name.startswith(("persistent", "stepwise"))]
+KERNELS = kernel_sources()
 
 
 @cache
@@ -44,19 +44,19 @@ def emulated_logs() -> dict[str, Path]:
 
 @cache
 def resources() -> tuple[Resources, ...]:
-    """Of the recurrent kernels: read from an earlier build where there is one, or compiled."""
+    """Of the kernels: read from an earlier build where there is one, or compiled."""
     nvcc = find_nvcc()
     if nvcc is None:
         pytest.skip("needs nvcc")
     found: list[Resources] = []
-    for source in RECURRENT:
+    for source in KERNELS:
         if log := emulated_logs().get(source.name):
             found += parse_log(log.read_text(), source.name, TARGET)
     have = {r.source for r in found}
-    return (*found, *compile_all(nvcc, [s for s in RECURRENT if s.name not in have], [TARGET]))
+    return (*found, *compile_all(nvcc, [s for s in KERNELS if s.name not in have], [TARGET]))
 
 
-@pytest.mark.parametrize("source", [source.name for source in RECURRENT])
+@pytest.mark.parametrize("source", [source.name for source in KERNELS])
 def test_kernels_keep_to_their_plans(source: str) -> None:
     device = next(d for d in DEVICES.values() if d.target == TARGET)
     kernels = [r for r in resources() if r.source == source]
