@@ -81,12 +81,11 @@ def test_results_and_gradients_with_rebuilt_gates(
 
 
 @pytest.mark.parametrize("case", [case for case in WIDE if case not in CORE], ids=str)
-@pytest.mark.parametrize("recompute", [False, True], ids=["saved", "recompute"])
 def test_results_and_gradients_of_every_pair_of_options(
-    case: LayerCase, recompute: bool, emulated: EmulatedOps
+    case: LayerCase, emulated: EmulatedOps
 ) -> None:
     expected = expected_of(case)
-    assert_results(case, run_ours(expected.inputs, recompute=recompute), expected)
+    assert_results(case, run_ours(expected.inputs), expected)
 
 
 @pytest.mark.parametrize(("case", "sm_count"), GROUPS, ids=str)
