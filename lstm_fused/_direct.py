@@ -52,9 +52,8 @@ def run_directly(
     try:
         if torch.is_grad_enabled() and _requires_grad(input, hx, weights):
             h_0, c_0 = _zero_states(x, weights[1], directions) if hx is None else hx
-            y, h_n, c_n, *_ = apply_function(
-                x, h_0, c_0, None, None, None, False, recompute, *weights
-            )
+            no_masks = (None, None, None)
+            y, h_n, c_n, *_ = apply_function((x, h_0, c_0), (*no_masks, False, recompute), weights)
         else:
             states = (None, None) if hx is None else hx
             y, h_n, c_n = _native.lstm_inference_op(x, *states, weights, directions)

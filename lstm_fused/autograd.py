@@ -227,7 +227,7 @@ def apply_layer(*arguments: Any) -> ForwardResult:
     elif torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         result = FusedLSTMFunction.apply(*arguments)  # type: ignore[no-untyped-call]
     else:
-        result = apply_function(*arguments)
+        result = apply_function(arguments[:3], arguments[3:8], arguments[8:])
     return result
 
 
@@ -238,27 +238,11 @@ _unwrap = torch._C._functorch.unwrap_if_dead  # tensors that have outlived a tra
 
 
 def apply_function(
-    input: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    reset_mask: Tensor | None,
-    return_cell_states: bool,
-    recompute: bool,
-    *weights: Tensor,
+    variables: Sequence[Tensor], masks_and_flags: Sequence[Any], weights: Sequence[Tensor]
 ) -> ForwardResult:
-    """FusedLSTMFunction.apply, eager and without transforms."""
+    """FusedLSTMFunction.apply of its arguments, eager and without transforms."""
     result: ForwardResult = _function_apply(
-        _unwrap(input),
-        _unwrap(h_0),
-        _unwrap(c_0),
-        lengths,
-        batch_sizes,
-        reset_mask,
-        return_cell_states,
-        recompute,
-        *map(_unwrap, weights),
+        *map(_unwrap, variables), *masks_and_flags, *map(_unwrap, weights)
     )
     return result
 
