@@ -46,7 +46,8 @@ template <typename S, typename E>
 void backward_step(const BackwardStep& step) {
   using A = AccumulatorOf<E>;
   constexpr int64_t width = kWidth<A>;
-  const PanelRange panels = plain_panels<A>(step.panel_begin, step.panel_end, step.hidden_size);
+  const PanelRange panels =
+      plain_panels<A>(step.panel_begin, step.panel_end, step.hidden_size, step.descending);
   for_each_tile(step.rows, panels, [&](const Tile& tile) {
     const int slots = tile.slots;
     Vec<A> dh[kMaxTileVectors] = {};

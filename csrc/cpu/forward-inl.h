@@ -82,7 +82,8 @@ LSTM_INLINE void start_gates(const ForwardStep& step, const Tile& tile, Vec<A>* 
 template <typename S, typename E>
 void forward_step(const ForwardStep& step) {
   using A = AccumulatorOf<E>;
-  for_each_tile(step.rows, gate_panels(step.panel_begin, step.panel_end), [&](const Tile& tile) {
+  const PanelRange panels = gate_panels(step.panel_begin, step.panel_end, step.descending);
+  for_each_tile(step.rows, panels, [&](const Tile& tile) {
     Vec<A> sums[kMaxTileVectors];
     start_gates<A>(step, tile, sums);
     multiply_tile<E>(sums, tile, step.input, step.recurrent);

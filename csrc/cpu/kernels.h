@@ -52,6 +52,7 @@ struct ForwardStep {
   int64_t rows = 0;
   int64_t hidden_size = 0;
   int64_t panel_begin = 0, panel_end = 0;
+  bool descending = false;  // the last panel first
   Product input, recurrent;
   const void* bias = nullptr;  // accumulator, gate order, all panels; or null
   // Instead of bias and input: rows of (panel_end - panel_begin)·4·W accumulators, gate order.
@@ -94,6 +95,7 @@ struct BackwardStep {
   int64_t rows = 0;
   int64_t hidden_size = 0;
   int64_t panel_begin = 0, panel_end = 0;
+  bool descending = false;  // the last panel first
   Product product;
   Rows addends[2];          // storage: gradients of y and of h_n; or absent
   Rows grad_cell_states;    // storage; or absent

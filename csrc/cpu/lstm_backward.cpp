@@ -201,6 +201,7 @@ void BackwardGroup::run_cells(int64_t k, int share) {
     const int64_t panels = ceil_div(hidden, kPanelSlots * table_.vector_width);
     step.panel_begin = panel_of(share, panels);
     step.panel_end = panel_of(share + 1, panels);
+    step.descending = k % 2;
 
     // The gradient of h.
     if (shape.projection) {

@@ -192,6 +192,7 @@ ForwardStep ForwardGroup::cell_step(int64_t s, int share) {
   step.hidden_size = shape.hidden_size;
   step.panel_begin = panel_of(share, panels);
   step.panel_end = panel_of(share + 1, panels);
+  step.descending = s % 2;
   step.bias = weights_.bias.get();
   if (plan_.projection_steps > 0) {
     const Projection& projection = projections_[share];

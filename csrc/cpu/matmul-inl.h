@@ -198,14 +198,16 @@ void multiply_tile(Vec<AccumulatorOf<E>>* sums, const Tile& tile, const Product&
 struct PanelRange {
   int64_t begin, end;
   int64_t slots;
+  bool descending;  // the last one first
 };
 
 template <typename A>
-LSTM_INLINE PanelRange plain_panels(int64_t begin, int64_t end, int64_t columns) {
-  return {begin, end, (columns + kWidth<A> - 1) / kWidth<A>};
+LSTM_INLINE PanelRange plain_panels(int64_t begin, int64_t end, int64_t columns,
+                                    bool descending = false) {
+  return {begin, end, (columns + kWidth<A> - 1) / kWidth<A>, descending};
 }
-LSTM_INLINE PanelRange gate_panels(int64_t begin, int64_t end) {
-  return {begin, end, end * kPanelSlots};
+LSTM_INLINE PanelRange gate_panels(int64_t begin, int64_t end, bool descending = false) {
+  return {begin, end, end * kPanelSlots, descending};
 }
 
 // Calls run(tile) over rows × panels. Panels outside, rows inside: a panel is read from memory
@@ -215,7 +217,9 @@ template <typename Run>
 LSTM_INLINE void for_each_tile(int64_t rows, const PanelRange& panels, const Run& run) {
   const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
   const int64_t per_pass = rows == 1 ? kPanelsOfOneRow : 1;
-  for (int64_t panel = panels.begin; panel < panels.end; panel += per_pass) {
+  const int64_t passes = (panels.end - panels.begin + per_pass - 1) / per_pass;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    const int64_t panel = panels.begin + (panels.descending ? passes - 1 - pass : pass) * per_pass;
     const int64_t left = panels.end - panel;
     const bool half = left == 1 && panels.slots - panel * kPanelSlots <= kHalfPanelSlots;
     const int slots = half ? kHalfPanelSlots

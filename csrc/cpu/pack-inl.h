@@ -31,6 +31,17 @@ LSTM_INLINE Vec<typename PanelCell<E>::Type> load_cells(const S* row, int64_t k,
   }
 }
 
+// The same where all W of them exist; `from` points at cell k.
+template <typename S, typename E>
+LSTM_INLINE Vec<typename PanelCell<E>::Type> load_all_cells(const S* from) {
+  using Cells = Vec<typename PanelCell<E>::Type>;
+  if constexpr (std::is_same_v<E, BFloat16>) {
+    return load_unaligned<Cells>(from);
+  } else {
+    return load_lanes<true, Cells>(from, kWidth<Element<Cells>>);
+  }
+}
+
 // Transposes W rows of the source into one slot, W cells of K at a time. Rows from `count` on are
 // zero.
 template <typename S, typename E>
@@ -41,9 +52,17 @@ LSTM_INLINE void pack_slot(const S* rows, int64_t count, int64_t k_size, E* slot
   const int64_t steps = (k_size + multiple - 1) / multiple;
   Cell* out = reinterpret_cast<Cell*>(slot);
   for (int64_t k = 0; k < steps; k += width) {
-    Vec<Cell> square[width] = {};
-    for (int lane = 0; lane < count; ++lane) {
-      square[lane] = load_cells<S, E>(rows + lane * k_size, k, k_size);
+    Vec<Cell> square[width];
+    if (count == width && (k + width) * multiple <= k_size) {
+#pragma GCC unroll 16
+      for (int lane = 0; lane < width; ++lane) {
+        square[lane] = load_all_cells<S, E>(rows + lane * k_size + k * multiple);
+      }
+    } else {
+      for (int lane = 0; lane < width; ++lane) {
+        square[lane] =
+            lane < count ? load_cells<S, E>(rows + lane * k_size, k, k_size) : Vec<Cell>{};
+      }
     }
     transpose_square<width / 2>(square);
     const int64_t left = steps - k;
@@ -142,13 +161,20 @@ void pack_columns(const void* source, int64_t k_size, int64_t columns, int64_t b
     const int count = static_cast<int>(end - column < width ? end - column : width);
     E* to = static_cast<E*>(out) + (column - begin) * stride;
     for (int64_t first = 0; first < k_size; first += width * multiple) {
-      Vec<Cell> square[width] = {};
-      for (int i = 0; i < width; ++i) {
-        const int64_t k = first + i * multiple;
-        if (k >= k_size) break;
-        const S* row = from + k * columns + column;
-        const S* next = multiple == 2 && k + 1 < k_size ? row + columns : nullptr;
-        square[i] = load_row_cells<S, E>(row, next, count);
+      Vec<Cell> square[width];
+      if (count == width && first + width * multiple <= k_size) {
+        const S* row = from + first * columns + column;
+#pragma GCC unroll 16
+        for (int i = 0; i < width; ++i, row += multiple * columns) {
+          square[i] = load_row_cells<S, E>(row, multiple == 2 ? row + columns : nullptr, width);
+        }
+      } else {
+        for (int i = 0; i < width; ++i) {
+          const int64_t k = first + i * multiple;
+          const S* row = from + k * columns + column;
+          const S* next = multiple == 2 && k + 1 < k_size ? row + columns : nullptr;
+          square[i] = k < k_size ? load_row_cells<S, E>(row, next, count) : Vec<Cell>{};
+        }
       }
       transpose_square<width / 2>(square);
       for (int lane = 0; lane < count; ++lane) {
