@@ -334,7 +334,7 @@ class FusedLSTMBackwardFunction(torch.autograd.Function):
 
         (*results, grad_weights), (*dims, weight_dims) = vmap_backward(
             call,
-            _native.lstm_gate_gradients_op,
+            _native.sample_gradients,
             info,
             (*in_dims[:7], in_dims[16:], *in_dims[7:16]),
             *(*arguments[:7], arguments[16:], *arguments[7:16]),
