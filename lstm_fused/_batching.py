@@ -37,13 +37,13 @@ def vmap_forward(call: Callable[..., Any], info: Any, in_dims: Dims, *arguments:
 
 def vmap_backward(
     call: Callable[..., Any],
-    gate_gradients_op: Callable[..., Any],
+    sample_gradients: Callable[..., Any],
     info: Any,
     in_dims: Dims,
     *arguments: Any,
 ) -> Any:
     """The rule of `call`, which takes what the op lstm_backward takes; the weights' gradients are
-    those of each sample."""
+    those of each sample, by `_native.sample_gradients`."""
     grads, (input, h_0, c_0, weights) = arguments[:4], arguments[4:8]
     masks, (y, gates, cells), needs = arguments[8:11], arguments[11:14], arguments[14:]
     need_weights = needs[2]
@@ -66,10 +66,10 @@ def vmap_backward(
         fold.into_rows(cells, in_dims[13], 1),
     )
     if need_weights:
-        grad_input, grad_h_0, grad_c_0, *operands = gate_gradients_op(*folded)
-        grad_weights = _weight_gradients(operands, weights, info.batch_size)
+        found = sample_gradients(folded, needs[:2], info.batch_size)
     else:
-        grad_input, grad_h_0, grad_c_0, grad_weights = call(*folded, *needs)
+        found = call(*folded, *needs)
+    grad_input, grad_h_0, grad_c_0, grad_weights = found
     results, dims = fold.undo(((grad_input, fold.rows), (grad_h_0, 1), (grad_c_0, 1)))
     return (*results, grad_weights), (*dims, [0] * len(grad_weights))
 
@@ -163,19 +163,16 @@ class _Fold:
         return tuple(tensors), tuple(dims)
 
 
-def _weight_gradients(
+def weight_gradients_of_samples(
     operands: Sequence[Tensor], weights: Sequence[Tensor], samples: int
 ) -> list[Tensor]:
     """Products over each sample's own rows, of what lstm_gate_gradients gives."""
-    # NOTE: torch's float16 products on the CPU are a hundred times slower than float32's.
-    dtype = operands[0].dtype
-    is_slow = dtype == torch.float16 and operands[0].device.type == "cpu"
     grad_gates, previous, x, grad_output, unprojected = (
-        _split_rows(t.float() if is_slow else t, t.dim() - 2, samples) for t in operands
+        _split_rows(t, t.dim() - 2, samples) for t in operands
     )
 
     def product(left: Tensor, right: Tensor) -> Tensor:  # (rows, B, F), (rows, B, G) -> (B, F, G)
-        return (left.permute(1, 2, 0) @ right.transpose(0, 1)).to(dtype)
+        return left.permute(1, 2, 0) @ right.transpose(0, 1)
 
     directions = grad_gates.shape[0]
     each = len(weights) // directions
@@ -183,7 +180,7 @@ def _weight_gradients(
     for d in range(directions):
         grads += [product(grad_gates[d], x), product(grad_gates[d], previous[d])]
         if each >= 4:
-            grad_bias = grad_gates[d].sum(0).to(dtype)
+            grad_bias = grad_gates[d].sum(0)
             grads += [grad_bias, grad_bias.clone()]  # NOTE: two tensors; .grad must not alias
         if each in (3, 5):
             grads.append(product(grad_output[d], unprojected[d]))

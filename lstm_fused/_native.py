@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from types import ModuleType
@@ -12,7 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lstm_fused._batching import vmap_backward, vmap_forward, vmap_one_by_one
+from lstm_fused._batching import (
+    vmap_backward,
+    vmap_forward,
+    vmap_one_by_one,
+    weight_gradients_of_samples,
+)
 from lstm_fused._checks import check_layer, check_saved
 
 GATES = 4
@@ -70,6 +76,12 @@ def check_cuda_kernels(device: torch.device) -> None:
 def takes_batch_sizes(device: torch.device) -> bool:
     """Whether this device's kernels take a PackedSequence's data as it is, and save what the
     backward needs in such rows for padded sequences too (`packing.saved_positions`)."""
+    return device.type != "cuda"
+
+
+def has_sample_gradients(device: torch.device) -> bool:
+    """Whether this device's kernels give the weights' gradients of each sample, and not only what
+    they are products of."""
     return device.type != "cuda"
 
 
@@ -152,6 +164,14 @@ def _fake_lstm_backward(
     return grad_input, grad_h_0, grad_c_0, grad_weights
 
 
+def _fake_lstm_sample_gradients(
+    *arguments: Any,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    *of_backward, samples = arguments
+    *results, grad_weights = _fake_lstm_backward(*of_backward, True)
+    return *results, [g.new_empty((samples, *g.shape)) for g in grad_weights]
+
+
 def _fake_lstm_gate_gradients(
     grad_y: Tensor | None,
     grad_h_n: Tensor | None,
@@ -185,23 +205,38 @@ def _fake_lstm_gate_gradients(
     )
 
 
+def sample_gradients(
+    arguments: Sequence[Any], needs: tuple[bool, bool], samples: int
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """What the op lstm_backward gives for its arguments, but for the weights' gradients: those of
+    each sample, (B, …), row n of the batch being of sample n % B. `needs`: input's, states'."""
+    if has_sample_gradients(arguments[4].device):
+        result = lstm_sample_gradients_op(*arguments, *needs, samples)
+    else:
+        grad_input, grad_h_0, grad_c_0, *operands = lstm_gate_gradients_op(*arguments)
+        grad_weights = weight_gradients_of_samples(operands, arguments[7], samples)
+        result = grad_input, grad_h_0, grad_c_0, grad_weights
+    return result  # type: ignore[no-any-return]
+
+
 # The CPU's op for `_direct`; None: all calls take the long way.
 lstm_inference_op: Any = None
 if compiled is not None:
     torch.library.register_fake("lstm_fused::lstm_forward", _fake_lstm_forward)
     torch.library.register_fake("lstm_fused::lstm_inference", _fake_lstm_inference)
     torch.library.register_fake("lstm_fused::lstm_backward", _fake_lstm_backward)
+    torch.library.register_fake("lstm_fused::lstm_sample_gradients", _fake_lstm_sample_gradients)
     torch.library.register_fake("lstm_fused::lstm_gate_gradients", _fake_lstm_gate_gradients)
     lstm_forward_op = torch.ops.lstm_fused.lstm_forward.default
     lstm_inference_op = torch.ops.lstm_fused.lstm_inference.default._op
     lstm_backward_op = torch.ops.lstm_fused.lstm_backward.default
+    lstm_sample_gradients_op = torch.ops.lstm_fused.lstm_sample_gradients.default
     lstm_gate_gradients_op = torch.ops.lstm_fused.lstm_gate_gradients.default
     torch.library.register_vmap("lstm_fused::lstm_forward", partial(vmap_forward, lstm_forward_op))
     # The backward comes here as an op, and not as a function, where grad mode is off.
     torch.library.register_vmap(
         "lstm_fused::lstm_backward",
-        partial(vmap_backward, lstm_backward_op, lstm_gate_gradients_op),
+        partial(vmap_backward, lstm_backward_op, sample_gradients),
     )
-    torch.library.register_vmap(
-        "lstm_fused::lstm_gate_gradients", partial(vmap_one_by_one, lstm_gate_gradients_op)
-    )
+    for op in (lstm_sample_gradients_op, lstm_gate_gradients_op):
+        torch.library.register_vmap(op._name, partial(vmap_one_by_one, op))

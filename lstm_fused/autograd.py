@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from lstm_fused import _native
+from lstm_fused._apply import apply
 from lstm_fused._autocast import without_autocast
 from lstm_fused._batching import vmap_backward, vmap_forward
 from lstm_fused._checks import check_layer, check_values
@@ -165,8 +166,10 @@ class FusedLSTMFunction(torch.autograd.Function):
             need_weights,
             *weights,
         )
-        if torch.is_grad_enabled():  # create_graph=True: the gradient is to be differentiated
+        if torch.compiler.is_compiling() and torch.is_grad_enabled():
             result = FusedLSTMBackwardFunction.apply(*arguments)  # type: ignore[no-untyped-call]
+        elif torch.is_grad_enabled():  # create_graph=True: the gradient is to be differentiated
+            result = apply(FusedLSTMBackwardFunction, *arguments)
         else:
             result = FusedLSTMBackwardFunction.forward(*arguments)
         grad_input, grad_h_0, grad_c_0, *grad_weights = result
@@ -224,8 +227,10 @@ def apply_layer(*arguments: Any) -> ForwardResult:
     result: ForwardResult
     if forward_ad._current_level >= 0:
         result = FusedLSTMForwardModeFunction.apply(*arguments)  # type: ignore[no-untyped-call]
-    elif torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    elif torch.compiler.is_compiling():
         result = FusedLSTMFunction.apply(*arguments)  # type: ignore[no-untyped-call]
+    elif torch._C._are_functorch_transforms_active():
+        result = apply(FusedLSTMFunction, *arguments)
     else:
         result = apply_function(arguments[:3], arguments[3:8], arguments[8:])
     return result
@@ -334,7 +339,7 @@ class FusedLSTMBackwardFunction(torch.autograd.Function):
 
         (*results, grad_weights), (*dims, weight_dims) = vmap_backward(
             call,
-            _native.lstm_gate_gradients_op,
+            _native.sample_gradients,
             info,
             (*in_dims[:7], in_dims[16:], *in_dims[7:16]),
             *(*arguments[:7], arguments[16:], *arguments[7:16]),

@@ -217,7 +217,7 @@ def test_gradients_of_each_sample(options: dict[str, Any], masks: str) -> None:
     with CountOps() as count:
         found = torch.vmap(gradient, (None, *[0] * len(samples)))(own, *samples)
     layers = module.num_layers
-    assert count.calls == ["lstm_forward"] * layers + ["lstm_gate_gradients"] * layers
+    assert count.calls == ["lstm_forward"] * layers + ["lstm_sample_gradients"] * layers
     for index in range(SAMPLES):
         sample = [s[index] for s in samples]
         mine = torch.utils._pytree.tree_map(lambda g, k=index: g[k], found)

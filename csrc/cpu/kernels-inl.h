@@ -78,6 +78,7 @@ const KernelTable& kernel_table() {
       pack_direct<S, E>,
       pack_rows<S, E>,
       pack_columns<S, E>,
+      sum_rows<S, A>,
       pack_bias<S, A>,
       convert<S, A>,
       convert<S, E>,

@@ -120,10 +120,13 @@ struct KernelTable {
                       int64_t end, void* panels);
   // Packs all panels of B (K, columns), whose row k is at rows[k], plain order; storage.
   void (*pack_rows)(const void* const* rows, int64_t k_size, int64_t columns, void* panels);
-  // Columns [begin, end) of source (K, columns) storage as rows of out, `stride` operands apart;
-  // what is written of each row ends at K, rounded up to whole vectors.
-  void (*pack_columns)(const void* source, int64_t k_size, int64_t columns, int64_t begin,
-                       int64_t end, int64_t stride, void* out);
+  // Columns [begin, end) of (K, columns) storage, whose row k is at rows[k], as rows of out,
+  // `stride` operands apart; what is written of each row ends at K, rounded up to whole vectors.
+  void (*pack_columns)(const void* const* rows, int64_t k_size, int64_t begin, int64_t end,
+                       int64_t stride, void* out);
+  // out (end - begin) accumulator = sums over K of those columns; or is added to.
+  void (*sum_rows)(const void* const* rows, int64_t k_size, int64_t begin, int64_t end,
+                   bool accumulate, void* out);
   // bias (accumulator, gate order, all panels) = b_ih + b_hh; either may be null.
   void (*pack_bias)(const void* b_ih, const void* b_hh, int64_t hidden_size, void* bias);
   // Elementwise conversions of n elements.

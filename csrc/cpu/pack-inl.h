@@ -151,35 +151,68 @@ void pack_rows(const void* const* rows, int64_t k_size, int64_t columns, void* p
 }
 
 template <typename S, typename E>
-void pack_columns(const void* source, int64_t k_size, int64_t columns, int64_t begin, int64_t end,
+void pack_columns(const void* const* rows, int64_t k_size, int64_t begin, int64_t end,
                   int64_t stride, void* out) {
   using Cell = typename PanelCell<E>::Type;
   constexpr int64_t width = kWidth<Cell>;
   constexpr int64_t multiple = OperandTraits<E>::kMultiple;
-  const S* from = static_cast<const S*>(source);
   for (int64_t column = begin; column < end; column += width) {
     const int count = static_cast<int>(end - column < width ? end - column : width);
     E* to = static_cast<E*>(out) + (column - begin) * stride;
     for (int64_t first = 0; first < k_size; first += width * multiple) {
+      const auto load = [&](int64_t k) {
+        const S* row = static_cast<const S*>(rows[k]) + column;
+        const bool has_next = multiple == 2 && k + 1 < k_size;
+        const S* next = has_next ? static_cast<const S*>(rows[k + 1]) + column : nullptr;
+        return load_row_cells<S, E>(row, next, count);
+      };
       Vec<Cell> square[width];
-      if (count == width && first + width * multiple <= k_size) {
-        const S* row = from + first * columns + column;
-#pragma GCC unroll 16
-        for (int i = 0; i < width; ++i, row += multiple * columns) {
-          square[i] = load_row_cells<S, E>(row, multiple == 2 ? row + columns : nullptr, width);
-        }
-      } else {
-        for (int i = 0; i < width; ++i) {
-          const int64_t k = first + i * multiple;
-          const S* row = from + k * columns + column;
-          const S* next = multiple == 2 && k + 1 < k_size ? row + columns : nullptr;
-          square[i] = k < k_size ? load_row_cells<S, E>(row, next, count) : Vec<Cell>{};
-        }
-      }
-      transpose_square<width / 2>(square);
-      for (int lane = 0; lane < count; ++lane) {
-        store_unaligned(to + lane * stride + first, square[lane]);
+      for (int i = 0; i < width; ++i) {
+        const int64_t k = first + i * multiple;
+        square[i] = k < k_size ? load(k) : Vec<Cell>{};
       }
     }
+    transpose_square<width / 2>(square);
+    for (int lane = 0; lane < count; ++lane) {
+      store_unaligned(to + lane * stride + first, square[lane]);
+    }
+  }
+}
+}
+
+// out (kVectors vectors, or the first `count` lanes of one) [+]= Σ_k of rows[k] from `column` on.
+template <int kVectors, bool kFull, typename S, typename A>
+LSTM_INLINE void sum_columns(const void* const* rows, int64_t k_size, int64_t column, int count,
+                             bool accumulate, A* out) {
+  Vec<A> sums[kVectors] = {};
+  for (int64_t k = 0; k < k_size; ++k) {
+    const S* row = static_cast<const S*>(rows[k]) + column;
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      sums[v] += load_lanes<kFull, Vec<A>>(row + v * kWidth<A>, count);
+    }
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) {
+    A* to = out + v * kWidth<A>;
+    // NOTE: added at the end: sums of sums lose less than one long sum.
+    if (accumulate) sums[v] += load_lanes<kFull, Vec<A>>(to, count);
+    store_lanes<kFull>(to, sums[v], count);
+  }
+}
+
+template <typename S, typename A>
+void sum_rows(const void* const* rows, int64_t k_size, int64_t begin, int64_t end, bool accumulate,
+              void* out) {
+  constexpr int width = kWidth<A>;
+  constexpr int vectors = 4;  // additions at once: one takes 4 cycles
+  A* to = static_cast<A*>(out);
+  int64_t column = begin;
+  for (; column + vectors * width <= end; column += vectors * width, to += vectors * width) {
+    sum_columns<vectors, true, S>(rows, k_size, column, width, accumulate, to);
+  }
+  for (; column < end; column += width, to += width) {
+    const int count = static_cast<int>(end - column < width ? end - column : width);
+    sum_columns<1, false, S>(rows, k_size, column, count, accumulate, to);
   }
 }

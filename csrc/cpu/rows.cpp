@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "cpu/rows.h"
 
-#include <cstring>
+#include <numeric>
 
 #include "cpu/scratch.h"
 
 namespace lstm_fused::cpu {
+
+RowPointers matrix_rows(const void* matrix, int64_t rows, int64_t row_bytes) {
+  RowPointers pointers(rows);
+  for (int64_t m = 0; m < rows; ++m) pointers[m] = advance(matrix, m, row_bytes);
+  return pointers;
+}
 
 RowPointers data_rows(const SequenceLayout& layout, int64_t batch, const void* sequence,
                       int64_t row_bytes) {
@@ -43,21 +49,22 @@ RowPointers previous_state_rows(const SequenceLayout& layout, int64_t batch,
   return rows;
 }
 
-void gather_rows(const RowPointers& rows, int64_t row_bytes, void* out, const Parallel& parallel) {
-  parallel.for_each(static_cast<int64_t>(rows.size()), [&](int64_t i) {
-    std::memcpy(advance(out, i, row_bytes), rows[i], row_bytes);
-  });
-}
-
-void scatter_data_rows(const SequenceLayout& layout, int64_t batch, const void* data,
-                       int64_t row_bytes, void* sequence, const Parallel& parallel) {
-  parallel.for_each(layout.steps(), [&](int64_t t) {
-    const int64_t first = layout.sequence_row(t, batch);
-    for (int64_t j = 0; j < layout.active[t]; ++j) {
-      std::memcpy(advance(sequence, first + layout.batch_row(j), row_bytes),
-                  advance(data, layout.step_offset[t] + j, row_bytes), row_bytes);
+SampleRows sample_rows(const SequenceLayout& layout, int64_t samples) {
+  const auto for_each_row = [&](const auto& visit) {
+    for (int64_t t = 0; t < layout.steps(); ++t) {
+      for (int64_t j = 0; j < layout.active[t]; ++j) {
+        visit(layout.batch_row(j) % samples, layout.step_offset[t] + j);
+      }
     }
-  });
+  };
+  SampleRows out;
+  out.first.assign(samples + 1, 0);
+  for_each_row([&](int64_t sample, int64_t) { ++out.first[sample + 1]; });
+  std::partial_sum(out.first.begin(), out.first.end(), out.first.begin());
+  std::vector<int64_t> next(out.first.begin(), out.first.end() - 1);
+  out.rows.resize(layout.data_rows());
+  for_each_row([&](int64_t sample, int64_t row) { out.rows[next[sample]++] = row; });
+  return out;
 }
 
 }  // namespace lstm_fused::cpu

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The rows of data in step order, which the gradients of weights sum over: where they stand in
-// sequences (padded or packed), and copies of them.
+// sequences (padded or packed), and which samples they are of.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "common/lstm.h"
-#include "cpu/team.h"
 
 namespace lstm_fused::cpu {
 
 using RowPointers = std::vector<const void*>;  // (M)
 
-// The data rows of sequence (T, N, row) or (M, row). row_bytes: of a row.
+// The rows of (M, row). row_bytes: of a row.
+RowPointers matrix_rows(const void* matrix, int64_t rows, int64_t row_bytes);
+
+// The data rows of sequence (T, N, row) or (M, row).
 RowPointers data_rows(const SequenceLayout& layout, int64_t batch, const void* sequence,
                       int64_t row_bytes);
 
@@ -31,11 +33,11 @@ struct PreviousStates {
 RowPointers previous_state_rows(const SequenceLayout& layout, int64_t batch,
                                 const PreviousStates& states);
 
-// out (M, row) = copies of the rows.
-void gather_rows(const RowPointers& rows, int64_t row_bytes, void* out, const Parallel& parallel);
-
-// The data rows of sequence = the rows of data (M, row). Other rows are left alone.
-void scatter_data_rows(const SequenceLayout& layout, int64_t batch, const void* data,
-                       int64_t row_bytes, void* sequence, const Parallel& parallel);
+// The data rows of each of B samples, batch row n being of sample n % B.
+struct SampleRows {
+  std::vector<int64_t> rows;   // (M) of one sample after those of another, in step order
+  std::vector<int64_t> first;  // (B + 1) where the rows of each begin
+};
+SampleRows sample_rows(const SequenceLayout& layout, int64_t samples);
 
 }  // namespace lstm_fused::cpu

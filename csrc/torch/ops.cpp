@@ -7,5 +7,6 @@ STABLE_TORCH_LIBRARY(lstm_fused, m) {
   m.def(lstm_fused::kLstmForwardSchema);
   m.def(lstm_fused::kLstmInferenceSchema);
   m.def(lstm_fused::kLstmBackwardSchema);
+  m.def(lstm_fused::kLstmSampleGradientsSchema);
   m.def(lstm_fused::kLstmGateGradientsSchema);
 }

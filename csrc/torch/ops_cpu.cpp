@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The ops on CPU tensors: allocate, call the core, and sum the biases' gradients by torch.
+// The ops on CPU tensors: allocate, and call the core.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
@@ -108,6 +108,27 @@ Tensor run_backward(const Layer& layer, const BackwardTensors& tensors, const cp
   return grad_input;
 }
 
+struct Needs {
+  bool input, states, weights;
+};
+
+// samples: as of weight_gradients.
+BackwardResult backward(const Layer& layer, const BackwardTensors& tensors, const Needs& needs,
+                        int64_t samples) {
+  const cpu::Parallel parallel = torch_parallel();
+  const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
+  const cpu::LstmPlan plan = cpu::make_backward_plan(layer.shape, layer.dtype, facts);
+  if (tensors.rebuilds_gates) rebuild_gates(layer, tensors, facts, parallel);
+  Tensor unprojected;
+  if (needs.weights) unprojected = unprojected_output(layer, tensors, plan.isa, parallel);
+  const Tensor grad_input = run_backward(layer, tensors, plan, needs.input, parallel);
+  std::vector<Tensor> grad_weights;
+  if (needs.weights) {
+    grad_weights = weight_gradients(layer, tensors, unprojected, samples, plan.isa, parallel);
+  }
+  return {grad_input, tensors.grad_h_0, tensors.grad_c_0, grad_weights};
+}
+
 BackwardResult lstm_backward_cpu(
     const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
     const std::optional<Tensor>& grad_c_n, const std::optional<Tensor>& grad_cell_states,
@@ -118,39 +139,23 @@ BackwardResult lstm_backward_cpu(
   const Layer layer = make_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
   const BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates,
                                 cells, need_states);
-  const cpu::Parallel parallel = torch_parallel();
-  const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
-  const cpu::LstmPlan plan = cpu::make_backward_plan(layer.shape, layer.dtype, facts);
-  if (tensors.rebuilds_gates) rebuild_gates(layer, tensors, facts, parallel);
-  Tensor unprojected;
-  if (need_weights) unprojected = unprojected_output(layer, tensors, plan.isa, parallel);
-  const Tensor grad_input = run_backward(layer, tensors, plan, need_input, parallel);
-  std::vector<Tensor> grad_weights;
-  if (need_weights) {
-    grad_weights = weight_gradients(layer, tensors, unprojected, plan.isa, parallel);
-  }
-  return {grad_input, tensors.grad_h_0, tensors.grad_c_0, grad_weights};
+  return backward(layer, tensors, {need_input, need_states, need_weights}, /*samples=*/0);
 }
 
-GateGradientResult lstm_gate_gradients_cpu(
+BackwardResult lstm_sample_gradients_cpu(
     const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
     const std::optional<Tensor>& grad_c_n, const std::optional<Tensor>& grad_cell_states,
     const Tensor& input, const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& weights,
     const std::optional<Tensor>& lengths, const std::optional<Tensor>& batch_sizes,
     const std::optional<Tensor>& reset_mask, const Tensor& y, const Tensor& gates,
-    const Tensor& cells) {
+    const Tensor& cells, bool need_input, bool need_states, int64_t samples) {
   const Layer layer = make_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
+  LSTM_CHECK(samples >= 1 && layer.shape.batch % samples == 0,
+             "samples must be at least 1 and divide the ", layer.shape.batch,
+             " rows of h_0, got ", samples);
   const BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates,
-                                cells, /*need_states=*/true);
-  const cpu::Parallel parallel = torch_parallel();
-  const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
-  const cpu::LstmPlan plan = cpu::make_backward_plan(layer.shape, layer.dtype, facts);
-  if (tensors.rebuilds_gates) rebuild_gates(layer, tensors, facts, parallel);
-  const Tensor unprojected = unprojected_output(layer, tensors, plan.isa, parallel);
-  const Tensor grad_input = run_backward(layer, tensors, plan, /*need_input=*/true, parallel);
-  const WeightOperands operands = weight_operands(layer, tensors, unprojected, parallel);
-  return {grad_input,        tensors.grad_h_0, tensors.grad_c_0,     operands.grad_gates,
-          operands.previous, operands.input,   operands.grad_output, operands.unprojected};
+                                cells, need_states);
+  return backward(layer, tensors, {need_input, need_states, /*weights=*/true}, samples);
 }
 
 }  // namespace
@@ -160,5 +165,5 @@ STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) {
   m.impl("lstm_forward", TORCH_BOX(&lstm_fused::lstm_forward_cpu));
   m.impl("lstm_inference", TORCH_BOX(&lstm_fused::lstm_inference_cpu));
   m.impl("lstm_backward", TORCH_BOX(&lstm_fused::lstm_backward_cpu));
-  m.impl("lstm_gate_gradients", TORCH_BOX(&lstm_fused::lstm_gate_gradients_cpu));
+  m.impl("lstm_sample_gradients", TORCH_BOX(&lstm_fused::lstm_sample_gradients_cpu));
 }

@@ -3,8 +3,6 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include <array>
-
 #include "cpu/rows.h"
 #include "cpu/scratch.h"
 #include "cpu/weight_gradient.h"
@@ -43,26 +41,64 @@ Tensor zero_state(const Layer& layer) {
   return ts::new_zeros(layer.input, {layer.shape.output_size});
 }
 
-Tensor new_weight(const Layer& layer, int64_t rows, int64_t columns) {
-  return new_tensor({rows, columns}, layer.input.scalar_type(), layer.device);
-}
-
-// dW_hr = Σ over data rows of grad_outputᵀ·(o·tanh(c)).
-Tensor projection_gradient(const Layer& layer, const Tensor& grad_output, const Tensor& output,
-                           cpu::Isa isa, const cpu::Parallel& parallel) {
-  const LstmShape& s = layer.shape;
-  const Tensor grad = new_weight(layer, s.output_size, s.hidden_size);
-  cpu::RowPointers rows(layer.data_rows);
-  for (int64_t m = 0; m < layer.data_rows; ++m) {
-    rows[m] = const_element(output, m * s.hidden_size, dtype_size(layer.dtype));
+// Over which rows the sums go: all of them, or those of each sample.
+class Sums {
+ public:
+  Sums(const Layer& layer, int64_t samples)
+      : layer_(layer), samples_(samples) {
+    if (samples > 0) rows_ = cpu::sample_rows(layer.layout, samples);
   }
+
+  Tensor new_weight(int64_t rows, int64_t columns) const {
+    return new_storage(samples_ > 0 ? Sizes{samples_, rows, columns} : Sizes{rows, columns});
+  }
+  Tensor new_bias(int64_t size) const {
+    return new_storage(samples_ > 0 ? Sizes{samples_, size} : Sizes{size});
+  }
+
+  // The rows in the order that `run` takes them.
+  cpu::RowPointers ordered(cpu::RowPointers rows) const {
+    if (samples_ == 0) return rows;
+    cpu::RowPointers out;
+    out.reserve(rows.size());
+    for (const int64_t row : rows_.rows) out.push_back(rows[row]);
+    return out;
+  }
+  void run(cpu::WeightGradientArgs args, cpu::Isa isa, const cpu::Parallel& parallel) const {
+    args.dtype = layer_.dtype;
+    args.rows = layer_.data_rows;
+    if (samples_ > 0) {
+      cpu::sample_weight_gradients(args, samples_, rows_.first.data(), isa, parallel);
+    } else {
+      cpu::weight_gradient(args, isa, parallel);
+    }
+  }
+
+ private:
+  Tensor new_storage(const Sizes& sizes) const {
+    return new_tensor(sizes, layer_.input.scalar_type(), layer_.device);
+  }
+
+  const Layer& layer_;
+  const int64_t samples_;  // 0: the sums are over all rows
+  cpu::SampleRows rows_;
+};
+
+// dW_hr = Σ grad_outputᵀ·(o·tanh(c)).
+Tensor projection_gradient(const Layer& layer, const Tensor& grad_output, const Tensor& output,
+                           const Sums& sums, cpu::Isa isa, const cpu::Parallel& parallel) {
+  const LstmShape& s = layer.shape;
+  const Tensor grad = sums.new_weight(s.output_size, s.hidden_size);
+  const int64_t size = dtype_size(layer.dtype), rows = layer.data_rows;
+  const cpu::RowPointers grads = sums.ordered(
+      cpu::matrix_rows(const_element(grad_output, 0, size), rows, s.output_size * size));
+  const cpu::RowPointers operands = sums.ordered(
+      cpu::matrix_rows(const_element(output, 0, size), rows, s.hidden_size * size));
   cpu::WeightGradientArgs args;
-  args.dtype = layer.dtype;
-  args.rows = layer.data_rows;
-  args.grad = grad_output.const_data_ptr();
+  args.grads = grads.data();
   args.grad_columns = s.output_size;
-  args.weight[0] = {rows.data(), s.hidden_size, grad.mutable_data_ptr()};
-  cpu::weight_gradient(args, isa, parallel);
+  args.weight[0] = {operands.data(), s.hidden_size, grad.mutable_data_ptr()};
+  sums.run(args, isa, parallel);
   return grad;
 }
 
@@ -89,81 +125,42 @@ Tensor unprojected_output(const Layer& layer, const BackwardTensors& tensors, cp
 }
 
 std::vector<Tensor> weight_gradients(const Layer& layer, const BackwardTensors& tensors,
-                                     const Tensor& unprojected, cpu::Isa isa,
+                                     const Tensor& unprojected, int64_t samples, cpu::Isa isa,
                                      const cpu::Parallel& parallel) {
   const LstmShape& s = layer.shape;
-  const int64_t gates = kGates * s.hidden_size;
-  const cpu::RowPointers x = input_rows(layer);
+  const int64_t gates = kGates * s.hidden_size, size = dtype_size(layer.dtype);
+  const Sums sums(layer, samples);
+  const cpu::RowPointers x = sums.ordered(input_rows(layer));
   const Tensor zeros = zero_state(layer);
-  std::vector<Tensor> grads;
+  std::vector<Tensor> weight_grads;
   for (int d = 0; d < s.directions; ++d) {
     const Tensor grad_gates = direction_of(tensors.grad_gates, d);
-    const Tensor grad_w_ih = new_weight(layer, gates, s.input_size);
-    const Tensor grad_w_hh = new_weight(layer, gates, s.output_size);
-    const cpu::RowPointers previous = previous_states(layer, tensors.y, d, zeros);
+    const cpu::RowPointers grads = sums.ordered(
+        cpu::matrix_rows(const_element(grad_gates, 0, size), layer.data_rows, gates * size));
+    const cpu::RowPointers previous =
+        sums.ordered(previous_states(layer, tensors.y, d, zeros));
     cpu::WeightGradientArgs args;
-    args.dtype = layer.dtype;
-    args.rows = layer.data_rows;
-    args.grad = grad_gates.const_data_ptr();
+    args.grads = grads.data();
     args.grad_columns = gates;
-    args.weight[0] = {x.data(), s.input_size, grad_w_ih.mutable_data_ptr()};
-    args.weight[1] = {previous.data(), s.output_size, grad_w_hh.mutable_data_ptr()};
+    weight_grads.push_back(sums.new_weight(gates, s.input_size));
+    args.weight[0] = {x.data(), s.input_size, weight_grads.back().mutable_data_ptr()};
+    weight_grads.push_back(sums.new_weight(gates, s.output_size));
+    args.weight[1] = {previous.data(), s.output_size, weight_grads.back().mutable_data_ptr()};
     args.weights = 2;
-    cpu::weight_gradient(args, isa, parallel);
-    grads.push_back(grad_w_ih);
-    grads.push_back(grad_w_hh);
     if (layer.has_bias()) {
-      const std::array<int64_t, 1> rows = {0};
-      const Tensor grad_bias = ts::sum(grad_gates, rows);
-      grads.push_back(grad_bias);
-      grads.push_back(ts::clone(grad_bias));
+      for (void*& grad_bias : args.grad_bias) {
+        weight_grads.push_back(sums.new_bias(gates));
+        grad_bias = weight_grads.back().mutable_data_ptr();
+      }
     }
+    sums.run(args, isa, parallel);
     if (s.projection) {
-      grads.push_back(projection_gradient(layer, direction_of(tensors.grad_output, d),
-                                          direction_of(unprojected, d), isa, parallel));
+      weight_grads.push_back(projection_gradient(layer, direction_of(tensors.grad_output, d),
+                                                 direction_of(unprojected, d), sums, isa,
+                                                 parallel));
     }
   }
-  return grads;
-}
-
-WeightOperands weight_operands(const Layer& layer, const BackwardTensors& tensors,
-                               const Tensor& unprojected, const cpu::Parallel& parallel) {
-  // Data rows (M, features) of each direction, in the order of layer.input's rows.
-  const auto in_input_order = [&](int directions, int64_t features, const auto& data_of) {
-    const int64_t rows = layer.sequence_rows;
-    const int64_t row_bytes = features * dtype_size(layer.dtype);
-    Tensor sequence = ts::new_zeros(layer.input, {directions, rows, features});
-    for (int d = 0; d < directions; ++d) {
-      const Tensor data = data_of(d);
-      cpu::scatter_data_rows(layer.layout, layer.shape.batch, data.const_data_ptr(), row_bytes,
-                             static_cast<char*>(sequence.mutable_data_ptr()) + d * rows * row_bytes,
-                             parallel);
-    }
-    return sequence;
-  };
-  const auto gathered = [&](const cpu::RowPointers& rows, int64_t features) {
-    const Tensor data = ts::new_empty(layer.input, {layer.data_rows, features});
-    cpu::gather_rows(rows, features * dtype_size(layer.dtype), data.mutable_data_ptr(), parallel);
-    return data;
-  };
-  const LstmShape& s = layer.shape;
-  const int projections = s.projection ? s.directions : 0;
-  const Tensor zeros = zero_state(layer);
-  WeightOperands operands;
-  operands.grad_gates = in_input_order(s.directions, kGates * s.hidden_size,
-                                       [&](int d) { return direction_of(tensors.grad_gates, d); });
-  operands.previous = in_input_order(s.directions, s.output_size, [&](int d) {
-    return gathered(previous_states(layer, tensors.y, d, zeros), s.output_size);
-  });
-  operands.input =
-      direction_of(in_input_order(1, s.input_size,
-                                  [&](int) { return gathered(input_rows(layer), s.input_size); }),
-                   0);
-  operands.grad_output = in_input_order(
-      projections, s.output_size, [&](int d) { return direction_of(tensors.grad_output, d); });
-  operands.unprojected = in_input_order(projections, s.hidden_size,
-                                        [&](int d) { return direction_of(unprojected, d); });
-  return operands;
+  return weight_grads;
 }
 
 }  // namespace lstm_fused

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The weights' gradients: sums over all data rows.
+// The weights' gradients: sums over data rows.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -18,21 +18,10 @@ namespace lstm_fused {
 Tensor unprojected_output(const Layer& layer, const BackwardTensors& tensors, cpu::Isa isa,
                           const cpu::Parallel& parallel);
 
-// In the order of layer.weights.
+// In the order of layer.weights: sums over all data rows; or, with `samples` > 0, those over the
+// rows of each sample, one above the other, row n of the batch being of sample n % samples.
 std::vector<Tensor> weight_gradients(const Layer& layer, const BackwardTensors& tensors,
-                                     const Tensor& unprojected, cpu::Isa isa,
+                                     const Tensor& unprojected, int64_t samples, cpu::Isa isa,
                                      const cpu::Parallel& parallel);
-
-// What the weights' gradients are products of, its rows in the order of layer.input's; zero past a
-// row's length. The last two have no rows without projection.
-struct WeightOperands {
-  Tensor grad_gates;   // (L, rows, 4H)
-  Tensor previous;     // (L, rows, P) the state that entered each step
-  Tensor input;        // (rows, D)
-  Tensor grad_output;  // (L, rows, P)
-  Tensor unprojected;  // (L, rows, H) o·tanh(c)
-};
-WeightOperands weight_operands(const Layer& layer, const BackwardTensors& tensors,
-                               const Tensor& unprojected, const cpu::Parallel& parallel);
 
 }  // namespace lstm_fused

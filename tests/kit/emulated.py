@@ -43,6 +43,7 @@ class EmulatedOps:
             patch.setattr(_native, "lstm_backward_op", self.ops.lstm_backward.default)
             patch.setattr(_native, "lstm_gate_gradients_op", self.ops.lstm_gate_gradients.default)
             patch.setattr(_native, "takes_batch_sizes", lambda device: False)
+            patch.setattr(_native, "has_sample_gradients", lambda device: False)
             self.device.clear_error()
             self.device.set(**FACTS[self.target])
             self.device.set(sm_count=SM_COUNT, stream_sm_count=0, strict_memory=1, seed=0)
