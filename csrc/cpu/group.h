@@ -45,10 +45,11 @@ struct Group {
     const int64_t first = layout->sequence_row(t, batch);
     return batch_rows<View>(advance(base, first * stride, size), stride, size);
   }
-  // The group's rows of step t within M rows.
+  // The group's rows of step t within M rows, of which `base` holds those from `first` on.
   template <typename View, typename Pointer>
-  View data_rows(Pointer base, int64_t stride, int64_t size, int64_t t) const {
-    return {advance(base, (layout->step_offset[t] + begin) * stride, size), stride, nullptr};
+  View data_rows(Pointer base, int64_t stride, int64_t size, int64_t t, int64_t first = 0) const {
+    const int64_t row = layout->step_offset[t] + begin - first;
+    return {advance(base, row * stride, size), stride, nullptr};
   }
   // Rows below `limit` that reset_mask (T, N) marks at step t.
   Resets resets(const uint8_t* reset_mask, int64_t t, int64_t limit) const {

@@ -2,11 +2,8 @@
 #include "cpu/input_gradient.h"
 
 #include <algorithm>
-#include <vector>
 
-#include "cpu/kernels.h"
 #include "cpu/row_chunks.h"
-#include "cpu/scratch.h"
 
 namespace lstm_fused::cpu {
 namespace {
@@ -27,50 +24,66 @@ std::vector<int64_t> positions_in_sequence(const SequenceLayout& layout, int64_t
 
 }  // namespace
 
-void input_gradient(const InputGradientArgs& args, Isa isa, const Parallel& parallel) {
-  const LstmShape& shape = args.shape;
-  const KernelTable& table = kernel_table(isa, args.dtype);
-  const int64_t storage = dtype_size(args.dtype);
-  const int64_t gates = kGates * shape.hidden_size;
-  const bool converts = table.operand_size != storage;
-
-  PanelMatrix w_ih[kMaxDirections];
-  Packer packer(table);
-  for (int d = 0; d < shape.directions; ++d) {
-    packer.add_direct(args.w_ih[d], shape.input_size, gates, w_ih[d]);
+InputGradient::InputGradient(const InputGradientArgs& args, Isa isa, const Parallel& parallel)
+    : args_(args),
+      table_(kernel_table(isa, args.dtype)),
+      positions_(positions_in_sequence(*args.layout, args.shape.batch)) {
+  Packer packer(table_);
+  for (int d = 0; d < args.shape.directions; ++d) {
+    packer.add_direct(args.w_ih[d], args.shape.input_size, kGates * args.shape.hidden_size,
+                      w_ih_[d]);
   }
   packer.run(parallel);
+}
 
-  const std::vector<int64_t> positions = positions_in_sequence(*args.layout, shape.batch);
+void InputGradient::run(int64_t begin, int64_t end, const void* const (&grad_gates)[kMaxDirections],
+                        bool add) const {
+  const int64_t storage = dtype_size(args_.dtype);
+  const int64_t gates = kGates * args_.shape.hidden_size;
+  const bool converts = table_.operand_size != storage;
+  for (int64_t row = begin; row < end; row += kMaxChunkRows) {
+    LinearStep step;
+    step.rows = std::min(kMaxChunkRows, end - row);
+    step.columns = args_.shape.input_size;
+    step.panel_end = w_ih_[0].panels;
+    Buffer converted[kMaxDirections];
+    Product products[kMaxDirections];
+    for (int d = 0; d < args_.shape.directions; ++d) {
+      if (!grad_gates[d]) continue;
+      const void* from = advance(grad_gates[d], (row - begin) * gates, storage);
+      if (converts) {
+        converted[d] = Buffer(step.rows * gates * table_.operand_size);
+        table_.storage_to_operand(from, step.rows * gates, converted[d].get());
+        from = converted[d].get();
+      }
+      products[d] = {{from, gates, nullptr}, gates, w_ih_[d].data.get()};
+    }
+    step.product = products[0];
+    step.second = products[1];
+    if (positions_.empty()) {
+      step.out = {advance(args_.grad_x, row * args_.shape.input_size, storage),
+                  args_.shape.input_size, nullptr};
+    } else {
+      step.out = {args_.grad_x, args_.shape.input_size, positions_.data() + row};
+    }
+    if (add) step.addends[0] = {step.out.base, step.out.stride, step.out.order};
+    table_.linear_step(step);
+  }
+}
+
+void input_gradient(const InputGradientArgs& args, Isa isa, const Parallel& parallel) {
+  const InputGradient gradient(args, isa, parallel);
   const int64_t rows = args.layout->data_rows();
   if (rows == 0) return;
   const int64_t size = chunk_rows(rows, parallel.threads);
   parallel.for_each(ceil_div(rows, size), [&](int64_t chunk) {
-    const int64_t begin = chunk * size;
-    LinearStep step;
-    step.rows = std::min(size, rows - begin);
-    step.columns = shape.input_size;
-    step.panel_end = w_ih[0].panels;
-    Buffer converted[kMaxDirections];
-    Product products[kMaxDirections];
-    for (int d = 0; d < shape.directions; ++d) {
-      const void* from = advance(args.grad_gates[d], begin * gates, storage);
-      if (converts) {
-        converted[d] = Buffer(step.rows * gates * table.operand_size);
-        table.storage_to_operand(from, step.rows * gates, converted[d].get());
-        from = converted[d].get();
-      }
-      products[d] = {{from, gates, nullptr}, gates, w_ih[d].data.get()};
+    const int64_t begin = chunk * size, end = std::min(begin + size, rows);
+    const void* grad_gates[kMaxDirections] = {};
+    for (int d = 0; d < args.shape.directions; ++d) {
+      grad_gates[d] = advance(args.grad_gates[d], begin * kGates * args.shape.hidden_size,
+                              dtype_size(args.dtype));
     }
-    step.product = products[0];
-    step.second = products[1];
-    if (positions.empty()) {
-      step.out = {advance(args.grad_x, begin * shape.input_size, storage), shape.input_size,
-                  nullptr};
-    } else {
-      step.out = {args.grad_x, shape.input_size, positions.data() + begin};
-    }
-    table.linear_step(step);
+    gradient.run(begin, end, grad_gates, /*add=*/false);
   });
 }
 

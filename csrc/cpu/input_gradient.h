@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <vector>
+
 #include "common/lstm.h"
 #include "cpu/cpu_features.h"
+#include "cpu/kernels.h"
+#include "cpu/scratch.h"
 #include "cpu/team.h"
 
 namespace lstm_fused::cpu {
@@ -18,6 +22,24 @@ struct InputGradientArgs {
 
 // grad_x = Σ over directions of grad_gates·W_ih. Not left to a BLAS: there a row's bits depend on
 // where it stands among the rows and on the number of threads; here they do not.
+class InputGradient {
+ public:
+  // Packs the weights. `args`, whose `grad_gates` are not used, must outlive this.
+  InputGradient(const InputGradientArgs& args, Isa isa, const Parallel& parallel);
+
+  // Rows [begin, end) of data. grad_gates: each direction's row `begin` and those after it, or null
+  // where a direction has no part in this; add: to what is there already.
+  void run(int64_t begin, int64_t end, const void* const (&grad_gates)[kMaxDirections],
+           bool add) const;
+
+ private:
+  const InputGradientArgs& args_;
+  const KernelTable& table_;
+  const std::vector<int64_t> positions_;  // of the rows of data in grad_x; empty: as they come
+  PanelMatrix w_ih_[kMaxDirections];
+};
+
+// All rows of all directions.
 void input_gradient(const InputGradientArgs& args, Isa isa, const Parallel& parallel);
 
 }  // namespace lstm_fused::cpu

@@ -2,19 +2,11 @@
 #include "cpu/lstm_backward.h"
 
 #include <cstring>
-#include <vector>
 
 #include "cpu/group.h"
-#include "cpu/kernels.h"
-#include "cpu/scratch.h"
 
 namespace lstm_fused::cpu {
 namespace {
-
-struct PackedWeights {
-  PanelMatrix w_hh;  // dh = d(pre-activations)·W_hh
-  PanelMatrix w_hr;  // d(o·tanh(c)) = dh·W_hr, with projection
-};
 
 // Rows (or MutableRows) from row j on.
 template <typename View>
@@ -30,15 +22,22 @@ Resets skip_rows(const Resets& resets, int64_t j) {
   return {resets.flags + j, nullptr, resets.limit - j};
 }
 
+}  // namespace
+
 // One group's way back through time. Step k reads the gate gradients of the step before it, which
 // is the later one in time, from one buffer of operand rows and writes its own to the other.
 class BackwardGroup {
  public:
   BackwardGroup(const LstmBackwardArgs& args, const LstmPlan& plan, const KernelTable& table,
-                const PackedWeights& weights, const Group& group);
+                const BackwardWeights& weights, const Group& group);
 
-  // The last phase is for the gradients of h_0.
-  int64_t phases() const { return group_.steps * phases_per_step_ + 1; }
+  // Phases of the steps before `steps`; the last one of all is for the gradients of h_0.
+  int64_t phases(int64_t steps) const {
+    const bool is_end = steps == args_.shape.steps;
+    return is_end ? group_.steps * phases_per_step_ + 1 : steps * phases_per_step_;
+  }
+  int direction() const { return group_.direction; }
+  void begin_piece(const BackwardPiece& piece) { piece_ = piece; }
   void run(int64_t phase, int share);
   void store_initial_gradients(const std::vector<int64_t>& lengths) const;
   Team& team() { return team_; }
@@ -59,6 +58,11 @@ class BackwardGroup {
   void run_output_gradients(int64_t k, int share);
   void run_cells(int64_t k, int share);
   Product recurrent_product(int64_t k, int64_t row) const;
+  // The group's rows of step t within those of the piece.
+  template <typename View, typename Pointer>
+  View piece_rows(Pointer base, int64_t stride, int64_t t) const {
+    return group_.data_rows<View>(base, stride, storage_, t, piece_.first_row);
+  }
   Rows grad_y_rows(int64_t t) const {
     return group_.sequence_rows<Rows>(
         direction_.grad_y, args_.shape.directions * args_.shape.output_size, storage_, t);
@@ -71,8 +75,9 @@ class BackwardGroup {
   const LstmBackwardDirection& direction_;
   const LstmPlan& plan_;
   const KernelTable& table_;
-  const PackedWeights& weights_;
+  const BackwardWeights& weights_;
   const Group group_;
+  BackwardPiece piece_;
   const int64_t storage_, accumulator_, operand_;  // bytes of an element
   const int64_t gates_stride_, output_stride_;
   const int phases_per_step_;
@@ -84,7 +89,7 @@ class BackwardGroup {
 };
 
 BackwardGroup::BackwardGroup(const LstmBackwardArgs& args, const LstmPlan& plan,
-                             const KernelTable& table, const PackedWeights& weights,
+                             const KernelTable& table, const BackwardWeights& weights,
                              const Group& group)
     : args_(args),
       direction_(args.direction[group.direction]),
@@ -175,9 +180,8 @@ void BackwardGroup::run_output_gradients(int64_t k, int share) {
     } else {
       step.addends[1] = skip_rows(grad_h_n_rows(), row, storage_);
     }
-    step.out = skip_rows(
-        group_.data_rows<MutableRows>(direction_.grad_output, shape.output_size, storage_, t), row,
-        storage_);
+    step.out =
+        skip_rows(piece_rows<MutableRows>(piece_.grad_output, shape.output_size, t), row, storage_);
     step.operand_out = {advance(grad_output_.get(), row * output_stride_, operand_), output_stride_,
                         nullptr};
     table_.linear_step(step);
@@ -223,8 +227,7 @@ void BackwardGroup::run_cells(int64_t k, int share) {
         skip_rows(group_.sequence_rows<Rows>(direction_.grad_cell_states, shape.directions * hidden,
                                              storage_, t),
                   row, storage_);
-    step.gates = skip_rows(group_.data_rows<Rows>(direction_.gates, kGates * hidden, storage_, t),
-                           row, storage_);
+    step.gates = skip_rows(piece_rows<Rows>(piece_.gates, kGates * hidden, t), row, storage_);
     step.cells = skip_rows(group_.data_rows<Rows>(direction_.cells, hidden, accumulator_, t), row,
                            accumulator_);
     if (row < first) {
@@ -235,9 +238,8 @@ void BackwardGroup::run_cells(int64_t k, int share) {
       step.c_prev = {advance(c_0_.get(), row * hidden, accumulator_), hidden, nullptr};
     }
     step.dc = advance(dc_.get(), row * hidden, accumulator_);
-    step.grad_gates = skip_rows(
-        group_.data_rows<MutableRows>(direction_.grad_gates, kGates * hidden, storage_, t), row,
-        storage_);
+    step.grad_gates =
+        skip_rows(piece_rows<MutableRows>(piece_.grad_gates, kGates * hidden, t), row, storage_);
     step.operand_out = {advance(grad_gates_[(k + 1) % 2].get(), row * gates_stride_, operand_),
                         gates_stride_, nullptr};
     step.reset = skip_rows(group_.resets(args_.reset_mask, t, group_.active(t)), row);
@@ -267,42 +269,58 @@ void BackwardGroup::store_initial_gradients(const std::vector<int64_t>& lengths)
   }
 }
 
-}  // namespace
-
-void lstm_backward(const LstmBackwardArgs& args, const LstmPlan& plan, const Parallel& parallel) {
+LstmBackward::LstmBackward(const LstmBackwardArgs& args, const LstmPlan& plan,
+                           const Parallel& parallel)
+    : args_(args),
+      plan_(plan),
+      table_(kernel_table(plan.isa, args.dtype)),
+      lengths_(sorted_lengths(*args.layout, args.shape.batch)) {
   check_shape(args.shape);
   const LstmShape& shape = args.shape;
-  const KernelTable& table = kernel_table(plan.isa, args.dtype);
 
   // Bring the weights into the kernels' layout. A single step does not use W_hh but for h_0.
-  PackedWeights weights[kMaxDirections];
-  Packer packer(table);
+  Packer packer(table_);
   for (int d = 0; d < shape.directions; ++d) {
     const LstmBackwardDirection& direction = args.direction[d];
     if (shape.steps > 1 || direction.grad_h_0) {
       packer.add_direct(direction.weights.w_hh, shape.output_size, kGates * shape.hidden_size,
-                        weights[d].w_hh);
+                        weights_[d].w_hh);
     }
     if (shape.projection) {
       packer.add_direct(direction.weights.w_hr, shape.hidden_size, shape.output_size,
-                        weights[d].w_hr);
+                        weights_[d].w_hr);
     }
   }
   packer.run(parallel);
 
-  // Take every group back through its steps.
-  const std::vector<int64_t> lengths = sorted_lengths(*args.layout, shape.batch);
-  std::vector<std::unique_ptr<BackwardGroup>> groups;
-  for (const Group& group : make_groups(shape, *args.layout, lengths, plan)) {
-    groups.push_back(
-        std::make_unique<BackwardGroup>(args, plan, table, weights[group.direction], group));
+  for (const Group& group : make_groups(shape, *args.layout, lengths_, plan)) {
+    groups_.push_back(
+        std::make_unique<BackwardGroup>(args, plan, table_, weights_[group.direction], group));
   }
-  parallel.for_each(static_cast<int64_t>(groups.size()) * plan.team, [&](int64_t i) {
-    BackwardGroup& group = *groups[i / plan.team];
-    group.team().work(static_cast<int>(i % plan.team), group.phases(),
+}
+
+LstmBackward::~LstmBackward() = default;
+
+void LstmBackward::run(const BackwardPiece (&pieces)[kMaxDirections], const Parallel& parallel) {
+  for (int d = 0; d < args_.shape.directions; ++d) steps_done_[d] += pieces[d].steps;
+  for (const auto& group : groups_) group->begin_piece(pieces[group->direction()]);
+  parallel.for_each(static_cast<int64_t>(groups_.size()) * plan_.team, [&](int64_t i) {
+    BackwardGroup& group = *groups_[i / plan_.team];
+    group.team().work(static_cast<int>(i % plan_.team),
+                      group.phases(steps_done_[group.direction()]),
                       [&](int64_t phase, int share) { group.run(phase, share); });
   });
-  for (const auto& group : groups) group->store_initial_gradients(lengths);
+  if (steps_done_[0] < args_.shape.steps) return;
+  for (const auto& group : groups_) group->store_initial_gradients(lengths_);
+}
+
+void lstm_backward(const LstmBackwardArgs& args, const LstmPlan& plan, const Parallel& parallel) {
+  BackwardPiece pieces[kMaxDirections];
+  for (int d = 0; d < args.shape.directions; ++d) {
+    const LstmBackwardDirection& direction = args.direction[d];
+    pieces[d] = {args.shape.steps, 0, direction.gates, direction.grad_gates, direction.grad_output};
+  }
+  LstmBackward(args, plan, parallel).run(pieces, parallel);
 }
 
 }  // namespace lstm_fused::cpu

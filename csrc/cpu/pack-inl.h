@@ -171,13 +171,12 @@ void pack_columns(const void* const* rows, int64_t k_size, int64_t begin, int64_
         const int64_t k = first + i * multiple;
         square[i] = k < k_size ? load(k) : Vec<Cell>{};
       }
-    }
-    transpose_square<width / 2>(square);
-    for (int lane = 0; lane < count; ++lane) {
-      store_unaligned(to + lane * stride + first, square[lane]);
+      transpose_square<width / 2>(square);
+      for (int lane = 0; lane < count; ++lane) {
+        store_unaligned(to + lane * stride + first, square[lane]);
+      }
     }
   }
-}
 }
 
 // out (kVectors vectors, or the first `count` lanes of one) [+]= Σ_k of rows[k] from `column` on.

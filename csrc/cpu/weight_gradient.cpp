@@ -3,11 +3,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
-#include <vector>
 
 #include "cpu/cpu_features.h"
-#include "cpu/scratch.h"
 
 namespace lstm_fused::cpu {
 namespace {
@@ -16,172 +13,11 @@ namespace {
 // enough that a panel of it, 64 KiB, is read from the L2 cache.
 constexpr int64_t kBlockRows = 256;
 
-// Columns of grad that parts of the work begin at: whole vectors, and whole row blocks of the
-// micro-kernel.
-constexpr int64_t kPartColumns = 48;
-
-// Matrices of fewer columns are summed in several splits of the rows at once, to have work for many
-// threads; a split has at least so many rows.
-constexpr int64_t kWideColumns = 768;
-constexpr int64_t kMinSplitRows = 1024;
+// Columns of grad that parts of the work begin at: whole vectors, whatever the instruction set.
+constexpr int64_t kPartColumns = 16;
 
 // Multiply-adds below which one thread does it all.
 constexpr int64_t kMinParallelWork = 1'000'000;
-
-class WeightGradient {
- public:
-  WeightGradient(const WeightGradientArgs& args, const KernelTable& table, int threads);
-
-  int64_t tasks() const { return splits_ * parts_; }
-  // Sums of one split of the rows, for one part of grad's columns.
-  void run(int64_t task);
-  // Whether these are sums to be added up and stored, and not the results.
-  bool has_sums() const { return args_.rows > kBlockRows; }
-  // Adds the splits up, for one part, and stores the results.
-  void store(int64_t part);
-  int64_t parts() const { return parts_; }
-
- private:
-  int64_t part_begin(int64_t part) const {
-    return std::min(round_up(args_.grad_columns * part / parts_, kPartColumns), args_.grad_columns);
-  }
-  int64_t panels(int i) const { return ceil_div(args_.weight[i].columns, panel_columns_); }
-  int64_t sums_stride(int i) const { return panels(i) * panel_columns_; }
-  void* sums(int i, int64_t split, int64_t column) const {
-    return advance(sums_[i].get(), (split * args_.grad_columns + column) * sums_stride(i),
-                   accumulator_);
-  }
-
-  void* bias_sums(int64_t split, int64_t column) const {
-    return advance(bias_sums_.get(), split * args_.grad_columns + column, accumulator_);
-  }
-  void store_bias(int64_t column_begin, int64_t column_end) const;
-
-  struct TaskBuffers {
-    Buffer columns;  // (part's columns, block_stride_) operand: a block of grad, transposed
-    Buffer panels;   // a block of one weight's operands
-  };
-
-  const WeightGradientArgs& args_;
-  const KernelTable& table_;
-  const int64_t storage_, accumulator_;  // bytes of an element
-  const int64_t panel_columns_;
-  const int64_t block_rows_;
-  const int64_t block_stride_;  // of whole vectors
-  int64_t splits_ = 1, parts_ = 1;
-  Buffer sums_[2];    // (splits, grad_columns, sums_stride) accumulator; with has_sums
-  Buffer bias_sums_;  // (splits, grad_columns) accumulator
-  std::vector<TaskBuffers> buffers_;
-};
-
-WeightGradient::WeightGradient(const WeightGradientArgs& args, const KernelTable& table,
-                               int threads)
-    : args_(args),
-      table_(table),
-      storage_(dtype_size(args.dtype)),
-      accumulator_(accumulator_size(args.dtype)),
-      panel_columns_(kPanelSlots * table.vector_width),
-      block_rows_(std::min(kBlockRows, args.rows)),
-      block_stride_(round_up(block_rows_, table.vector_width * table.k_multiple)) {
-  splits_ = std::clamp<int64_t>(ceil_div(kWideColumns, args.grad_columns), 1,
-                                std::max<int64_t>(args.rows / kMinSplitRows, 1));
-  // Parts to have the same number of tasks for each thread.
-  parts_ = std::clamp<int64_t>(threads / std::gcd(splits_, int64_t{threads}), 1,
-                               ceil_div(args.grad_columns, kPartColumns));
-
-  int64_t most_panels = 0;
-  for (int i = 0; i < args.weights; ++i) {
-    most_panels = std::max(most_panels, panels(i));
-    if (has_sums()) {
-      sums_[i] = Buffer(splits_ * args.grad_columns * sums_stride(i) * accumulator_);
-    }
-  }
-  if (args.grad_bias[0]) bias_sums_ = Buffer(splits_ * args.grad_columns * accumulator_);
-  const int64_t part_columns = ceil_div(args.grad_columns, parts_) + kPartColumns;
-  buffers_.resize(tasks());
-  for (TaskBuffers& buffers : buffers_) {
-    buffers.columns = Buffer(part_columns * block_stride_ * table.operand_size);
-    buffers.panels = Buffer(most_panels * panel_columns_ * block_stride_ * table.operand_size);
-  }
-}
-
-void WeightGradient::run(int64_t task) {
-  const int64_t split = task / parts_, part = task % parts_;
-  const int64_t column_begin = part_begin(part), column_end = part_begin(part + 1);
-  const int64_t row_begin = args_.rows * split / splits_;
-  const int64_t row_end = args_.rows * (split + 1) / splits_;
-  const TaskBuffers& buffers = buffers_[task];
-  LinearStep step;
-  step.rows = column_end - column_begin;
-  for (int64_t row = row_begin; row < row_end; row += kBlockRows) {
-    const int64_t count = std::min(kBlockRows, row_end - row);
-    const void* const* grads = args_.grads + row;
-    step.accumulate = row > row_begin;
-    table_.pack_columns(grads, count, column_begin, column_end, block_stride_,
-                        buffers.columns.get());
-    if (args_.grad_bias[0]) {
-      table_.sum_rows(grads, count, column_begin, column_end, step.accumulate,
-                      bias_sums(split, column_begin));
-    }
-    for (int i = 0; i < args_.weights; ++i) {
-      const WeightGradientArgs::Weight& weight = args_.weight[i];
-      table_.pack_rows(weight.operands + row, count, weight.columns, buffers.panels.get());
-      step.product = {{buffers.columns.get(), block_stride_, nullptr}, count, buffers.panels.get()};
-      step.columns = weight.columns;
-      step.panel_end = panels(i);
-      if (has_sums()) {
-        step.accumulator_out = {sums(i, split, column_begin), sums_stride(i), nullptr};
-      } else {
-        step.out = {advance(weight.grad_weight, column_begin * weight.columns, storage_),
-                    weight.columns, nullptr};
-      }
-      table_.linear_step(step);
-    }
-  }
-  if (!has_sums()) store_bias(column_begin, column_end);
-}
-
-template <typename A>
-void add_to(void* sums, const void* other, int64_t n) {
-  A* to = static_cast<A*>(sums);
-  const A* from = static_cast<const A*>(other);
-  for (int64_t i = 0; i < n; ++i) to[i] += from[i];
-}
-
-void add_to(void* sums, const void* other, int64_t n, int64_t accumulator) {
-  if (accumulator == sizeof(double)) {
-    add_to<double>(sums, other, n);
-  } else {
-    add_to<float>(sums, other, n);
-  }
-}
-
-void WeightGradient::store(int64_t part) {
-  const int64_t column_begin = part_begin(part), column_end = part_begin(part + 1);
-  for (int i = 0; i < args_.weights; ++i) {
-    const WeightGradientArgs::Weight& weight = args_.weight[i];
-    for (int64_t c = column_begin; c < column_end; ++c) {
-      for (int64_t split = 1; split < splits_; ++split) {
-        add_to(sums(i, 0, c), sums(i, split, c), weight.columns, accumulator_);
-      }
-      table_.accumulator_to_storage(sums(i, 0, c), weight.columns,
-                                    advance(weight.grad_weight, c * weight.columns, storage_));
-    }
-  }
-  store_bias(column_begin, column_end);
-}
-
-void WeightGradient::store_bias(int64_t column_begin, int64_t column_end) const {
-  if (!args_.grad_bias[0]) return;
-  for (int64_t split = 1; split < splits_; ++split) {
-    add_to(bias_sums(0, column_begin), bias_sums(split, column_begin), column_end - column_begin,
-           accumulator_);
-  }
-  for (void* grad_bias : args_.grad_bias) {
-    table_.accumulator_to_storage(bias_sums(0, column_begin), column_end - column_begin,
-                                  advance(grad_bias, column_begin, storage_));
-  }
-}
 
 // Multiply-adds of all rows.
 int64_t work_of(const WeightGradientArgs& args) {
@@ -209,23 +45,114 @@ WeightGradientArgs args_of_sample(WeightGradientArgs args, int64_t sample,
 
 }  // namespace
 
+WeightGradient::WeightGradient(const WeightGradientArgs& args, Isa isa, int threads)
+    : args_(args),
+      table_(kernel_table(isa, args.dtype)),
+      storage_(dtype_size(args.dtype)),
+      accumulator_(accumulator_size(args.dtype)),
+      panel_columns_(kPanelSlots * table_.vector_width),
+      block_rows_(std::min(kBlockRows, args.rows)),
+      block_stride_(round_up(block_rows_, table_.vector_width * table_.k_multiple)),
+      parts_(std::clamp<int64_t>(threads, 1, ceil_div(args.grad_columns, kPartColumns))),
+      is_direct_(args.rows > 0 && args.rows <= kBlockRows),
+      part_(parts_) {
+  int64_t most_panels = 0;
+  for (int i = 0; i < args.weights; ++i) {
+    most_panels = std::max(most_panels, panels(i));
+    if (is_direct_) continue;
+    sums_[i] = Buffer(args.grad_columns * panels(i) * panel_columns_ * accumulator_);
+  }
+  if (args.grad_bias[0]) bias_sums_ = Buffer(args.grad_columns * accumulator_);
+  for (int64_t p = 0; p < parts_; ++p) {
+    const int64_t columns = part_begin(p + 1) - part_begin(p);
+    part_[p].columns = Buffer(columns * block_stride_ * table_.operand_size);
+    part_[p].panels = Buffer(most_panels * panel_columns_ * block_stride_ * table_.operand_size);
+  }
+}
+
+int64_t WeightGradient::part_begin(int64_t part) const {
+  return std::min(round_up(args_.grad_columns * part / parts_, kPartColumns), args_.grad_columns);
+}
+
+int64_t WeightGradient::panels(int weight) const {
+  return ceil_div(args_.weight[weight].columns, panel_columns_);
+}
+
+void* WeightGradient::sums(int weight, int64_t column) const {
+  return advance(sums_[weight].get(), column * panels(weight) * panel_columns_, accumulator_);
+}
+
+void* WeightGradient::bias_sums(int64_t column) const {
+  return advance(bias_sums_.get(), column, accumulator_);
+}
+
+void WeightGradient::add(int64_t part, int64_t begin, int64_t end) {
+  if (part >= parts_) return;
+  for (int64_t row = begin; row < end; row += kBlockRows) {
+    add_block(part_[part], row, std::min(kBlockRows, end - row), part_begin(part),
+              part_begin(part + 1));
+  }
+}
+
+void WeightGradient::add_block(Part& part, int64_t row, int64_t count, int64_t column_begin,
+                               int64_t column_end) {
+  const void* const* grads = args_.grads + row;
+  LinearStep step;
+  step.rows = column_end - column_begin;
+  step.accumulate = part.has_sums;
+  table_.pack_columns(grads, count, column_begin, column_end, block_stride_, part.columns.get());
+  if (args_.grad_bias[0]) {
+    table_.sum_rows(grads, count, column_begin, column_end, part.has_sums, bias_sums(column_begin));
+  }
+  for (int i = 0; i < args_.weights; ++i) {
+    const WeightGradientArgs::Weight& weight = args_.weight[i];
+    table_.pack_rows(weight.operands + row, count, weight.columns, part.panels.get());
+    step.product = {{part.columns.get(), block_stride_, nullptr}, count, part.panels.get()};
+    step.columns = weight.columns;
+    step.panel_end = panels(i);
+    if (is_direct_) {
+      step.out = {advance(weight.grad_weight, column_begin * weight.columns, storage_),
+                  weight.columns, nullptr};
+    } else {
+      step.accumulator_out = {sums(i, column_begin), panels(i) * panel_columns_, nullptr};
+    }
+    table_.linear_step(step);
+  }
+  part.has_sums = true;
+}
+
+void WeightGradient::store(int64_t part) {
+  if (part >= parts_) return;
+  const int64_t column_begin = part_begin(part), column_end = part_begin(part + 1);
+  const bool has_sums = part_[part].has_sums;
+  const auto store_row = [&](const void* from, int64_t columns, void* to) {
+    if (has_sums) {
+      table_.accumulator_to_storage(from, columns, to);
+    } else {
+      std::memset(to, 0, columns * storage_);
+    }
+  };
+  for (int i = 0; i < args_.weights && !is_direct_; ++i) {
+    const WeightGradientArgs::Weight& weight = args_.weight[i];
+    for (int64_t c = column_begin; c < column_end; ++c) {
+      store_row(sums(i, c), weight.columns,
+                advance(weight.grad_weight, c * weight.columns, storage_));
+    }
+  }
+  for (void* grad_bias : args_.grad_bias) {
+    if (!grad_bias) continue;
+    store_row(bias_sums(column_begin), column_end - column_begin,
+              advance(grad_bias, column_begin, storage_));
+  }
+}
+
 void weight_gradient(const WeightGradientArgs& args, Isa isa, const Parallel& parallel) {
-  if (args.rows == 0) {
-    for (int i = 0; i < args.weights; ++i) {
-      std::memset(args.weight[i].grad_weight, 0,
-                  args.grad_columns * args.weight[i].columns * dtype_size(args.dtype));
-    }
-    for (void* grad_bias : args.grad_bias) {
-      if (grad_bias) std::memset(grad_bias, 0, args.grad_columns * dtype_size(args.dtype));
-    }
-    return;
-  }
   const Parallel threads = work_of(args) < kMinParallelWork ? Parallel{} : parallel;
-  WeightGradient gradient(args, kernel_table(isa, args.dtype), threads.threads);
-  threads.for_each(gradient.tasks(), [&](int64_t task) { gradient.run(task); });
-  if (gradient.has_sums()) {
-    threads.for_each(gradient.parts(), [&](int64_t part) { gradient.store(part); });
-  }
+  WeightGradient gradient(args, isa, threads.threads);
+  threads.for_each(gradient.parts(), [&](int64_t part) {
+    gradient.add(part, 0, args.rows);
+    gradient.store(part);
+  });
 }
 
 void sample_weight_gradients(const WeightGradientArgs& args, int64_t samples,

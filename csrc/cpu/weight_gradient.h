@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "common/types.h"
 #include "cpu/kernels.h"
+#include "cpu/scratch.h"
 #include "cpu/team.h"
 
 namespace lstm_fused::cpu {
@@ -27,7 +29,46 @@ struct WeightGradientArgs {
   void* grad_bias[2] = {};  // out (grad_columns) storage, the same in both; or null
 };
 
-// The order of the sums depends on the shape alone, and so do the results' bits.
+// The sums, in parts that threads can work on at once: of `columns` of grad each. What is added may
+// come in several pieces. The results' bits depend on the shape and the pieces alone.
+class WeightGradient {
+ public:
+  // `args`, whose pointers need not point at rows yet, must outlive this. threads: to share it.
+  WeightGradient(const WeightGradientArgs& args, Isa isa, int threads);
+
+  int64_t parts() const { return parts_; }
+  // Adds rows [begin, end) to the sums of a part; or nothing, where there is no such part.
+  void add(int64_t part, int64_t begin, int64_t end);
+  // Writes the part's results.
+  void store(int64_t part);
+
+ private:
+  struct Part {
+    bool has_sums = false;  // else the sums are not initialised
+    Buffer columns;         // (part's columns, block_stride_) operand: a block of grad, transposed
+    Buffer panels;          // a block of one weight's operands
+  };
+
+  int64_t part_begin(int64_t part) const;
+  int64_t panels(int weight) const;
+  void* sums(int weight, int64_t column) const;
+  void* bias_sums(int64_t column) const;
+  void add_block(Part& part, int64_t row, int64_t count, int64_t column_begin, int64_t column_end);
+
+  const WeightGradientArgs& args_;
+  const KernelTable& table_;
+  const int64_t storage_, accumulator_;  // bytes of an element
+  const int64_t panel_columns_;
+  int64_t block_rows_;
+  int64_t block_stride_;  // of whole vectors
+  int64_t parts_ = 1;
+  bool is_direct_;    // all rows are one block, whose sums are the results
+  Buffer sums_[2];    // (grad_columns, whole panels) accumulator; unless direct
+  Buffer bias_sums_;  // (grad_columns) accumulator
+  std::vector<Part> part_;
+};
+
+// All rows at once.
 void weight_gradient(const WeightGradientArgs& args, Isa isa, const Parallel& parallel);
 
 // The same for the rows of each of B samples: those of sample b are [first_row[b],

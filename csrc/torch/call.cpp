@@ -90,7 +90,8 @@ BackwardTensors::BackwardTensors(const Layer& layer, const std::optional<Tensor>
                                  const std::optional<Tensor>& grad_h_n,
                                  const std::optional<Tensor>& grad_c_n,
                                  const std::optional<Tensor>& grad_cell_states, const Tensor& y,
-                                 const Tensor& gates, const Tensor& cells, bool need_states)
+                                 const Tensor& gates, const Tensor& cells, bool need_states,
+                                 bool keep_gate_gradients)
     : grad_y(checked_gradient(
           layer, grad_y, "grad_y",
           sequence_sizes(layer, layer.shape.directions * layer.shape.output_size))),
@@ -102,13 +103,15 @@ BackwardTensors::BackwardTensors(const Layer& layer, const std::optional<Tensor>
       y(checked(y, "y", sequence_sizes(layer, layer.shape.directions * layer.shape.output_size),
                 layer)),
       cells(checked_cells(layer, cells)),
-      grad_gates(new_storage(layer, gates_sizes(layer, layer.data_rows))),
+      grad_gates(new_storage(layer, gates_sizes(layer, layer.data_rows), keep_gate_gradients)),
       rebuilds_gates(Sizes({0}).equals(gates)),
       gates(rebuilds_gates
                 ? grad_gates
                 : checked(gates, "gates", gates_sizes(layer, layer.sequence_rows), layer)),
-      grad_output(new_storage(layer, {layer.shape.projection ? layer.shape.directions : 0,
-                                      layer.data_rows, layer.shape.output_size})),
+      grad_output(new_storage(layer,
+                              {layer.shape.projection ? layer.shape.directions : 0, layer.data_rows,
+                               layer.shape.output_size},
+                              keep_gate_gradients)),
       grad_h_0(new_storage(layer, h_sizes(layer), need_states)),
       grad_c_0(new_storage(layer, c_sizes(layer), need_states)) {}
 
@@ -130,6 +133,27 @@ LstmBackwardDirection BackwardTensors::direction(const Layer& layer, int directi
   out.grad_output = element(grad_output, d * layer.data_rows * s.output_size, storage);
   out.grad_h_0 = element(grad_h_0, d * s.batch * s.output_size, storage);
   out.grad_c_0 = element(grad_c_0, d * s.batch * s.hidden_size, storage);
+  return out;
+}
+
+cpu::LayerBackwardArgs::Direction BackwardTensors::layer_direction(
+    const Layer& layer, int d, const std::vector<Tensor>& grad_weights) const {
+  const LstmShape& s = layer.shape;
+  const int64_t storage = dtype_size(layer.dtype);
+  cpu::LayerBackwardArgs::Direction out;
+  out.recurrence = direction(layer, d);
+  out.h_0 = const_element(layer.h_0, d * s.batch * s.output_size, storage);
+  out.y = const_element(y, d * s.output_size, storage);
+  if (grad_weights.empty()) return out;
+  const int each = layer.weights_per_direction();
+  const Tensor* to = grad_weights.data() + d * each;
+  out.grad_w_ih = to[0].mutable_data_ptr();
+  out.grad_w_hh = to[1].mutable_data_ptr();
+  if (layer.has_bias()) {
+    out.grad_b_ih = to[2].mutable_data_ptr();
+    out.grad_b_hh = to[3].mutable_data_ptr();
+  }
+  if (s.projection) out.grad_w_hr = to[each - 1].mutable_data_ptr();
   return out;
 }
 

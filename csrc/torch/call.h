@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/lstm.h"
+#include "cpu/layer_backward.h"
 #include "torch/layer.h"
 #include "torch/tensors.h"
 
@@ -36,22 +37,27 @@ struct ForwardTensors {
 // What a backward gets, checked and contiguous, an absent gradient being empty; and what its
 // recurrence returns, not initialised.
 //
-// Gates that the forward did not save are to be rebuilt in the memory of grad_gates, which the
-// recurrence overwrites step by step: then `gates` is grad_gates itself.
+// keep_gate_gradients: with memory for the gradients of all gates and of h. Gates that the forward
+// did not save are then to be rebuilt in the memory of grad_gates, which the recurrence overwrites
+// step by step: `gates` is grad_gates itself.
 struct BackwardTensors {
   Tensor grad_y, grad_h_n, grad_c_n, grad_cell_states;
   Tensor y, cells;
-  Tensor grad_gates;  // (L, M, 4H)
+  Tensor grad_gates;  // (L, M, 4H), or empty
   bool rebuilds_gates = false;
   Tensor gates;
-  Tensor grad_output;         // (L, M, P); no rows without projection
+  Tensor grad_output;         // (L, M, P), or empty; no rows without projection
   Tensor grad_h_0, grad_c_0;  // empty unless `need_states`
 
   BackwardTensors(const Layer& layer, const std::optional<Tensor>& grad_y,
                   const std::optional<Tensor>& grad_h_n, const std::optional<Tensor>& grad_c_n,
                   const std::optional<Tensor>& grad_cell_states, const Tensor& y,
-                  const Tensor& gates, const Tensor& cells, bool need_states);
+                  const Tensor& gates, const Tensor& cells, bool need_states,
+                  bool keep_gate_gradients);
   LstmBackwardDirection direction(const Layer& layer, int direction) const;
+  // grad_weights: of all directions, in the weights' order; or empty.
+  cpu::LayerBackwardArgs::Direction layer_direction(const Layer& layer, int direction,
+                                                    const std::vector<Tensor>& grad_weights) const;
   LstmGatesDirection gates_direction(const Layer& layer, int direction) const;
 };
 

@@ -7,13 +7,14 @@
 
 #include "common/error.h"
 #include "cpu/input_gradient.h"
+#include "cpu/layer_backward.h"
 #include "cpu/lstm_backward.h"
 #include "cpu/lstm_forward.h"
 #include "cpu/rebuild_gates.h"
 #include "torch/call.h"
 #include "torch/layer.h"
+#include "torch/sample_gradients.h"
 #include "torch/torch_parallel.h"
-#include "torch/weight_gradients.h"
 
 namespace lstm_fused {
 namespace {
@@ -85,6 +86,11 @@ void rebuild_gates(const Layer& layer, const BackwardTensors& tensors, const cpu
   cpu::rebuild_gates(args, cpu::make_forward_plan(layer.shape, layer.dtype, facts), parallel);
 }
 
+Tensor new_grad_input(const Layer& layer, bool wanted) {
+  return wanted ? new_sequence(layer, layer.shape.input_size)
+                : new_tensor({0}, layer.input.scalar_type(), layer.device);
+}
+
 // Runs the recurrence; gives the input's gradient, empty unless `need_input`.
 Tensor run_backward(const Layer& layer, const BackwardTensors& tensors, const cpu::LstmPlan& plan,
                     bool need_input, const cpu::Parallel& parallel) {
@@ -96,8 +102,8 @@ Tensor run_backward(const Layer& layer, const BackwardTensors& tensors, const cp
   for (int d = 0; d < layer.shape.directions; ++d) args.direction[d] = tensors.direction(layer, d);
   cpu::lstm_backward(args, plan, parallel);
 
-  if (!need_input) return new_tensor({0}, layer.input.scalar_type(), layer.device);
-  Tensor grad_input = new_sequence(layer, layer.shape.input_size);
+  const Tensor grad_input = new_grad_input(layer, need_input);
+  if (!need_input) return grad_input;
   cpu::InputGradientArgs input_args = {layer.shape, layer.dtype, &layer.layout,
                                        {},          {},          element(grad_input, 0, 1)};
   for (int d = 0; d < layer.shape.directions; ++d) {
@@ -106,27 +112,6 @@ Tensor run_backward(const Layer& layer, const BackwardTensors& tensors, const cp
   }
   cpu::input_gradient(input_args, plan.isa, parallel);
   return grad_input;
-}
-
-struct Needs {
-  bool input, states, weights;
-};
-
-// samples: as of weight_gradients.
-BackwardResult backward(const Layer& layer, const BackwardTensors& tensors, const Needs& needs,
-                        int64_t samples) {
-  const cpu::Parallel parallel = torch_parallel();
-  const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
-  const cpu::LstmPlan plan = cpu::make_backward_plan(layer.shape, layer.dtype, facts);
-  if (tensors.rebuilds_gates) rebuild_gates(layer, tensors, facts, parallel);
-  Tensor unprojected;
-  if (needs.weights) unprojected = unprojected_output(layer, tensors, plan.isa, parallel);
-  const Tensor grad_input = run_backward(layer, tensors, plan, needs.input, parallel);
-  std::vector<Tensor> grad_weights;
-  if (needs.weights) {
-    grad_weights = weight_gradients(layer, tensors, unprojected, samples, plan.isa, parallel);
-  }
-  return {grad_input, tensors.grad_h_0, tensors.grad_c_0, grad_weights};
 }
 
 BackwardResult lstm_backward_cpu(
@@ -138,8 +123,30 @@ BackwardResult lstm_backward_cpu(
     const Tensor& cells, bool need_input, bool need_states, bool need_weights) {
   const Layer layer = make_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
   const BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates,
-                                cells, need_states);
-  return backward(layer, tensors, {need_input, need_states, need_weights}, /*samples=*/0);
+                                cells, need_states, /*keep_gate_gradients=*/false);
+  const Tensor grad_input = new_grad_input(layer, need_input);
+  std::vector<Tensor> grad_weights;
+  if (need_weights) {
+    for (const Tensor& weight : layer.weights) {
+      const int64_t rows = weight.size(0);
+      const Sizes sizes = weight.dim() == 1 ? Sizes{rows} : Sizes{rows, weight.size(1)};
+      grad_weights.push_back(new_tensor(sizes, weight.scalar_type(), layer.device));
+    }
+  }
+
+  cpu::LayerBackwardArgs args;
+  args.shape = layer.shape;
+  args.dtype = layer.dtype;
+  args.layout = &layer.layout;
+  args.x = layer.input.const_data_ptr();
+  args.reset_mask = layer.reset_flags();
+  if (need_input) args.grad_x = grad_input.mutable_data_ptr();
+  for (int d = 0; d < layer.shape.directions; ++d) {
+    args.direction[d] = tensors.layer_direction(layer, d, grad_weights);
+  }
+  const cpu::Parallel parallel = torch_parallel();
+  cpu::layer_backward(args, cpu::cpu_facts(parallel.threads), parallel);
+  return {grad_input, tensors.grad_h_0, tensors.grad_c_0, grad_weights};
 }
 
 BackwardResult lstm_sample_gradients_cpu(
@@ -151,11 +158,18 @@ BackwardResult lstm_sample_gradients_cpu(
     const Tensor& cells, bool need_input, bool need_states, int64_t samples) {
   const Layer layer = make_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
   LSTM_CHECK(samples >= 1 && layer.shape.batch % samples == 0,
-             "samples must be at least 1 and divide the ", layer.shape.batch,
-             " rows of h_0, got ", samples);
+             "samples must be at least 1 and divide the ", layer.shape.batch, " rows of h_0, got ",
+             samples);
   const BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates,
-                                cells, need_states);
-  return backward(layer, tensors, {need_input, need_states, /*weights=*/true}, samples);
+                                cells, need_states, /*keep_gate_gradients=*/true);
+  const cpu::Parallel parallel = torch_parallel();
+  const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
+  const cpu::LstmPlan plan = cpu::make_backward_plan(layer.shape, layer.dtype, facts);
+  if (tensors.rebuilds_gates) rebuild_gates(layer, tensors, facts, parallel);
+  const Tensor unprojected = unprojected_output(layer, tensors, plan.isa, parallel);
+  const Tensor grad_input = run_backward(layer, tensors, plan, need_input, parallel);
+  return {grad_input, tensors.grad_h_0, tensors.grad_c_0,
+          sample_gradients(layer, tensors, unprojected, samples, plan.isa, parallel)};
 }
 
 }  // namespace

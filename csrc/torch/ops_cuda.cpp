@@ -248,7 +248,8 @@ BackwardResult lstm_backward_cuda(
   Layer layer = make_cuda_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
   // NOTE: the kernels always give the states' gradients, which cost next to nothing.
   BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates, cells,
-                          /*need_states=*/true);
+                          /*need_states=*/true,
+                          /*keep_gate_gradients=*/true);
   const Backward backward(std::move(layer), std::move(tensors), need_weights);
 
   // Turn the gate gradients into those of the input and the weights.
@@ -276,7 +277,8 @@ GateGradientResult lstm_gate_gradients_cuda(
     const Tensor& cells) {
   Layer layer = make_cuda_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
   BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates, cells,
-                          /*need_states=*/true);
+                          /*need_states=*/true,
+                          /*keep_gate_gradients=*/true);
   const Backward backward(std::move(layer), std::move(tensors), /*need_weights=*/true);
 
   const LstmShape& s = backward.layer.shape;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The weights' gradients: sums over data rows.
+// The weights' gradients of each sample.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -18,9 +18,9 @@ namespace lstm_fused {
 Tensor unprojected_output(const Layer& layer, const BackwardTensors& tensors, cpu::Isa isa,
                           const cpu::Parallel& parallel);
 
-// In the order of layer.weights: sums over all data rows; or, with `samples` > 0, those over the
-// rows of each sample, one above the other, row n of the batch being of sample n % samples.
-std::vector<Tensor> weight_gradients(const Layer& layer, const BackwardTensors& tensors,
+// In the order of layer.weights, (samples, …) each: sums over the rows of each sample, row n of the
+// batch being of sample n % samples.
+std::vector<Tensor> sample_gradients(const Layer& layer, const BackwardTensors& tensors,
                                      const Tensor& unprojected, int64_t samples, cpu::Isa isa,
                                      const cpu::Parallel& parallel);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "torch/weight_gradients.h"
+#include "torch/sample_gradients.h"
 
 #include <torch/csrc/stable/ops.h>
 
@@ -41,24 +41,19 @@ Tensor zero_state(const Layer& layer) {
   return ts::new_zeros(layer.input, {layer.shape.output_size});
 }
 
-// Over which rows the sums go: all of them, or those of each sample.
+// Sums over the rows of each sample.
 class Sums {
  public:
   Sums(const Layer& layer, int64_t samples)
-      : layer_(layer), samples_(samples) {
-    if (samples > 0) rows_ = cpu::sample_rows(layer.layout, samples);
-  }
+      : layer_(layer), samples_(samples), rows_(cpu::sample_rows(layer.layout, samples)) {}
 
   Tensor new_weight(int64_t rows, int64_t columns) const {
-    return new_storage(samples_ > 0 ? Sizes{samples_, rows, columns} : Sizes{rows, columns});
+    return new_storage({samples_, rows, columns});
   }
-  Tensor new_bias(int64_t size) const {
-    return new_storage(samples_ > 0 ? Sizes{samples_, size} : Sizes{size});
-  }
+  Tensor new_bias(int64_t size) const { return new_storage({samples_, size}); }
 
   // The rows in the order that `run` takes them.
-  cpu::RowPointers ordered(cpu::RowPointers rows) const {
-    if (samples_ == 0) return rows;
+  cpu::RowPointers ordered(const cpu::RowPointers& rows) const {
     cpu::RowPointers out;
     out.reserve(rows.size());
     for (const int64_t row : rows_.rows) out.push_back(rows[row]);
@@ -67,11 +62,7 @@ class Sums {
   void run(cpu::WeightGradientArgs args, cpu::Isa isa, const cpu::Parallel& parallel) const {
     args.dtype = layer_.dtype;
     args.rows = layer_.data_rows;
-    if (samples_ > 0) {
-      cpu::sample_weight_gradients(args, samples_, rows_.first.data(), isa, parallel);
-    } else {
-      cpu::weight_gradient(args, isa, parallel);
-    }
+    cpu::sample_weight_gradients(args, samples_, rows_.first.data(), isa, parallel);
   }
 
  private:
@@ -80,8 +71,8 @@ class Sums {
   }
 
   const Layer& layer_;
-  const int64_t samples_;  // 0: the sums are over all rows
-  cpu::SampleRows rows_;
+  const int64_t samples_;
+  const cpu::SampleRows rows_;
 };
 
 // dW_hr = Σ grad_outputᵀ·(o·tanh(c)).
@@ -92,8 +83,8 @@ Tensor projection_gradient(const Layer& layer, const Tensor& grad_output, const 
   const int64_t size = dtype_size(layer.dtype), rows = layer.data_rows;
   const cpu::RowPointers grads = sums.ordered(
       cpu::matrix_rows(const_element(grad_output, 0, size), rows, s.output_size * size));
-  const cpu::RowPointers operands = sums.ordered(
-      cpu::matrix_rows(const_element(output, 0, size), rows, s.hidden_size * size));
+  const cpu::RowPointers operands =
+      sums.ordered(cpu::matrix_rows(const_element(output, 0, size), rows, s.hidden_size * size));
   cpu::WeightGradientArgs args;
   args.grads = grads.data();
   args.grad_columns = s.output_size;
@@ -124,7 +115,7 @@ Tensor unprojected_output(const Layer& layer, const BackwardTensors& tensors, cp
   return output;
 }
 
-std::vector<Tensor> weight_gradients(const Layer& layer, const BackwardTensors& tensors,
+std::vector<Tensor> sample_gradients(const Layer& layer, const BackwardTensors& tensors,
                                      const Tensor& unprojected, int64_t samples, cpu::Isa isa,
                                      const cpu::Parallel& parallel) {
   const LstmShape& s = layer.shape;
@@ -137,8 +128,7 @@ std::vector<Tensor> weight_gradients(const Layer& layer, const BackwardTensors& 
     const Tensor grad_gates = direction_of(tensors.grad_gates, d);
     const cpu::RowPointers grads = sums.ordered(
         cpu::matrix_rows(const_element(grad_gates, 0, size), layer.data_rows, gates * size));
-    const cpu::RowPointers previous =
-        sums.ordered(previous_states(layer, tensors.y, d, zeros));
+    const cpu::RowPointers previous = sums.ordered(previous_states(layer, tensors.y, d, zeros));
     cpu::WeightGradientArgs args;
     args.grads = grads.data();
     args.grad_columns = gates;
