@@ -1,24 +1,32 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // forward_step and dot_step: pre-activations in registers, the cell in their epilogue.
 
-// Finishes one row and one panel: W units from their four pre-activations.
+// Activates the pre-activations of W units of a row, in place.
+template <bool kFull, typename S, typename A>
+LSTM_INLINE void activate_units(const ForwardStep& step, Vec<A>* pre, int64_t row, int64_t unit,
+                                int count) {
+  const Gates<Vec<A>> gates = activate_gates<VectorMath>(pre[kInputGate], pre[kForgetGate],
+                                                         pre[kCellGate], pre[kOutputGate]);
+  pre[kInputGate] = gates.i;
+  pre[kForgetGate] = gates.f;
+  pre[kCellGate] = gates.g;
+  pre[kOutputGate] = gates.o;
+  if (!step.gates.base) return;
+  S* gate_row = row_pointer<S>(step.gates, row) + unit;
+#pragma GCC unroll 4
+  for (int g = 0; g < kGates; ++g) {
+    store_lanes<kFull>(gate_row + g * step.hidden_size, pre[g], count);
+  }
+}
+
+// Takes W units of a row through the cell.
 template <bool kFull, typename S, typename E>
-LSTM_INLINE void finish_units(const ForwardStep& step, const Vec<AccumulatorOf<E>>* pre,
-                              int64_t row, int64_t unit, int count) {
+LSTM_INLINE void step_units(const ForwardStep& step, const Vec<AccumulatorOf<E>>* activated,
+                            int64_t row, int64_t unit, int count) {
   using A = AccumulatorOf<E>;
   using V = Vec<A>;
-
-  // Activate.
-  const Gates<V> gates = activate_gates<VectorMath>(pre[kInputGate], pre[kForgetGate],
-                                                    pre[kCellGate], pre[kOutputGate]);
-  if (step.gates.base) {
-    S* gate_row = row_pointer<S>(step.gates, row) + unit;
-    store_lanes<kFull>(gate_row + kInputGate * step.hidden_size, gates.i, count);
-    store_lanes<kFull>(gate_row + kForgetGate * step.hidden_size, gates.f, count);
-    store_lanes<kFull>(gate_row + kCellGate * step.hidden_size, gates.g, count);
-    store_lanes<kFull>(gate_row + kOutputGate * step.hidden_size, gates.o, count);
-  }
-  if (!step.c) return;
+  const Gates<V> gates = {activated[kInputGate], activated[kForgetGate], activated[kCellGate],
+                          activated[kOutputGate]};
 
   // Step the cell.
   A* c_row = static_cast<A*>(step.c) + row * step.hidden_size + unit;
@@ -50,16 +58,33 @@ LSTM_INLINE void finish_units(const ForwardStep& step, const Vec<AccumulatorOf<E
   }
 }
 
+// Finishes some rows of a panel from their pre-activations, those of a row `stride` vectors after
+// the row before. In two passes: each is a chain of dependent instructions, and the processor works
+// on as many rows at once as it has room for in its window.
 template <typename S, typename E>
-LSTM_INLINE void finish_panel(const ForwardStep& step, const Vec<AccumulatorOf<E>>* pre,
-                              int64_t row, int64_t panel) {
-  constexpr int64_t width = kWidth<AccumulatorOf<E>>;
+LSTM_INLINE void finish_panel(const ForwardStep& step, Vec<AccumulatorOf<E>>* pre, int stride,
+                              int64_t first_row, int rows, int64_t panel) {
+  using A = AccumulatorOf<E>;
+  constexpr int width = kWidth<A>;
   const int64_t unit = panel * width;
   const int64_t left = step.hidden_size - unit;
-  if (left >= width) {
-    finish_units<true, S, E>(step, pre, row, unit, width);
+  const int count = static_cast<int>(left < width ? left : width);
+  const auto finish = [&](auto full) {
+    constexpr bool kFull = decltype(full)::value;
+#pragma GCC unroll 1
+    for (int r = 0; r < rows; ++r) {
+      activate_units<kFull, S, A>(step, pre + r * stride, first_row + r, unit, count);
+    }
+    if (!step.c) return;
+#pragma GCC unroll 1
+    for (int r = 0; r < rows; ++r) {
+      step_units<kFull, S, E>(step, pre + r * stride, first_row + r, unit, count);
+    }
+  };
+  if (count == width) {
+    finish(std::true_type{});
   } else {
-    finish_units<false, S, E>(step, pre, row, unit, static_cast<int>(left));
+    finish(std::false_type{});
   }
 }
 
@@ -87,11 +112,9 @@ void forward_step(const ForwardStep& step) {
     Vec<A> sums[kMaxTileVectors];
     start_gates<A>(step, tile, sums);
     multiply_tile<E>(sums, tile, step.input, step.recurrent);
-    for (int r = 0; r < tile.rows; ++r) {
-      for (int p = 0; p * kPanelSlots < tile.slots; ++p) {
-        finish_panel<S, E>(step, sums + r * tile.slots + p * kPanelSlots, tile.row + r,
-                           tile.panel + p);
-      }
+    for (int p = 0; p * kPanelSlots < tile.slots; ++p) {
+      finish_panel<S, E>(step, sums + p * kPanelSlots, tile.slots, tile.row, tile.rows,
+                         tile.panel + p);
     }
   });
 }
@@ -164,11 +187,10 @@ LSTM_INLINE void dot_rows(const DotStep& dots, int64_t row) {
       }
     }
     const A* bias = static_cast<const A*>(step.bias) + panel * kPanelSlots * width;
-#pragma GCC unroll 1
     for (int r = 0; r < kRows; ++r) {
       for (int g = 0; g < kGates; ++g) pre[r][g] += load_unaligned<Vec<A>>(bias + g * width);
-      finish_panel<S, S>(step, pre[r], row + r, panel);
     }
+    finish_panel<S, S>(step, pre[0], kGates, row, kRows, panel);
   }
 }
 
