@@ -16,6 +16,9 @@ constexpr int64_t kMaxKept = 32 << 20;
 // More blocks than the forward and the backward of a layer have large buffers on two threads.
 constexpr int kMaxKeptBlocks = 64;
 
+// Bytes that a thread packs, at least: in 20 microseconds, which waking it can take.
+constexpr int64_t kMinPackedBytes = 256 << 10;
+
 // A thread's blocks that no buffer uses, the oldest first. They are given out again at their own
 // size only, so that sanitizers see where a buffer ends.
 class KeptBlocks {
@@ -77,17 +80,20 @@ void Buffer::Release::operator()(void* block) const {
   }
 }
 
-void Packer::add(const Item& item, int64_t panels) {
+void Packer::add(Item item, int64_t panels) {
   item.out->panels = panels;
   const int64_t rows = round_up(item.k_size, table_.k_multiple);
-  item.out->data = Buffer(panels * rows * kPanelSlots * table_.vector_width * table_.operand_size);
+  item.bytes = panels * rows * kPanelSlots * table_.vector_width * table_.operand_size;
+  item.out->data = Buffer(item.bytes);
   items_.push_back(item);
 }
 
 void Packer::run(const Parallel& parallel) const {
-  for (const Item& item : items_) {
-    const int64_t shares = std::min<int64_t>(parallel.threads, item.out->panels);
-    parallel.for_each(shares, [&](int64_t share) {
+  int64_t bytes = 0;
+  for (const Item& item : items_) bytes += item.bytes;
+  const int64_t shares = std::clamp<int64_t>(bytes / kMinPackedBytes, 1, parallel.threads);
+  parallel.for_each(shares, [&](int64_t share) {
+    for (const Item& item : items_) {
       const int64_t begin = item.out->panels * share / shares;
       const int64_t end = item.out->panels * (share + 1) / shares;
       void* out = item.out->data.get();
@@ -97,8 +103,8 @@ void Packer::run(const Parallel& parallel) const {
         table_.pack_transposed(item.source, item.columns, item.k_size, item.kind == Kind::kGates,
                                begin, end, out);
       }
-    });
-  }
+    }
+  });
 }
 
 }  // namespace lstm_fused::cpu

@@ -75,9 +75,10 @@ class Packer {
     int64_t columns, k_size;
     Kind kind;
     PanelMatrix* out;
+    int64_t bytes = 0;
   };
 
-  void add(const Item& item, int64_t panels);
+  void add(Item item, int64_t panels);
 
   const KernelTable& table_;
   std::vector<Item> items_;
