@@ -151,8 +151,8 @@ BackwardResult lstm_sample_gradients_cpu(
     const Tensor& cells, bool need_input, bool need_states, int64_t samples) {
   const Layer layer = make_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
   LSTM_CHECK(samples >= 1 && layer.shape.batch % samples == 0,
-             "samples must be at least 1 and divide the ", layer.shape.batch,
-             " rows of h_0, got ", samples);
+             "samples must be at least 1 and divide the ", layer.shape.batch, " rows of h_0, got ",
+             samples);
   const BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates,
                                 cells, need_states);
   return backward(layer, tensors, {need_input, need_states, /*weights=*/true}, samples);

@@ -44,8 +44,7 @@ Tensor zero_state(const Layer& layer) {
 // Over which rows the sums go: all of them, or those of each sample.
 class Sums {
  public:
-  Sums(const Layer& layer, int64_t samples)
-      : layer_(layer), samples_(samples) {
+  Sums(const Layer& layer, int64_t samples) : layer_(layer), samples_(samples) {
     if (samples > 0) rows_ = cpu::sample_rows(layer.layout, samples);
   }
 
@@ -92,8 +91,8 @@ Tensor projection_gradient(const Layer& layer, const Tensor& grad_output, const 
   const int64_t size = dtype_size(layer.dtype), rows = layer.data_rows;
   const cpu::RowPointers grads = sums.ordered(
       cpu::matrix_rows(const_element(grad_output, 0, size), rows, s.output_size * size));
-  const cpu::RowPointers operands = sums.ordered(
-      cpu::matrix_rows(const_element(output, 0, size), rows, s.hidden_size * size));
+  const cpu::RowPointers operands =
+      sums.ordered(cpu::matrix_rows(const_element(output, 0, size), rows, s.hidden_size * size));
   cpu::WeightGradientArgs args;
   args.grads = grads.data();
   args.grad_columns = s.output_size;
@@ -137,8 +136,7 @@ std::vector<Tensor> weight_gradients(const Layer& layer, const BackwardTensors& 
     const Tensor grad_gates = direction_of(tensors.grad_gates, d);
     const cpu::RowPointers grads = sums.ordered(
         cpu::matrix_rows(const_element(grad_gates, 0, size), layer.data_rows, gates * size));
-    const cpu::RowPointers previous =
-        sums.ordered(previous_states(layer, tensors.y, d, zeros));
+    const cpu::RowPointers previous = sums.ordered(previous_states(layer, tensors.y, d, zeros));
     cpu::WeightGradientArgs args;
     args.grads = grads.data();
     args.grad_columns = gates;
