@@ -28,7 +28,6 @@ from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
 
-
 def apply(function: Any, *arguments: Any) -> tuple[Any, ...]:
     """function.apply(*arguments): of tensors and other things, none of which holds tensors; results
     are new tensors. The function has a setup_context and a vmap rule."""
@@ -53,9 +52,7 @@ def apply(function: Any, *arguments: Any) -> tuple[Any, ...]:
 
 def _apply_mapped(interpreter: Any, function: Any, arguments: list[Any]) -> tuple[Any, ...]:
     level = interpreter.level()
-    pairs = [
-        _unwrap_batched(a, level) if isinstance(a, Tensor) else (a, None) for a in arguments
-    ]
+    pairs = [_unwrap_batched(a, level) if isinstance(a, Tensor) else (a, None) for a in arguments]
     dims = tuple(dim for _, dim in pairs)
     with interpreter.lower():
         if all(dim is None for dim in dims):
