@@ -38,7 +38,7 @@ def apply(function: Any, *arguments: Any) -> tuple[Any, ...]:
     if not torch._C._are_functorch_transforms_active():
         if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*own)):
             return function.forward(*own)  # type: ignore[no-any-return]
-        return super(torch.autograd.Function, function).apply(*own)  # type: ignore[no-any-return, misc]
+        return super(torch.autograd.Function, function).apply(*own)  # type: ignore[no-any-return]
     interpreter: Any = retrieve_current_functorch_interpreter()
     if interpreter.key() == TransformType.Vmap:
         return _apply_mapped(interpreter, function, own)
