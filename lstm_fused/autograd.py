@@ -243,7 +243,7 @@ class FusedLSTMDirectFunction(torch.autograd.Function):
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         masks = (lengths, batch_sizes, reset_mask)
-        y, h_n, c_n, _, gates, cells = _native.lstm_forward_op._op(
+        y, h_n, c_n, _, gates, cells = _native.lstm_forward_op(
             input, h_0, c_0, weights, *masks, True, return_cell_states, recompute
         )
         ctx.set_materialize_grads(False)
