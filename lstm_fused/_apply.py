@@ -28,7 +28,6 @@ from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
 
-
 def apply(function: Any, *arguments: Any) -> tuple[Any, ...]:
     """function.apply(*arguments): of tensors and other things, none of which holds tensors; results
     are new tensors. The function has a setup_context and a vmap rule."""
@@ -39,7 +38,7 @@ def apply(function: Any, *arguments: Any) -> tuple[Any, ...]:
     if not torch._C._are_functorch_transforms_active():
         if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*own)):
             return function.forward(*own)  # type: ignore[no-any-return]
-        return super(torch.autograd.Function, function).apply(*own)  # type: ignore[no-any-return, misc]
+        return super(torch.autograd.Function, function).apply(*own)  # type: ignore[no-any-return]
     interpreter: Any = retrieve_current_functorch_interpreter()
     if interpreter.key() == TransformType.Vmap:
         return _apply_mapped(interpreter, function, own)
@@ -53,9 +52,7 @@ def apply(function: Any, *arguments: Any) -> tuple[Any, ...]:
 
 def _apply_mapped(interpreter: Any, function: Any, arguments: list[Any]) -> tuple[Any, ...]:
     level = interpreter.level()
-    pairs = [
-        _unwrap_batched(a, level) if isinstance(a, Tensor) else (a, None) for a in arguments
-    ]
+    pairs = [_unwrap_batched(a, level) if isinstance(a, Tensor) else (a, None) for a in arguments]
     dims = tuple(dim for _, dim in pairs)
     with interpreter.lower():
         if all(dim is None for dim in dims):

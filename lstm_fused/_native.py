@@ -167,9 +167,9 @@ def _fake_lstm_backward(
 def _fake_lstm_sample_gradients(
     *arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    *of_backward, samples = arguments
-    *results, grad_weights = _fake_lstm_backward(*of_backward, True)
-    return *results, [g.new_empty((samples, *g.shape)) for g in grad_weights]
+    results = _fake_lstm_backward(*(*arguments[:-1], True))
+    samples = arguments[-1]
+    return *results[:3], [grad.new_empty((samples, *grad.shape)) for grad in results[3]]
 
 
 def _fake_lstm_gate_gradients(

@@ -45,6 +45,7 @@ def test_backward_inside_of_autocast_keeps_float32(
     """Only the forward was out of autocast; its gradients are float32's, as nn.LSTM's are."""
     if not kernels:
         monkeypatch.setattr(_native, "has_kernels", lambda device: False)
+        monkeypatch.setattr(_native, "lstm_inference_op", None)
     module = FusedLSTM(32, 24)
     x = torch.randn(10, 8, 32)
 

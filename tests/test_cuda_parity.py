@@ -286,6 +286,25 @@ def test_gate_gradients_are_the_factors_of_weight_gradients(
         assert_within_budget(name, product, None, theirs, torch.float64)
 
 
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "proj_size": 2}], ids=str)
+def test_gradients_of_each_sample(options: dict[str, Any], emulated: EmulatedOps) -> None:
+    module = FusedLSTM(3, 5, dtype=torch.float64, **options)
+    own = {name: p.detach() for name, p in module.named_parameters()}
+    xs, lengths = (
+        torch.randn(3, 4, 2, 3, dtype=torch.float64),
+        torch.tensor([[4, 1], [0, 3], [2, 4]]),
+    )
+
+    def loss(parameters: Any, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        y, _ = torch.func.functional_call(module, parameters, (x,), {"lengths": lengths})
+        return y.square().sum()  # type: ignore[no-any-return]
+
+    found = torch.vmap(torch.func.grad(loss), (None, 0, 0))(own, xs, lengths)
+    for index, sample in enumerate(zip(xs, lengths, strict=True)):
+        for name, grad in torch.func.grad(loss)(own, *sample).items():
+            assert_within_budget(name, found[name][index], None, grad, torch.float64)
+
+
 def test_batch_sizes_are_refused(emulated: EmulatedOps) -> None:
     weights = [torch.zeros(8, 3), torch.zeros(8, 2)]
     states = torch.zeros(1, 2, 2)

@@ -31,7 +31,7 @@ BY_ROW = ("y", "h_n", "c_n", "cell_states", "grad_input", "grad_h_0", "grad_c_0"
 PARTS = {
     "outputs_and_states": ["y", "h_n", "c_n", "cell_states", "grad_h_0", "grad_c_0"],
     "grad_input": ["grad_input"],
-    "weights": ["weight_ih", "weight_hh", "weight_hr"],
+    "weights": ["weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh"],
 }
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
@@ -60,7 +60,6 @@ def test_run_to_run(case: LayerCase, dtype: torch.dtype, isa: str) -> None:
         assert_same_bits(run_ours(inputs, cell_states=True), expected)
 
 
-# Not the biases' gradients: those are sums of torch's, whose order is its own.
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("case", PARALLEL, ids=str)
 @dtypes

@@ -32,7 +32,7 @@ class Spy:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.inferred = self.trained = 0
-        op, apply = _native.lstm_inference_op, _direct.apply_function
+        op, apply = _native.lstm_inference_op, _direct._apply
 
         def infer(*arguments: Any) -> Any:
             result = op(*arguments)
@@ -45,7 +45,7 @@ class Spy:
             return result
 
         monkeypatch.setattr(_native, "lstm_inference_op", infer)
-        monkeypatch.setattr(_direct, "apply_function", train)
+        monkeypatch.setattr(_direct, "_apply", train)
 
 
 @pytest.fixture

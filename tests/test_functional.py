@@ -218,6 +218,7 @@ def with_or_without_kernels(
 ) -> None:
     if request.param == "no kernels":
         monkeypatch.setattr(_native, "has_kernels", lambda device: False)
+        monkeypatch.setattr(_native, "lstm_inference_op", None)
 
 
 BY_THE_OP = REFUSED_BY_THE_OP | REFUSED_BY_VALUE
@@ -291,6 +292,7 @@ def test_fallback_computes_what_the_kernels_do(
     x = torch.randn(5, 3, ours.input_size, dtype=torch.float64)
     packed = pack_padded_sequence(x, torch.tensor([5, 3, 1]))
     monkeypatch.setattr(_native, "has_kernels", lambda device: False)
+    monkeypatch.setattr(_native, "lstm_inference_op", None)
     assert_same(ours(x), theirs(x))
     assert_same(ours(packed), theirs(packed))
 

@@ -125,8 +125,8 @@ def test_opcheck(case: LayerCase) -> None:
     torch.library.opcheck(forward_op, tuple(forward.values()), test_utils=utilities)
     backward = backward_arguments(case, packed) | {"gates": gates}
     torch.library.opcheck(backward_op, tuple(backward.values()))
-    gate_gradients_op = torch.ops.lstm_fused.lstm_gate_gradients.default
-    torch.library.opcheck(gate_gradients_op, tuple(backward.values())[:-3])
+    sample_gradients_op = torch.ops.lstm_fused.lstm_sample_gradients.default
+    torch.library.opcheck(sample_gradients_op, (*list(backward.values())[:-1], 1))
 
 
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True, "proj_size": 2}])

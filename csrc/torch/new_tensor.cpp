@@ -3,6 +3,7 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "cpu/huge_pages.h"
 #include "torch/tensors.h"
 
 namespace lstm_fused {
@@ -21,7 +22,11 @@ Tensor new_tensor(const Sizes& sizes, ScalarType dtype, const Device& device) {
       aoti_torch_empty_strided(sizes.dim(), sizes.data(), strides, to<int32_t>(from(dtype)),
                                device.type, device.index, &handle) == AOTI_TORCH_SUCCESS,
       "could not allocate a tensor of shape ", sizes.text());
-  return Tensor(handle);
+  Tensor tensor(handle);
+  if (device.type == aoti_torch_device_type_cpu()) {
+    cpu::advise_huge_pages(element(tensor, 0, 1), tensor.numel() * tensor.element_size());
+  }
+  return tensor;
 }
 
 }  // namespace lstm_fused

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Layouts of sequences, groups of rows, and the movement of rows between layouts.
+// Layouts of sequences, groups of rows, and where rows of data stand.
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <vector>
 
-#include "arrays.h"
 #include "check.h"
 #include "common/lstm.h"
 #include "cpu/group.h"
 #include "cpu/rows.h"
-#include "parallel.h"
 
 namespace lstm_fused::test {
 namespace {
@@ -257,60 +256,79 @@ void test_wide_offsets() {
   check_views(padded_layout(kSteps, {0, 5, 0, 5, 2}), 5, 3, 4);
 }
 
-// ---- Moving rows
-// ---------------------------------------------------------------------------------
+// ---- Where rows of data stand
+// --------------------------------------------------------------------
 
-void test_rows(const Parallel& parallel) {
-  constexpr int64_t kColumns = 3;
+void test_rows() {
+  constexpr int64_t kRowBytes = 12, kStateBytes = 8;
+  // Pointers that nobody follows.
+  const char* sequence = reinterpret_cast<char*>(uintptr_t{1} << 44);
+  const char* h_0 = reinterpret_cast<char*>(uintptr_t{1} << 45);
+  const char* zeros = reinterpret_cast<char*>(uintptr_t{1} << 46);
   for (const Lengths& lengths : padded_lengths()) {
     const int64_t batch = static_cast<int64_t>(lengths.size());
     const SequenceLayout layout = padded_layout(kSteps, lengths);
-    const int64_t row_bytes = kColumns * 4, M = layout.data_rows();
-    Array sequence(DType::kFloat32, kSteps * batch * kColumns), h_0(DType::kFloat32, batch * 2);
-    Array data(DType::kFloat32, M * kColumns);
-    Array states(DType::kFloat32, M * 2);
-    for (int64_t i = 0; i < sequence.size(); ++i) sequence.set(i, i);
-    for (int64_t i = 0; i < h_0.size(); ++i) h_0.set(i, -1 - i);
-    Array zeros(DType::kFloat32, 2);
-    for (int64_t i = 0; i < zeros.size(); ++i) zeros.set(i, 0);
     std::vector<uint8_t> reset_mask(kSteps * batch);
     for (size_t i = 0; i < reset_mask.size(); ++i) reset_mask[i] = i % 3 == 0;
 
-    cpu::gather_rows(cpu::data_rows(layout, batch, sequence.data(), row_bytes), row_bytes,
-                     data.data(), parallel);
-    for (int64_t j = 0; j < batch; ++j) {
-      const int64_t n = batch_row(layout, j);
-      for (int64_t t = 0; t < kSteps; ++t) {
-        for (int64_t k = 0; k < kColumns; ++k) {
-          const int64_t i = (t * batch + n) * kColumns + k;
-          if (t >= lengths[n]) continue;
-          CHECK_EQ(data.get((layout.step_offset[t] + j) * kColumns + k), i);
-        }
+    const cpu::RowPointers rows = cpu::data_rows(layout, batch, sequence, kRowBytes);
+    CHECK_EQ(static_cast<int64_t>(rows.size()), layout.data_rows());
+    for (int64_t t = 0; t < kSteps; ++t) {
+      for (int64_t j = 0; j < layout.active[t]; ++j) {
+        CHECK(rows[layout.step_offset[t] + j] ==
+              sequence + (t * batch + batch_row(layout, j)) * kRowBytes);
       }
     }
     // The last two of three columns are the state's.
     for (int direction : {0, 1}) {
       for (const uint8_t* mask :
            {static_cast<const uint8_t*>(nullptr), static_cast<const uint8_t*>(reset_mask.data())}) {
-        const cpu::PreviousStates previous = {sequence.at(1), row_bytes,      h_0.data(),  8,
-                                              mask,           direction == 1, zeros.data()};
-        cpu::gather_rows(cpu::previous_state_rows(layout, batch, previous), 8, states.data(),
-                         parallel);
+        const cpu::PreviousStates previous = {sequence + 4, kRowBytes,      h_0,  kStateBytes,
+                                              mask,         direction == 1, zeros};
+        const cpu::RowPointers states = cpu::previous_state_rows(layout, batch, previous);
+        CHECK_EQ(static_cast<int64_t>(states.size()), layout.data_rows());
         for (int64_t j = 0; j < batch; ++j) {
           const int64_t n = batch_row(layout, j);
           for (int64_t t = 0; t < lengths[n]; ++t) {
             const int64_t before = direction == 0 ? t - 1 : t + 1;
             const bool first = before < 0 || before == lengths[n];
-            for (int64_t k = 0; k < 2; ++k) {
-              double wanted = first ? h_0.get(n * 2 + k)
-                                    : sequence.get((before * batch + n) * kColumns + 1 + k);
-              if (mask && mask[t * batch + n]) wanted = 0;
-              CHECK_EQ(states.get((layout.step_offset[t] + j) * 2 + k), wanted);
-            }
+            const char* wanted =
+                first ? h_0 + n * kStateBytes : sequence + 4 + (before * batch + n) * kRowBytes;
+            if (mask && mask[t * batch + n]) wanted = zeros;
+            CHECK(states[layout.step_offset[t] + j] == wanted);
           }
         }
       }
     }
+  }
+  const cpu::RowPointers matrix = cpu::matrix_rows(sequence, 3, kRowBytes);
+  CHECK(matrix == cpu::RowPointers({sequence, sequence + kRowBytes, sequence + 2 * kRowBytes}));
+}
+
+// Each sample's data rows are those of its batch rows, in step order.
+void check_sample_rows(const SequenceLayout& layout, int64_t samples) {
+  const Scope scope(samples, " samples");
+  const cpu::SampleRows found = cpu::sample_rows(layout, samples);
+  CHECK_EQ(static_cast<int64_t>(found.first.size()), samples + 1);
+  CHECK_EQ(found.first.back(), static_cast<int64_t>(found.rows.size()));
+  for (int64_t sample = 0; sample < samples; ++sample) {
+    Lengths wanted;
+    for (int64_t t = 0; t < layout.steps(); ++t) {
+      for (int64_t j = 0; j < layout.active[t]; ++j) {
+        if (batch_row(layout, j) % samples == sample) wanted.push_back(layout.step_offset[t] + j);
+      }
+    }
+    CHECK(Lengths(found.rows.begin() + found.first[sample],
+                  found.rows.begin() + found.first[sample + 1]) == wanted);
+  }
+}
+
+void test_sample_rows() {
+  for (const int64_t samples : {1, 2, 3, 6}) {
+    check_sample_rows(padded_layout(kSteps, {3, 1, 5, 0, 2, 5}), samples);
+    check_sample_rows(dense_layout(3, 6), samples);
+    check_sample_rows(dense_layout(0, 6), samples);
+    check_sample_rows(packed_layout({6, 4, 4, 1}), samples);
   }
 }
 
@@ -322,7 +340,7 @@ int main() {
   lstm_fused::test::test_errors();
   lstm_fused::test::test_groups();
   lstm_fused::test::test_wide_offsets();
-  lstm_fused::test::test_rows(lstm_fused::test::kOneThread.parallel);
-  lstm_fused::test::test_rows({3, lstm_fused::test::run_concurrently<3>});
+  lstm_fused::test::test_rows();
+  lstm_fused::test::test_sample_rows();
   return lstm_fused::test::finish();
 }

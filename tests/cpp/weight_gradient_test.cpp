@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // weight_gradient against plain sums, for every instruction set and dtype: shapes around the sizes
-// of blocks, parts and splits; rows in any order; the same bits on any pool.
+// of blocks, parts and splits; rows in any order; the same bits on any pool, and for each sample.
 #include "cpu/weight_gradient.h"
 
 #include <cstdio>
@@ -34,6 +34,13 @@ double epsilon(DType dtype) {
   }
 }
 
+// Pointers at the rows of (M, columns).
+std::vector<const void*> rows_of(const Array& matrix, int64_t rows, int64_t columns) {
+  std::vector<const void*> pointers;
+  for (int64_t m = 0; m < rows; ++m) pointers.push_back(matrix.at(m * columns));
+  return pointers;
+}
+
 // Σ_m grad[m]ᵀ·operand[m], and the tolerance: a rounding of the result, and some of the sums.
 void check_sums(const Array& found, const Values& grad, const Values& operand,
                 const std::vector<int64_t>& order, const Shape& shape, int64_t columns,
@@ -61,14 +68,19 @@ void check_shape_of(const Shape& shape, DType dtype, cpu::Isa isa) {
   std::vector<int64_t> order;
   for (int64_t m = shape.rows; m-- > 0;) order.push_back(m);
 
+  const std::vector<const void*> grads = rows_of(grad_array, shape.rows, shape.grad_columns);
+
   cpu::WeightGradientArgs args;
   args.dtype = dtype;
   args.rows = shape.rows;
-  args.grad = grad_array.data();
+  args.grads = grads.data();
   args.grad_columns = shape.grad_columns;
   args.weights = 2;
   Values operands[2];
   Array operand_arrays[2], out[2], other[2];
+  // The biases' gradients are sums of products with ones.
+  const Values ones(shape.rows, 1);
+  Array bias[2], other_bias[2];
   std::vector<const void*> pointers[2];
   for (int i = 0; i < 2; ++i) {
     const int64_t columns = shape.columns[i];
@@ -78,18 +90,73 @@ void check_shape_of(const Shape& shape, DType dtype, cpu::Isa isa) {
     out[i] = Array(dtype, shape.grad_columns * columns);
     other[i] = Array(dtype, shape.grad_columns * columns);
     args.weight[i] = {pointers[i].data(), columns, out[i].data()};
+    bias[i] = Array(dtype, shape.grad_columns);
+    other_bias[i] = Array(dtype, shape.grad_columns);
+    args.grad_bias[i] = bias[i].data();
   }
   cpu::weight_gradient(args, isa, kOneThread.parallel);
   for (int i = 0; i < 2; ++i) {
     check_sums(out[i], grad, operands[i], order, shape, shape.columns[i], dtype);
+    check_sums(bias[i], grad, ones, order, shape, 1, dtype);
     args.weight[i].grad_weight = other[i].data();
+    args.grad_bias[i] = other_bias[i].data();
   }
   for (const auto& pools : {serial_pools(), threaded_pools()}) {
     for (const Pool& pool : pools) {
       const Scope scope(pool.name);
       for (Array& array : other) array.fill_canary();
+      for (Array& array : other_bias) array.fill_canary();
       cpu::weight_gradient(args, isa, pool.parallel);
       for (int i = 0; i < 2; ++i) CHECK(other[i].same_bits(out[i]));
+      for (int i = 0; i < 2; ++i) CHECK(other_bias[i].same_bits(bias[i]));
+    }
+  }
+}
+
+// Samples of several rows, of one, and of none: as by a call for each of them.
+void check_samples(DType dtype, cpu::Isa isa) {
+  constexpr int64_t kColumns = 37, kGradColumns = 52, kSamples = 5;
+  constexpr int64_t kFirst[kSamples + 1] = {0, 300, 300, 301, 340, 340};
+  constexpr int64_t kRows = kFirst[kSamples];
+  Random random(23);
+  const Array grad = Array::input(dtype, random.uniform(kRows * kGradColumns, 1, dtype));
+  const Array operand = Array::input(dtype, random.uniform(kRows * kColumns, 1, dtype));
+  const std::vector<const void*> grads = rows_of(grad, kRows, kGradColumns);
+  const std::vector<const void*> operands = rows_of(operand, kRows, kColumns);
+  Array weights(dtype, kSamples * kGradColumns * kColumns), biases(dtype, kSamples * kGradColumns);
+  Array second(dtype, kSamples * kGradColumns);
+  cpu::WeightGradientArgs args;
+  args.dtype = dtype;
+  args.rows = kRows;
+  args.grads = grads.data();
+  args.grad_columns = kGradColumns;
+  args.weight[0] = {operands.data(), kColumns, weights.data()};
+  args.grad_bias[0] = biases.data();
+  args.grad_bias[1] = second.data();
+  for (const auto& pools : {serial_pools(), threaded_pools()}) {
+    for (const Pool& pool : pools) {
+      const Scope scope("samples, ", pool.name);
+      for (Array* array : {&weights, &biases, &second}) array->fill_canary();
+      cpu::sample_weight_gradients(args, kSamples, kFirst, isa, pool.parallel);
+      CHECK(second.same_bits(biases));
+      for (int64_t b = 0; b < kSamples; ++b) {
+        Array weight(dtype, kGradColumns * kColumns), bias[2];
+        cpu::WeightGradientArgs own = args;
+        own.rows = kFirst[b + 1] - kFirst[b];
+        own.grads += kFirst[b];
+        own.weight[0] = {operands.data() + kFirst[b], kColumns, weight.data()};
+        for (int i = 0; i < 2; ++i) {
+          bias[i] = Array(dtype, kGradColumns);
+          own.grad_bias[i] = bias[i].data();
+        }
+        cpu::weight_gradient(own, isa, kOneThread.parallel);
+        for (int64_t c = 0; c < kGradColumns * kColumns; ++c) {
+          CHECK(weights.get(b * kGradColumns * kColumns + c) == weight.get(c));
+        }
+        for (int64_t c = 0; c < kGradColumns; ++c) {
+          CHECK(biases.get(b * kGradColumns + c) == bias[0].get(c));
+        }
+      }
     }
   }
 }
@@ -104,12 +171,12 @@ void check_long_sum(cpu::Isa isa) {
   double truth = 0;
   for (double& value : operand) truth += value = std::fabs(value);
   const Array operands = Array::input(DType::kFloat32, operand);
-  std::vector<const void*> pointers;
-  for (int64_t m = 0; m < kRows; ++m) pointers.push_back(operands.at(m));
+  const std::vector<const void*> pointers = rows_of(operands, kRows, 1);
+  const std::vector<const void*> grads = rows_of(grad, kRows, kColumns);
   Array out(DType::kFloat32, kColumns);
   cpu::WeightGradientArgs args;
   args.rows = kRows;
-  args.grad = grad.data();
+  args.grads = grads.data();
   args.grad_columns = kColumns;
   args.weight[0] = {pointers.data(), 1, out.data()};
   cpu::weight_gradient(args, isa, kOneThread.parallel);
@@ -122,6 +189,7 @@ void run_all() {
   for (cpu::Isa isa : cpu::available_isas()) check_long_sum(isa);
   for (DType dtype : kDTypes) {
     for (cpu::Isa isa : cpu::available_isas()) {
+      check_samples(dtype, isa);
       for (const Shape& shape : kShapes) {
         const Scope scope(cpu::isa_name(isa), ", ", dtype_name(dtype), ", M=", shape.rows,
                           " C=", shape.grad_columns);
