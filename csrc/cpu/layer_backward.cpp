@@ -31,15 +31,17 @@ bool sums_directions_at_once(const LayerBackwardArgs& args) {
   return args.shape.directions == 2 && dtype_size(args.dtype) != accumulator_size(args.dtype);
 }
 
-// Steps that go together.
+// Steps that go together; without steps there is one piece still, of none.
 int64_t piece_steps(const LayerBackwardArgs& args) {
   const LstmShape& shape = args.shape;
+  const int64_t all = std::max<int64_t>(shape.steps, 1);
   // Of rows of different lengths, the threads would get unequal numbers in each piece.
   const bool is_ragged = args.layout->data_rows() != shape.steps * shape.batch;
-  if (is_ragged || sums_directions_at_once(args) || shape.batch == 0) return shape.steps;
+  if (is_ragged || sums_directions_at_once(args)) return all;
+  if (args.piece_steps > 0) return std::min(args.piece_steps, all);
   const int64_t row_bytes = kGates * shape.hidden_size * dtype_size(args.dtype);
   const int64_t rows = std::max(kMinPieceRows, kPieceBytes / row_bytes);
-  return std::clamp<int64_t>(rows / shape.batch, 1, shape.steps);
+  return std::clamp<int64_t>(rows / std::max<int64_t>(shape.batch, 1), 1, all);
 }
 
 class LayerBackward {
@@ -104,7 +106,7 @@ LayerBackward::LayerBackward(const LayerBackwardArgs& args, const CpuFacts& fact
       table_(kernel_table(plan_.isa, args.dtype)),
       storage_(dtype_size(args.dtype)),
       steps_(piece_steps(args)),
-      pieces_(ceil_div(args.shape.steps, steps_)),
+      pieces_(std::max<int64_t>(ceil_div(args.shape.steps, steps_), 1)),
       recurrence_args_(recurrence_args()),
       gates_args_(gates_args()),
       input_args_(input_args()),
@@ -200,7 +202,8 @@ void LayerBackward::prepare_weights(int d) {
                              {direction.previous.data(), shape_.output_size, out.grad_w_hh}},
                             2,
                             {out.grad_b_ih, out.grad_b_hh}};
-  direction.gate_weights_gradient.emplace(direction.gate_weights, plan_.isa, shares_.threads);
+  direction.gate_weights_gradient.emplace(direction.gate_weights, plan_.isa, shares_.threads,
+                                          /*at_once=*/pieces_ == 1);
 
   if (!shape_.projection) return;
   direction.unprojected = Buffer(piece_rows_ * shape_.hidden_size * storage_);
@@ -214,7 +217,8 @@ void LayerBackward::prepare_weights(int d) {
       {{direction.unprojected_rows.data(), shape_.hidden_size, out.grad_w_hr}, {}},
       1,
       {}};
-  direction.projection_gradient.emplace(direction.projection, plan_.isa, shares_.threads);
+  direction.projection_gradient.emplace(direction.projection, plan_.isa, shares_.threads,
+                                        /*at_once=*/pieces_ == 1);
 }
 
 LayerBackward::Range LayerBackward::range_of_piece(int64_t piece) const {

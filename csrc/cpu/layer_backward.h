@@ -29,6 +29,9 @@ struct LayerBackwardArgs {
   const void* x = nullptr;              // as in the forward
   const uint8_t* reset_mask = nullptr;  // (T, N) or null
   void* grad_x = nullptr;  // out, as x; null: not wanted; rows past a length are not written
+  // Steps that go together; 0: as the shape and the dtype suggest. All go together where rows
+  // differ in length, and for two directions of a 16-bit type.
+  int64_t piece_steps = 0;
   Direction direction[kMaxDirections];
 };
 

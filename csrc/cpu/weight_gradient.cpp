@@ -45,7 +45,7 @@ WeightGradientArgs args_of_sample(WeightGradientArgs args, int64_t sample,
 
 }  // namespace
 
-WeightGradient::WeightGradient(const WeightGradientArgs& args, Isa isa, int threads)
+WeightGradient::WeightGradient(const WeightGradientArgs& args, Isa isa, int threads, bool at_once)
     : args_(args),
       table_(kernel_table(isa, args.dtype)),
       storage_(dtype_size(args.dtype)),
@@ -54,7 +54,7 @@ WeightGradient::WeightGradient(const WeightGradientArgs& args, Isa isa, int thre
       block_rows_(std::min(kBlockRows, args.rows)),
       block_stride_(round_up(block_rows_, table_.vector_width * table_.k_multiple)),
       parts_(std::clamp<int64_t>(threads, 1, ceil_div(args.grad_columns, kPartColumns))),
-      is_direct_(args.rows > 0 && args.rows <= kBlockRows),
+      is_direct_(at_once && args.rows > 0 && args.rows <= kBlockRows),
       part_(parts_) {
   int64_t most_panels = 0;
   for (int i = 0; i < args.weights; ++i) {
@@ -62,7 +62,7 @@ WeightGradient::WeightGradient(const WeightGradientArgs& args, Isa isa, int thre
     if (is_direct_) continue;
     sums_[i] = Buffer(args.grad_columns * panels(i) * panel_columns_ * accumulator_);
   }
-  if (args.grad_bias[0]) bias_sums_ = Buffer(args.grad_columns * accumulator_);
+  if (args.grad_bias[0] || args.grad_bias[1]) bias_sums_ = Buffer(args.grad_columns * accumulator_);
   for (int64_t p = 0; p < parts_; ++p) {
     const int64_t columns = part_begin(p + 1) - part_begin(p);
     part_[p].columns = Buffer(columns * block_stride_ * table_.operand_size);
@@ -101,7 +101,7 @@ void WeightGradient::add_block(Part& part, int64_t row, int64_t count, int64_t c
   step.rows = column_end - column_begin;
   step.accumulate = part.has_sums;
   table_.pack_columns(grads, count, column_begin, column_end, block_stride_, part.columns.get());
-  if (args_.grad_bias[0]) {
+  if (bias_sums_.get()) {
     table_.sum_rows(grads, count, column_begin, column_end, part.has_sums, bias_sums(column_begin));
   }
   for (int i = 0; i < args_.weights; ++i) {
@@ -148,7 +148,7 @@ void WeightGradient::store(int64_t part) {
 
 void weight_gradient(const WeightGradientArgs& args, Isa isa, const Parallel& parallel) {
   const Parallel threads = work_of(args) < kMinParallelWork ? Parallel{} : parallel;
-  WeightGradient gradient(args, isa, threads.threads);
+  WeightGradient gradient(args, isa, threads.threads, /*at_once=*/true);
   threads.for_each(gradient.parts(), [&](int64_t part) {
     gradient.add(part, 0, args.rows);
     gradient.store(part);

@@ -34,7 +34,8 @@ struct WeightGradientArgs {
 class WeightGradient {
  public:
   // `args`, whose pointers need not point at rows yet, must outlive this. threads: to share it.
-  WeightGradient(const WeightGradientArgs& args, Isa isa, int threads);
+  // at_once: each part gets all rows in one call of `add`.
+  WeightGradient(const WeightGradientArgs& args, Isa isa, int threads, bool at_once);
 
   int64_t parts() const { return parts_; }
   // Adds rows [begin, end) to the sums of a part; or nothing, where there is no such part.
