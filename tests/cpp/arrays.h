@@ -149,9 +149,10 @@ class Array {
   // An array that nobody may write any more.
   static Array input(DType dtype, const std::vector<double>& values) {
     Array array(dtype, values);
-    array.memory_->make_read_only();
+    array.make_read_only();
     return array;
   }
+  void make_read_only() { memory_->make_read_only(); }
 
   explicit operator bool() const { return memory_ != nullptr; }
   int64_t size() const { return n_; }

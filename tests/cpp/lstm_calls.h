@@ -120,6 +120,8 @@ class ForwardCall {
 
   static std::string named(const char* name, int d) { return text(name, d); }
 
+  const Array& x() const { return x_; }
+
   Outputs outputs;
 
  private:
@@ -163,13 +165,39 @@ class BackwardCall {
 
   // in_place: the gates' gradients overwrite the gates.
   void run(const cpu::LstmPlan& plan, const Parallel& parallel, bool in_place = false) {
+    for (auto& output : outputs) output.second.fill_canary();
+    cpu::lstm_backward(args(in_place), plan, parallel);
+  }
+
+  // The same, `steps` steps at a time.
+  void run_in_pieces(const cpu::LstmPlan& plan, const Parallel& parallel, int64_t steps) {
+    const LstmShape& shape = problem_.values.shape;
+    const int64_t storage = dtype_size(problem_.dtype);
+    for (auto& output : outputs) output.second.fill_canary();
+    const LstmBackwardArgs whole = args();
+    cpu::LstmBackward backward(whole, plan, parallel);
+    for (int64_t done = 0; done < shape.steps; done += steps) {
+      const int64_t count = std::min(steps, shape.steps - done);
+      cpu::BackwardPiece pieces[kMaxDirections];
+      for (int d = 0; d < shape.directions; ++d) {
+        const LstmBackwardDirection& of = whole.direction[d];
+        const int64_t first = problem_.layout.step_offset[d ? done : shape.steps - done - count];
+        pieces[d] = {count, first, cpu::advance(of.gates, first * 4 * shape.hidden_size, storage),
+                     cpu::advance(of.grad_gates, first * 4 * shape.hidden_size, storage),
+                     cpu::advance(of.grad_output, first * shape.output_size, storage)};
+      }
+      backward.run(pieces, parallel);
+    }
+  }
+
+  // Of all steps. in_place: the gates are copied to their gradients.
+  LstmBackwardArgs args(bool in_place = false) {
     const LstmShape& shape = problem_.values.shape;
     LstmBackwardArgs args;
     args.shape = shape;
     args.dtype = problem_.dtype;
     args.layout = &problem_.layout;
     if (!problem_.values.reset_mask.empty()) args.reset_mask = layer_.marks();
-    for (auto& output : outputs) output.second.fill_canary();
     for (int d = 0; d < shape.directions; ++d) {
       LstmBackwardDirection& to = args.direction[d];
       to.weights = layer_.weights(d);
@@ -192,7 +220,7 @@ class BackwardCall {
       to.grad_h_0 = outputs[named("grad_h_0", d)].data();
       to.grad_c_0 = outputs[named("grad_c_0", d)].data();
     }
-    cpu::lstm_backward(args, plan, parallel);
+    return args;
   }
 
   static std::string named(const char* name, int d) { return text(name, d); }

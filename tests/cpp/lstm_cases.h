@@ -240,4 +240,14 @@ inline Array Problem::data(DType type, const Values& dense, int64_t columns) con
   return out;
 }
 
+inline IncomingGradients draw_gradients(const Problem& problem, Random& random) {
+  const auto& shape = problem.values.shape;
+  const auto draw = [&](int64_t rows, int64_t columns) {
+    return random.uniform(rows * columns, 1, problem.dtype);
+  };
+  return {draw(shape.steps * shape.batch, shape.output_size),
+          draw(shape.steps * shape.batch, shape.hidden_size), draw(shape.batch, shape.output_size),
+          draw(shape.batch, shape.hidden_size)};
+}
+
 }  // namespace lstm_fused::test

@@ -25,16 +25,6 @@ std::string plan_name(const cpu::LstmPlan& plan, const Pool& pool) {
   return text(cpu::describe_forward(plan), ", ", pool.name);
 }
 
-// Pools in turn, so that over the cases every kind meets every kind. Those with threads of their
-// own come rarely: starting these takes longer than the work does.
-const Pool& next_pool() {
-  static size_t count = 0;
-  constexpr size_t kPeriod = 199;  // prime to the number of runs in a case
-  const size_t i = count++ % kPeriod;
-  const std::vector<Pool>& pools = i < threaded_pools().size() ? threaded_pools() : serial_pools();
-  return pools[i % pools.size()];
-}
-
 // What a plan may choose that changes the order of operations; one group and one thread.
 std::vector<cpu::LstmPlan> forward_forms(const Problem& problem, cpu::Isa isa) {
   const LstmShape& shape = problem.values.shape;
@@ -99,16 +89,6 @@ void check_forward(const Problem& problem, cpu::Isa isa, double& worst) {
     const Scope rebuilt("rebuilt, ", pool.name);
     check_same_bits(base.rebuild_gates(form, pool.parallel), base.outputs);
   }
-}
-
-IncomingGradients draw_gradients(const Problem& problem, Random& random) {
-  const auto& shape = problem.values.shape;
-  const auto draw = [&](int64_t rows, int64_t columns) {
-    return random.uniform(rows * columns, 1, problem.dtype);
-  };
-  return {draw(shape.steps * shape.batch, shape.output_size),
-          draw(shape.steps * shape.batch, shape.hidden_size), draw(shape.batch, shape.output_size),
-          draw(shape.batch, shape.hidden_size)};
 }
 
 void judge_backward(const Judge& judge, const Problem& problem, BackwardCall& call,

@@ -77,4 +77,14 @@ inline const std::vector<Pool>& threaded_pools() {
   return pools;
 }
 
+// Pools in turn, so that over the cases every kind meets every kind. Those with threads of their
+// own come rarely: starting these takes longer than the work does.
+inline const Pool& next_pool() {
+  static size_t count = 0;
+  constexpr size_t kPeriod = 199;  // prime to the number of runs in a case
+  const size_t i = count++ % kPeriod;
+  const std::vector<Pool>& pools = i < threaded_pools().size() ? threaded_pools() : serial_pools();
+  return pools[i % pools.size()];
+}
+
 }  // namespace lstm_fused::test

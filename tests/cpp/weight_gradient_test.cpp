@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // weight_gradient against plain sums, for every instruction set and dtype: shapes around the sizes
-// of blocks, parts and splits; rows in any order; the same bits on any pool, and for each sample.
+// of blocks and parts; rows in any order; the same bits on any pool, and for each sample.
 #include "cpu/weight_gradient.h"
 
 #include <cstdio>
@@ -16,8 +16,8 @@ constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16,
 struct Shape {
   int64_t rows, grad_columns, columns[2];
 };
-// One block of rows and less, several, and several splits; columns of part of a panel, of half a
-// panel, of more; grad in one part and in several.
+// No rows, one block of them and less, several; columns of part of a panel, of half a panel, of
+// more; grad in one part and in several.
 constexpr Shape kShapes[] = {
     {0, 4, {3, 1}},     {1, 4, {1, 1}},      {2, 12, {33, 3}},   {255, 20, {5, 5}},
     {257, 52, {1, 13}}, {600, 100, {65, 7}}, {2100, 8, {3, 20}}, {300, 800, {9, 17}},
@@ -161,7 +161,7 @@ void check_samples(DType dtype, cpu::Isa isa) {
   }
 }
 
-// A long sum of numbers of one sign, in one split: as exact as sums of blocks are. One after the
+// A long sum of numbers of one sign: as exact as sums of blocks are. One after the
 // other they would be off by some 40 roundings.
 void check_long_sum(cpu::Isa isa) {
   constexpr int64_t kRows = 20000, kColumns = 800;
