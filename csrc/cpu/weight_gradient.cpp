@@ -12,6 +12,9 @@ namespace {
 // Rows of data in one pass: long enough that reading and writing the sums is 1 % of it, short
 // enough that a panel of it, 64 KiB, is read from the L2 cache.
 constexpr int64_t kBlockRows = 256;
+// The same where the sums are too many for the L2 cache, so that they come from memory.
+constexpr int64_t kLargeBlockRows = 512;
+constexpr int64_t kMaxCachedSums = 4 << 20;  // bytes
 
 // Columns of grad that parts of the work begin at: whole vectors, whatever the instruction set.
 constexpr int64_t kPartColumns = 16;
@@ -19,12 +22,19 @@ constexpr int64_t kPartColumns = 16;
 // Multiply-adds below which one thread does it all.
 constexpr int64_t kMinParallelWork = 1'000'000;
 
-// Multiply-adds of all rows.
-int64_t work_of(const WeightGradientArgs& args) {
+int64_t number_of_sums(const WeightGradientArgs& args) {
   int64_t columns = 0;
   for (int i = 0; i < args.weights; ++i) columns += args.weight[i].columns;
-  return args.rows * args.grad_columns * columns;
+  return args.grad_columns * columns;
 }
+
+int64_t rows_of_block(const WeightGradientArgs& args) {
+  const bool is_large = number_of_sums(args) * accumulator_size(args.dtype) > kMaxCachedSums;
+  return std::min(is_large ? kLargeBlockRows : kBlockRows, args.rows);
+}
+
+// Multiply-adds of all rows.
+int64_t work_of(const WeightGradientArgs& args) { return args.rows * number_of_sums(args); }
 
 WeightGradientArgs args_of_sample(WeightGradientArgs args, int64_t sample,
                                   const int64_t* first_row) {
@@ -51,10 +61,10 @@ WeightGradient::WeightGradient(const WeightGradientArgs& args, Isa isa, int thre
       storage_(dtype_size(args.dtype)),
       accumulator_(accumulator_size(args.dtype)),
       panel_columns_(kPanelSlots * table_.vector_width),
-      block_rows_(std::min(kBlockRows, args.rows)),
+      block_rows_(rows_of_block(args)),
       block_stride_(round_up(block_rows_, table_.vector_width * table_.k_multiple)),
       parts_(std::clamp<int64_t>(threads, 1, ceil_div(args.grad_columns, kPartColumns))),
-      is_direct_(at_once && args.rows > 0 && args.rows <= kBlockRows),
+      is_direct_(at_once && args.rows > 0 && args.rows <= block_rows_),
       part_(parts_) {
   int64_t most_panels = 0;
   for (int i = 0; i < args.weights; ++i) {
@@ -88,8 +98,8 @@ void* WeightGradient::bias_sums(int64_t column) const {
 
 void WeightGradient::add(int64_t part, int64_t begin, int64_t end) {
   if (part >= parts_) return;
-  for (int64_t row = begin; row < end; row += kBlockRows) {
-    add_block(part_[part], row, std::min(kBlockRows, end - row), part_begin(part),
+  for (int64_t row = begin; row < end; row += block_rows_) {
+    add_block(part_[part], row, std::min(block_rows_, end - row), part_begin(part),
               part_begin(part + 1));
   }
 }

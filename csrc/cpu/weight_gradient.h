@@ -60,8 +60,8 @@ class WeightGradient {
   const KernelTable& table_;
   const int64_t storage_, accumulator_;  // bytes of an element
   const int64_t panel_columns_;
-  int64_t block_rows_;
-  int64_t block_stride_;  // of whole vectors
+  const int64_t block_rows_;
+  const int64_t block_stride_;  // of whole vectors
   int64_t parts_ = 1;
   bool is_direct_;    // all rows are one block, whose sums are the results
   Buffer sums_[2];    // (grad_columns, whole panels) accumulator; unless direct
