@@ -84,11 +84,11 @@ class LayerBackward {
   const KernelTable& table_;
   const int64_t storage_;  // bytes of an element
   const int64_t steps_, pieces_;
+  const int64_t piece_rows_;  // of the first piece; the last may have fewer
   const LstmBackwardArgs recurrence_args_;
   const LstmGatesArgs gates_args_;
   const InputGradientArgs input_args_;
   const std::vector<char> zeros_;  // a state
-  int64_t piece_rows_ = 0;         // of the largest piece
   Parallel shares_;                // who does what follows the recurrence
   LstmBackward recurrence_;
   std::optional<GateRebuilder> gates_;
@@ -107,6 +107,7 @@ LayerBackward::LayerBackward(const LayerBackwardArgs& args, const CpuFacts& fact
       storage_(dtype_size(args.dtype)),
       steps_(piece_steps(args)),
       pieces_(std::max<int64_t>(ceil_div(args.shape.steps, steps_), 1)),
+      piece_rows_(range_of_piece(0).size()),
       recurrence_args_(recurrence_args()),
       gates_args_(gates_args()),
       input_args_(input_args()),
@@ -116,9 +117,6 @@ LayerBackward::LayerBackward(const LayerBackwardArgs& args, const CpuFacts& fact
   const int64_t work =
       rows * kGates * shape_.hidden_size * (shape_.input_size + shape_.output_size);
   if (work >= kMinParallelWork) shares_ = parallel;
-  for (int64_t piece = 0; piece < pieces_; ++piece) {
-    piece_rows_ = std::max(piece_rows_, range_of_piece(piece).size());
-  }
   if (!args.direction[0].recurrence.gates) {
     gates_.emplace(gates_args_, make_forward_plan(shape_, args.dtype, facts), parallel);
   }
