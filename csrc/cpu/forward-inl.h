@@ -203,6 +203,7 @@ void dot_step(const DotStep& dots) {
   using A = AccumulatorOf<S>;
   int64_t row = 0;
   for (; row + kDotRows <= dots.step.rows; row += kDotRows) dot_rows<kDotRows, S, A>(dots, row);
+  for (; row + 2 <= dots.step.rows; row += 2) dot_rows<2, S, A>(dots, row);
   for (; row < dots.step.rows; ++row) dot_rows<1, S, A>(dots, row);
 }
 

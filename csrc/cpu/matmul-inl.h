@@ -17,9 +17,6 @@ static_assert(kRowBlock * kPanelSlots + kRowBlock + 1 <= kRegisters, "must not s
 // cycle on most cores).
 constexpr int kPanelsOfOneRow = 2;
 
-// Slots of a panel that only its first half has columns for.
-constexpr int kHalfPanelSlots = kPanelSlots / 2;
-
 // Rows × slots of panels whose sums are held in registers for a pass over K.
 struct Tile {
   int64_t row, panel;  // the first ones
@@ -163,10 +160,15 @@ __attribute__((noinline)) void multiply_rows(Vec<AccumulatorOf<E>>* sums, const 
 template <typename E, int kRows>
 void multiply_slots(Vec<AccumulatorOf<E>>* sums, const Tile& tile, const Product& first,
                     const Product& second) {
-  if (tile.slots == kHalfPanelSlots) {
-    multiply_rows<E, kRows, kHalfPanelSlots>(sums, tile, first, second);
-  } else {
-    multiply_rows<E, kRows, kPanelSlots>(sums, tile, first, second);
+  switch (tile.slots) {
+    case 1:
+      return multiply_rows<E, kRows, 1>(sums, tile, first, second);
+    case 2:
+      return multiply_rows<E, kRows, 2>(sums, tile, first, second);
+    case 3:
+      return multiply_rows<E, kRows, 3>(sums, tile, first, second);
+    default:
+      return multiply_rows<E, kRows, kPanelSlots>(sums, tile, first, second);
   }
 }
 
@@ -194,7 +196,7 @@ void multiply_tile(Vec<AccumulatorOf<E>>* sums, const Tile& tile, const Product&
   }
 }
 
-// Panels of `slots` used slots (of 4 in gate order), the last of which may be half empty.
+// Panels of `slots` used slots in all: the last one may have columns for fewer than 4.
 struct PanelRange {
   int64_t begin, end;
   int64_t slots;
@@ -221,9 +223,9 @@ LSTM_INLINE void for_each_tile(int64_t rows, const PanelRange& panels, const Run
   for (int64_t pass = 0; pass < passes; ++pass) {
     const int64_t panel = panels.begin + (panels.descending ? passes - 1 - pass : pass) * per_pass;
     const int64_t left = panels.end - panel;
-    const bool half = left == 1 && panels.slots - panel * kPanelSlots <= kHalfPanelSlots;
-    const int slots = half ? kHalfPanelSlots
-                           : static_cast<int>((left < per_pass ? left : per_pass) * kPanelSlots);
+    const int64_t most = (left < per_pass ? left : per_pass) * kPanelSlots;
+    const int64_t used = panels.slots - panel * kPanelSlots;
+    const int slots = static_cast<int>(used < kPanelSlots ? used : most);
     int64_t row = 0;
     for (int64_t block = blocks; block > 0; --block) {
       const int block_rows = static_cast<int>((rows - row + block - 1) / block);

@@ -27,6 +27,15 @@ constexpr int64_t kMinGroupRows = 6;
 
 // Packing reads and writes the weights once, at about the price of three dot products with them.
 constexpr int64_t kMaxDotRows = 8;
+// Packed weights that no cache holds, and whose memory is fresh at each call, cost three times
+// that.
+constexpr int64_t kMaxDotRowsOfLarge = 24;
+constexpr int64_t kLargeWeights = 32 << 20;  // bytes
+
+int64_t max_dot_rows(const LstmShape& shape, DType dtype) {
+  const int64_t weights = kGates * shape.hidden_size * (shape.input_size + shape.output_size);
+  return weights * dtype_size(dtype) > kLargeWeights ? kMaxDotRowsOfLarge : kMaxDotRows;
+}
 
 // AVX512-BF16 has nothing to give to other types.
 Isa isa_for(DType dtype, const CpuFacts& facts) {
@@ -75,7 +84,7 @@ LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& 
   plan.isa = isa_for(dtype, facts);
   const KernelTable& table = kernel_table(plan.isa, dtype);
   const int64_t h = shape.hidden_size;
-  plan.dot = !shape.projection && shape.steps * shape.batch <= kMaxDotRows;
+  plan.dot = !shape.projection && shape.steps * shape.batch <= max_dot_rows(shape, dtype);
 
   const int64_t step_work = shape.batch * h *
                             (kGates * (shape.input_size + shape.output_size) +
@@ -133,7 +142,7 @@ std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts&
   std::ostringstream text;
   text << describe_forward(plan) << " (" << explain_threads(plan, shape, facts);
   if (plan.dot) {
-    text << "; packing pays from T*N = " << kMaxDotRows + 1 << " on";
+    text << "; packing pays from T*N = " << max_dot_rows(shape, dtype) + 1 << " on";
   } else if (plan.projection_steps > 0 && rows >= 2 * kMinGroupRows) {
     text << "; x is converted for these kernels";
   } else if (plan.projection_steps > 0) {
