@@ -13,19 +13,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import (
-    TransformType,
-    _add_batch_dim,
-    _unwrap_batched,
-    _unwrap_for_grad,
-    _wrap_for_grad,
-    unwrap_if_dead,
-)
-from torch._functorch.autograd_function import VmapInfo
-from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
-from torch._functorch.utils import enable_single_level_autograd_function
+from torch._C._functorch import unwrap_if_dead
 from torch.autograd import forward_ad
-from torch.autograd.forward_ad import _set_fwd_grad_enabled
+
+# What torch may rename: without it functions go torch's own way.
+try:
+    from torch._C._functorch import (
+        TransformType,
+        _add_batch_dim,
+        _unwrap_batched,
+        _unwrap_for_grad,
+        _wrap_for_grad,
+    )
+    from torch._functorch.autograd_function import VmapInfo
+    from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+    from torch._functorch.utils import enable_single_level_autograd_function
+    from torch.autograd.forward_ad import _set_fwd_grad_enabled
+    from torch.autograd.function import _SingleLevelFunction
+
+    _HAS_TRANSFORMS = True
+except ImportError:
+    _HAS_TRANSFORMS = False
 
 
 def apply(function: Any, *arguments: Any) -> tuple[Any, ...]:
@@ -36,9 +44,12 @@ def apply(function: Any, *arguments: Any) -> tuple[Any, ...]:
     # Tensors that have outlived a transform are unwrapped.
     own = [unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in arguments]
     if not torch._C._are_functorch_transforms_active():
-        if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*own)):
+        needs_grad = any(isinstance(a, Tensor) and a.requires_grad for a in own)
+        if not (torch.is_grad_enabled() and needs_grad):
             return function.forward(*own)  # type: ignore[no-any-return]
         return super(torch.autograd.Function, function).apply(*own)  # type: ignore[no-any-return]
+    if not _HAS_TRANSFORMS:
+        return function.apply(*arguments)  # type: ignore[no-any-return]
     interpreter: Any = retrieve_current_functorch_interpreter()
     if interpreter.key() == TransformType.Vmap:
         return _apply_mapped(interpreter, function, own)
@@ -82,4 +93,4 @@ def _for_grad(function: Any, level: int) -> Any:
         "setup_context": staticmethod(function.setup_context),
         "backward": staticmethod(function.backward),
     }
-    return type(function.__name__, (torch.autograd.function._SingleLevelFunction,), methods)
+    return type(function.__name__, (_SingleLevelFunction,), methods)

@@ -12,8 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import forward_ad
+
+# What torch may rename: without it, derivatives are always taken to be asked for.
+try:
+    from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+
+    _HAS_INTERPRETERS = True
+except ImportError:
+    _HAS_INTERPRETERS = False
 
 # As torch gives them to vmap rules: an int or None for each argument, nested as the arguments are.
 Dims = Any
@@ -102,6 +109,8 @@ def vmap_one_by_one(call: Callable[..., Any], info: Any, in_dims: Dims, *argumen
 
 def _is_differentiated(arguments: Sequence[Any]) -> bool:
     """Whether derivatives may be asked of what is computed here from the arguments."""
+    if not _HAS_INTERPRETERS:
+        return True
     transforms = retrieve_all_functorch_interpreters()
     kinds = {transform.key() for transform in transforms}
     if forward_ad._current_level >= 0 or kinds - {torch._C._functorch.TransformType.Vmap}:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lstm_fused._autocast import without_autocast
 from lstm_fused._batching import (
     vmap_backward,
     vmap_forward,
@@ -213,8 +214,9 @@ def sample_gradients(
     if has_sample_gradients(arguments[4].device):
         result = lstm_sample_gradients_op(*arguments, *needs, samples)
     else:
-        grad_input, grad_h_0, grad_c_0, *operands = lstm_gate_gradients_op(*arguments)
-        grad_weights = weight_gradients_of_samples(operands, arguments[7], samples)
+        with without_autocast(arguments[4].device):
+            grad_input, grad_h_0, grad_c_0, *operands = lstm_gate_gradients_op(*arguments)
+            grad_weights = weight_gradients_of_samples(operands, arguments[7], samples)
         result = grad_input, grad_h_0, grad_c_0, grad_weights
     return result  # type: ignore[no-any-return]
 
@@ -238,5 +240,9 @@ if compiled is not None:
         "lstm_fused::lstm_backward",
         partial(vmap_backward, lstm_backward_op, sample_gradients),
     )
-    for op in (lstm_sample_gradients_op, lstm_gate_gradients_op):
-        torch.library.register_vmap(op._name, partial(vmap_one_by_one, op))
+    torch.library.register_vmap(
+        "lstm_fused::lstm_sample_gradients", partial(vmap_one_by_one, lstm_sample_gradients_op)
+    )
+    torch.library.register_vmap(
+        "lstm_fused::lstm_gate_gradients", partial(vmap_one_by_one, lstm_gate_gradients_op)
+    )

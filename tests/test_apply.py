@@ -133,3 +133,17 @@ def test_tensors_that_overload_functions_see_the_call() -> None:
 
     vmap(run)(torch.ones(2))
     assert "custom_function_call" in seen
+
+
+def test_without_torchs_private_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, _ = make_twins()
+    x = torch.randn(3, 4, 2, D, dtype=torch.float64)
+
+    def gradients() -> Tensor:
+        result: Tensor = vmap(grad(lambda x: module(x)[0].square().sum()))(x)
+        return result
+
+    expected = gradients()
+    monkeypatch.setattr(_apply, "_HAS_TRANSFORMS", False)
+    monkeypatch.delattr(_apply, "retrieve_current_functorch_interpreter")
+    assert_bitwise_equal(gradients(), expected)

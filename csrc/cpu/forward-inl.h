@@ -165,7 +165,7 @@ LSTM_INLINE void dot_rows(const DotStep& dots, int64_t row) {
     const int64_t left = hidden - panel * width;
     const int count = static_cast<int>(left < width ? left : width);
     // Lane by lane: four dot products for each row.
-    Vec<A> pre[kRows][kGates] = {};
+    Vec<A> pre[kRows * kGates] = {};
     for (int lane = 0; lane < count; ++lane) {
       const S* w_ih[kGates];
       const S* w_hh[kGates];
@@ -182,15 +182,17 @@ LSTM_INLINE void dot_rows(const DotStep& dots, int64_t row) {
       for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
         for (int g = 0; g < kGates; ++g) {
-          reinterpret_cast<A*>(&pre[r][g])[lane] = sum_lanes(acc[r][g]);
+          reinterpret_cast<A*>(&pre[r * kGates + g])[lane] = sum_lanes(acc[r][g]);
         }
       }
     }
     const A* bias = static_cast<const A*>(step.bias) + panel * kPanelSlots * width;
     for (int r = 0; r < kRows; ++r) {
-      for (int g = 0; g < kGates; ++g) pre[r][g] += load_unaligned<Vec<A>>(bias + g * width);
+      for (int g = 0; g < kGates; ++g) {
+        pre[r * kGates + g] += load_unaligned<Vec<A>>(bias + g * width);
+      }
     }
-    finish_panel<S, S>(step, pre[0], kGates, row, kRows, panel);
+    finish_panel<S, S>(step, pre, kGates, row, kRows, panel);
   }
 }
 
@@ -203,7 +205,9 @@ void dot_step(const DotStep& dots) {
   using A = AccumulatorOf<S>;
   int64_t row = 0;
   for (; row + kDotRows <= dots.step.rows; row += kDotRows) dot_rows<kDotRows, S, A>(dots, row);
-  for (; row + 2 <= dots.step.rows; row += 2) dot_rows<2, S, A>(dots, row);
+  if constexpr (kDotRows > 2) {
+    for (; row + 2 <= dots.step.rows; row += 2) dot_rows<2, S, A>(dots, row);
+  }
   for (; row < dots.step.rows; ++row) dot_rows<1, S, A>(dots, row);
 }
 

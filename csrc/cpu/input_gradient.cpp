@@ -24,6 +24,10 @@ std::vector<int64_t> positions_in_sequence(const SequenceLayout& layout, int64_t
 
 }  // namespace
 
+bool sums_directions_at_once(const LstmShape& shape, DType dtype) {
+  return shape.directions == 2 && dtype_size(dtype) != accumulator_size(dtype);
+}
+
 InputGradient::InputGradient(const InputGradientArgs& args, Isa isa, const Parallel& parallel)
     : args_(args),
       table_(kernel_table(isa, args.dtype)),
@@ -78,12 +82,15 @@ void input_gradient(const InputGradientArgs& args, Isa isa, const Parallel& para
   const int64_t size = chunk_rows(rows, parallel.threads);
   parallel.for_each(ceil_div(rows, size), [&](int64_t chunk) {
     const int64_t begin = chunk * size, end = std::min(begin + size, rows);
+    const bool at_once = sums_directions_at_once(args.shape, args.dtype);
     const void* grad_gates[kMaxDirections] = {};
     for (int d = 0; d < args.shape.directions; ++d) {
       grad_gates[d] = advance(args.grad_gates[d], begin * kGates * args.shape.hidden_size,
                               dtype_size(args.dtype));
+      if (at_once && d == 0) continue;
+      gradient.run(begin, end, grad_gates, /*add=*/!at_once && d == 1);
+      grad_gates[d] = nullptr;
     }
-    gradient.run(begin, end, grad_gates, /*add=*/false);
   });
 }
 

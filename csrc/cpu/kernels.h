@@ -67,7 +67,7 @@ struct ForwardStep {
 };
 
 // The same from nn.LSTM's own row-major weights, nothing packed: one dot product per gate and
-// unit. For single steps, where packing would cost more than the step.
+// unit. For few rows in all, where packing would cost more than the steps.
 struct DotStep {
   ForwardStep step;  // panels are null; operands are storage rows
   const void* w_ih = nullptr;

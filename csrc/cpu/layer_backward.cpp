@@ -16,8 +16,8 @@
 namespace lstm_fused::cpu {
 namespace {
 
-// Rows of data in a piece, at least: two blocks of WeightGradient, and work enough between two
-// meetings of all threads, 5 microseconds each.
+// Rows of data in a piece, rounded down to whole steps: one or two blocks of WeightGradient, and
+// work enough between two meetings of all threads, 5 microseconds each.
 constexpr int64_t kMinPieceRows = 512;
 // Bytes of a piece's gate gradients up to which it takes more rows: the L2 cache of one core.
 constexpr int64_t kPieceBytes = 1 << 20;
@@ -25,19 +25,13 @@ constexpr int64_t kPieceBytes = 1 << 20;
 // Multiply-adds of a layer below which one thread does what follows the recurrence.
 constexpr int64_t kMinParallelWork = 1'000'000;
 
-// Whether both directions' parts of grad_x are one sum: the two go through time against each other,
-// and where the second one to come adds to what is there, a 16-bit type would round twice.
-bool sums_directions_at_once(const LayerBackwardArgs& args) {
-  return args.shape.directions == 2 && dtype_size(args.dtype) != accumulator_size(args.dtype);
-}
-
 // Steps that go together; without steps there is one piece still, of none.
 int64_t piece_steps(const LayerBackwardArgs& args) {
   const LstmShape& shape = args.shape;
   const int64_t all = std::max<int64_t>(shape.steps, 1);
   // Of rows of different lengths, the threads would get unequal numbers in each piece.
   const bool is_ragged = args.layout->data_rows() != shape.steps * shape.batch;
-  if (is_ragged || sums_directions_at_once(args)) return all;
+  if (is_ragged || sums_directions_at_once(shape, args.dtype)) return all;
   if (args.piece_steps > 0) return std::min(args.piece_steps, all);
   const int64_t row_bytes = kGates * shape.hidden_size * dtype_size(args.dtype);
   const int64_t rows = std::max(kMinPieceRows, kPieceBytes / row_bytes);
@@ -174,7 +168,7 @@ void LayerBackward::prepare_direction(int d) {
   if (shape_.projection) {
     direction.grad_output = Buffer(piece_rows_ * shape_.output_size * storage_);
   }
-  if (args_.direction[d].grad_w_ih) prepare_weights(d);
+  if (args_.direction[d].grad_w_hh) prepare_weights(d);
 }
 
 void LayerBackward::prepare_weights(int d) {
@@ -268,7 +262,7 @@ void LayerBackward::run_recurrence(int64_t i) {
 }
 
 void LayerBackward::run_input_gradient(int64_t i, int64_t share) const {
-  const bool at_once = sums_directions_at_once(args_);
+  const bool at_once = sums_directions_at_once(shape_, args_.dtype);
   const void* grads[kMaxDirections] = {};
   for (int d = 0; d < shape_.directions; ++d) {
     const Range rows = rows_of(d, i);

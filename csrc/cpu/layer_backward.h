@@ -10,8 +10,9 @@ namespace lstm_fused::cpu {
 // What a layer's backward gets and gives.
 struct LayerBackwardArgs {
   struct Direction {
-    // grad_gates and grad_output are not used. Without gates, which a forward need not save, they
-    // are computed anew.
+    // grad_gates and grad_output are not used; weights.w_ih is read where grad_x is wanted. Without
+    // gates (in all directions or in none), which a forward need not save, they are computed anew,
+    // from w_ih and the biases too.
     LstmBackwardDirection recurrence;
     const void* h_0 = nullptr;  // (N, P) storage
     const void* y = nullptr;    // as in the forward
@@ -36,8 +37,9 @@ struct LayerBackwardArgs {
 };
 
 // The whole backward of a layer: the recurrence, and what follows from its gates' gradients, some
-// steps at a time, so that these gradients, the largest array of all, stay in a cache and are never
-// there as a whole. The results do not depend on the number of threads, bit for bit.
+// steps at a time where piece_steps allows it, so that these gradients, the largest array of all,
+// stay in a cache and are never there as a whole. The results do not depend on the number of
+// threads, bit for bit.
 void layer_backward(const LayerBackwardArgs& args, const CpuFacts& facts, const Parallel& parallel);
 
 }  // namespace lstm_fused::cpu

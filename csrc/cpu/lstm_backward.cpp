@@ -293,9 +293,9 @@ LstmBackward::LstmBackward(const LstmBackwardArgs& args, const LstmPlan& plan,
   }
   packer.run(parallel);
 
-  for (const Group& group : make_groups(shape, *args.layout, lengths_, plan)) {
+  for (const Group& group : make_groups(shape, *args.layout, lengths_, plan_)) {
     groups_.push_back(
-        std::make_unique<BackwardGroup>(args, plan, table_, weights_[group.direction], group));
+        std::make_unique<BackwardGroup>(args, plan_, table_, weights_[group.direction], group));
   }
 }
 

@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <new>
 
+#include "cpu/huge_pages.h"
+
 namespace lstm_fused::cpu {
 namespace {
 
@@ -67,8 +69,11 @@ thread_local KeptBlocks kept_blocks;
 Buffer::Buffer(int64_t bytes) {
   const int64_t size = round_up(bytes, kCacheLine);
   void* block = size >= kMinKeptBlock ? kept_blocks.take(size) : nullptr;
-  if (!block) block = std::aligned_alloc(kCacheLine, size);
-  if (size > 0 && !block) throw std::bad_alloc();
+  if (!block) {
+    block = std::aligned_alloc(kCacheLine, size);
+    if (size > 0 && !block) throw std::bad_alloc();
+    advise_huge_pages(block, size);
+  }
   data_ = {block, Release{size}};
 }
 

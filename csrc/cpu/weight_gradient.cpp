@@ -136,6 +136,7 @@ void WeightGradient::store(int64_t part) {
   const int64_t column_begin = part_begin(part), column_end = part_begin(part + 1);
   const bool has_sums = part_[part].has_sums;
   const auto store_row = [&](const void* from, int64_t columns, void* to) {
+    if (columns == 0) return;
     if (has_sums) {
       table_.accumulator_to_storage(from, columns, to);
     } else {
