@@ -176,15 +176,7 @@ void LayerBackward::prepare_weights(int d) {
   Direction& direction = directions_[d];
   const int64_t gates = kGates * shape_.hidden_size, rows = args_.layout->data_rows();
 
-  PreviousStates states;
-  states.y = out.y;
-  states.y_stride_bytes = shape_.directions * shape_.output_size * storage_;
-  states.h_0 = out.h_0;
-  states.row_bytes = shape_.output_size * storage_;
-  states.reset_mask = args_.reset_mask;
-  states.reverse = d == 1;
-  states.zeros = zeros_.data();
-  direction.previous = previous_state_rows(*args_.layout, shape_.batch, states);
+  direction.previous = previous_state_rows(gates_args_, d, zeros_.data());
   direction.grad_gates_rows = piece_rows(direction.grad_gates, gates);
   direction.gate_weights = {args_.dtype,
                             rows,

@@ -8,24 +8,6 @@
 #include "cpu/row_chunks.h"
 
 namespace lstm_fused::cpu {
-namespace {
-
-RowPointers previous_states(const LstmGatesArgs& args, int d, const void* zeros) {
-  const LstmShape& shape = args.shape;
-  const int64_t storage = dtype_size(args.dtype);
-  PreviousStates states;
-  states.y = args.direction[d].y;
-  states.y_stride_bytes = shape.directions * shape.output_size * storage;
-  states.h_0 = args.direction[d].h_0;
-  states.row_bytes = shape.output_size * storage;
-  states.reset_mask = args.reset_mask;
-  states.reverse = d == 1;
-  states.zeros = zeros;
-  return previous_state_rows(*args.layout, shape.batch, states);
-}
-
-}  // namespace
-
 GateRebuilder::GateRebuilder(const LstmGatesArgs& args, const LstmPlan& plan,
                              const Parallel& parallel)
     : args_(args),
@@ -40,7 +22,7 @@ GateRebuilder::GateRebuilder(const LstmGatesArgs& args, const LstmPlan& plan,
   for (int d = 0; d < shape.directions; ++d) {
     const LstmWeights& from = args.direction[d].weights;
     Direction& to = directions_[d];
-    to.previous = previous_states(args, d, zeros_.data());
+    to.previous = previous_state_rows(args, d, zeros_.data());
     to.bias = Buffer(round_up(shape.hidden_size, table_.vector_width) * kGates *
                      accumulator_size(args.dtype));
     table_.pack_bias(from.b_ih, from.b_hh, shape.hidden_size, to.bias.get());

@@ -49,6 +49,20 @@ RowPointers previous_state_rows(const SequenceLayout& layout, int64_t batch,
   return rows;
 }
 
+RowPointers previous_state_rows(const LstmGatesArgs& forward, int direction, const void* zeros) {
+  const LstmShape& shape = forward.shape;
+  const int64_t storage = dtype_size(forward.dtype);
+  PreviousStates states;
+  states.y = forward.direction[direction].y;
+  states.y_stride_bytes = shape.directions * shape.output_size * storage;
+  states.h_0 = forward.direction[direction].h_0;
+  states.row_bytes = shape.output_size * storage;
+  states.reset_mask = forward.reset_mask;
+  states.reverse = direction == 1;
+  states.zeros = zeros;
+  return previous_state_rows(*forward.layout, shape.batch, states);
+}
+
 SampleRows sample_rows(const SequenceLayout& layout, int64_t samples) {
   const auto for_each_row = [&](const auto& visit) {
     for (int64_t t = 0; t < layout.steps(); ++t) {

@@ -32,6 +32,8 @@ struct PreviousStates {
 };
 RowPointers previous_state_rows(const SequenceLayout& layout, int64_t batch,
                                 const PreviousStates& states);
+// Those of a direction of a forward; zeros: a row of them.
+RowPointers previous_state_rows(const LstmGatesArgs& forward, int direction, const void* zeros);
 
 // The data rows of each of B samples, batch row n being of sample n % B.
 struct SampleRows {

@@ -368,11 +368,7 @@ void check_chosen_pieces(cpu::Isa isa) {
 
 void run_all() {
   for (DType dtype : kDTypes) {
-    const cpu::KernelTable* last = nullptr;
-    for (cpu::Isa isa : cpu::available_isas()) {
-      const cpu::KernelTable* table = &cpu::kernel_table(isa, dtype);
-      if (table == last) continue;  // this instruction set brings nothing for the dtype
-      last = table;
+    for (cpu::Isa isa : distinct_isas(dtype)) {
       const Scope scope(cpu::isa_name(isa), ", ", dtype_name(dtype));
       for (const Case& of : all_cases()) check_case(of, dtype, isa, {1, 2}, {next_pool()});
     }

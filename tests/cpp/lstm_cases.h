@@ -10,6 +10,7 @@
 
 #include "arrays.h"
 #include "check.h"
+#include "cpu/cpu_features.h"
 #include "cpu/lstm_backward.h"
 #include "cpu/lstm_forward.h"
 #include "cpu/rebuild_gates.h"
@@ -248,6 +249,16 @@ inline IncomingGradients draw_gradients(const Problem& problem, Random& random) 
   return {draw(shape.steps * shape.batch, shape.output_size),
           draw(shape.steps * shape.batch, shape.hidden_size), draw(shape.batch, shape.output_size),
           draw(shape.batch, shape.hidden_size)};
+}
+
+// The instruction sets of this processor that have kernels of their own for the dtype.
+inline std::vector<cpu::Isa> distinct_isas(DType dtype) {
+  std::vector<cpu::Isa> isas;
+  for (cpu::Isa isa : cpu::available_isas()) {
+    const cpu::KernelTable& table = cpu::kernel_table(isa, dtype);
+    if (isas.empty() || &table != &cpu::kernel_table(isas.back(), dtype)) isas.push_back(isa);
+  }
+  return isas;
 }
 
 }  // namespace lstm_fused::test

@@ -249,11 +249,7 @@ void run_all() {
   check_reference();
   for (DType dtype : kDTypes) {
     double worst_forward = 0, worst_backward = 0;
-    const cpu::KernelTable* last = nullptr;
-    for (cpu::Isa isa : cpu::available_isas()) {
-      const cpu::KernelTable* table = &cpu::kernel_table(isa, dtype);
-      if (table == last) continue;  // this instruction set brings nothing for the dtype
-      last = table;
+    for (cpu::Isa isa : distinct_isas(dtype)) {
       const Scope scope(cpu::isa_name(isa), ", ", dtype_name(dtype));
       for (const Case& of : all_cases()) {
         const Scope of_scope(of.name());
