@@ -60,6 +60,13 @@ def test_results_and_gradients(case: LayerCase, dtype: torch.dtype) -> None:
         assert_same(run_ours(expected.inputs, recompute=True), results)
 
 
+def test_sums_that_no_cache_holds() -> None:
+    """Weights' gradients of more than 4 MiB, which are summed in larger blocks of rows."""
+    case = in_dtype(LayerCase(34, 20, 5, 520), torch.float32)
+    expected = expected_of(case)
+    assert_results(case, run_ours(expected.inputs), expected)
+
+
 @pytest.mark.parametrize("cell_states", [True, False], ids=["cell_states", "y"])
 def test_every_instruction_set(cell_states: bool, isa: str) -> None:
     case = of_size(LayerCase(9, 150, 3, 0, P=6, bidirectional=True, reset=0.1), torch.float64)
