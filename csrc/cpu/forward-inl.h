@@ -1,39 +1,39 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// forward_step and dot_step: pre-activations in registers, the cell in their epilogue.
+// forward_step: pre-activations in registers, the cell in their epilogue.
 
-// Activates the pre-activations of W units of a row, in place.
+template <typename V>
+LSTM_INLINE Gates<V> activate(const V* pre) {
+  return activate_gates<VectorMath>(pre[kInputGate], pre[kForgetGate], pre[kCellGate],
+                                    pre[kOutputGate]);
+}
+
 template <bool kFull, typename S, typename A>
-LSTM_INLINE void activate_units(const ForwardStep& step, Vec<A>* pre, int64_t row, int64_t unit,
-                                int count) {
-  const Gates<Vec<A>> gates = activate_gates<VectorMath>(pre[kInputGate], pre[kForgetGate],
-                                                         pre[kCellGate], pre[kOutputGate]);
-  pre[kInputGate] = gates.i;
-  pre[kForgetGate] = gates.f;
-  pre[kCellGate] = gates.g;
-  pre[kOutputGate] = gates.o;
+LSTM_INLINE void store_gates(const ForwardStep& step, const Gates<Vec<A>>& gates, int64_t row,
+                             int64_t unit, int count) {
   if (!step.gates.base) return;
   S* gate_row = row_pointer<S>(step.gates, row) + unit;
+  const Vec<A> all[kGates] = {gates.i, gates.f, gates.g, gates.o};
 #pragma GCC unroll 4
   for (int g = 0; g < kGates; ++g) {
-    store_lanes<kFull>(gate_row + g * step.hidden_size, pre[g], count);
+    store_lanes<kFull>(gate_row + g * step.hidden_size, all[g], count);
   }
 }
 
-// Takes W units of a row through the cell.
+template <bool kFull, typename A>
+LSTM_INLINE Vec<A> load_state(const ForwardStep& step, int64_t row, int64_t unit, int count) {
+  const A* c = static_cast<const A*>(step.c) + row * step.hidden_size + unit;
+  return load_lanes<kFull, Vec<A>>(c, count);
+}
+
+// Stores what the cell makes of `count` units of a row.
 template <bool kFull, typename S, typename E>
-LSTM_INLINE void step_units(const ForwardStep& step, const Vec<AccumulatorOf<E>>* activated,
+LSTM_INLINE void store_cell(const ForwardStep& step, const CellOutput<Vec<AccumulatorOf<E>>>& out,
                             int64_t row, int64_t unit, int count) {
   using A = AccumulatorOf<E>;
   using V = Vec<A>;
-  const Gates<V> gates = {activated[kInputGate], activated[kForgetGate], activated[kCellGate],
-                          activated[kOutputGate]};
-
-  // Step the cell.
-  A* c_row = static_cast<A*>(step.c) + row * step.hidden_size + unit;
-  const CellOutput<V> out =
-      lstm_cell_forward<VectorMath>(gates, load_lanes<kFull, V>(c_row, count));
 
   // Hand the state to the next step.
+  A* c_row = static_cast<A*>(step.c) + row * step.hidden_size + unit;
   const bool reset = is_reset(step.next_reset, row);
   store_lanes<kFull>(c_row, reset ? V{} : out.c, count);
   // NOTE: h goes through the storage type, so that the state is what y shows.
@@ -58,33 +58,99 @@ LSTM_INLINE void step_units(const ForwardStep& step, const Vec<AccumulatorOf<E>>
   }
 }
 
-// Finishes some rows of a panel from their pre-activations, those of a row `stride` vectors after
-// the row before. In two passes: each is a chain of dependent instructions, and the processor works
-// on as many rows at once as it has room for in its window.
+// Finishes `count` units of some rows from their pre-activations, those of a row `stride` vectors
+// after the row before. In two passes: each is a chain of dependent instructions, and the processor
+// works on as many rows at once as it has room for in its window.
+template <bool kFull, typename S, typename E>
+LSTM_INLINE void finish_rows(const ForwardStep& step, Vec<AccumulatorOf<E>>* pre, int stride,
+                             int64_t first_row, int rows, int64_t unit, int count) {
+  using A = AccumulatorOf<E>;
+  using V = Vec<A>;
+#pragma GCC unroll 1
+  for (int r = 0; r < rows; ++r) {
+    V* units = pre + r * stride;
+    const Gates<V> gates = activate(units);
+    units[kInputGate] = gates.i;
+    units[kForgetGate] = gates.f;
+    units[kCellGate] = gates.g;
+    units[kOutputGate] = gates.o;
+    store_gates<kFull, S, A>(step, gates, first_row + r, unit, count);
+  }
+  if (!step.c) return;
+#pragma GCC unroll 1
+  for (int r = 0; r < rows; ++r) {
+    const V* units = pre + r * stride;
+    const Gates<V> gates = {units[kInputGate], units[kForgetGate], units[kCellGate],
+                            units[kOutputGate]};
+    const V c = load_state<kFull, A>(step, first_row + r, unit, count);
+    store_cell<kFull, S, E>(step, lstm_cell_forward<VectorMath>(gates, c), first_row + r, unit,
+                            count);
+  }
+}
+
+// The same for so few units that a vector has room for those of several rows, one behind the other:
+// activations are most of the work of a small layer.
+template <typename S, typename E>
+LSTM_INLINE void finish_narrow_rows(const ForwardStep& step, const Vec<AccumulatorOf<E>>* pre,
+                                    int stride, int64_t first_row, int rows, int64_t unit,
+                                    int count) {
+  using A = AccumulatorOf<E>;
+  using V = Vec<A>;
+  constexpr int width = kWidth<A>;
+  // Gates, then c, then h; a row's vector overwrites the empty lanes of the row before.
+  constexpr int kC = kGates, kH = kGates + 1;
+  A dense[kGates + 2][kRowBlock * width / 2 + width];
+  const int lanes = rows * count;
+  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+    for (int g = 0; g < kGates; ++g) store_unaligned(dense[g] + r * count, pre[r * stride + g]);
+    if (step.c) {
+      store_unaligned(dense[kC] + r * count,
+                      load_state<false, A>(step, first_row + r, unit, count));
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i <= kC; ++i) store_unaligned(dense[i] + lanes, V{});
+
+  for (int lane = 0; lane < lanes; lane += width) {
+    V units[kGates];
+#pragma GCC unroll 4
+    for (int g = 0; g < kGates; ++g) units[g] = load_unaligned<V>(dense[g] + lane);
+    const Gates<V> gates = activate(units);
+    store_unaligned(dense[kInputGate] + lane, gates.i);
+    store_unaligned(dense[kForgetGate] + lane, gates.f);
+    store_unaligned(dense[kCellGate] + lane, gates.g);
+    store_unaligned(dense[kOutputGate] + lane, gates.o);
+    if (!step.c) continue;
+    const CellOutput<V> out =
+        lstm_cell_forward<VectorMath>(gates, load_unaligned<V>(dense[kC] + lane));
+    store_unaligned(dense[kC] + lane, out.c);
+    store_unaligned(dense[kH] + lane, out.h);
+  }
+
+  for (int r = 0; r < rows; ++r) {
+    const auto row_of = [&](int i) { return load_unaligned<V>(dense[i] + r * count); };
+    const Gates<V> gates = {row_of(kInputGate), row_of(kForgetGate), row_of(kCellGate),
+                            row_of(kOutputGate)};
+    store_gates<false, S, A>(step, gates, first_row + r, unit, count);
+    if (!step.c) continue;
+    store_cell<false, S, E>(step, {row_of(kH), row_of(kC)}, first_row + r, unit, count);
+  }
+}
+
+// Finishes some rows of a panel.
 template <typename S, typename E>
 LSTM_INLINE void finish_panel(const ForwardStep& step, Vec<AccumulatorOf<E>>* pre, int stride,
                               int64_t first_row, int rows, int64_t panel) {
-  using A = AccumulatorOf<E>;
-  constexpr int width = kWidth<A>;
+  constexpr int width = kWidth<AccumulatorOf<E>>;
   const int64_t unit = panel * width;
   const int64_t left = step.hidden_size - unit;
-  const int count = static_cast<int>(left < width ? left : width);
-  const auto finish = [&](auto full) {
-    constexpr bool kFull = decltype(full)::value;
-#pragma GCC unroll 1
-    for (int r = 0; r < rows; ++r) {
-      activate_units<kFull, S, A>(step, pre + r * stride, first_row + r, unit, count);
-    }
-    if (!step.c) return;
-#pragma GCC unroll 1
-    for (int r = 0; r < rows; ++r) {
-      step_units<kFull, S, E>(step, pre + r * stride, first_row + r, unit, count);
-    }
-  };
-  if (count == width) {
-    finish(std::true_type{});
+  if (left >= width) {
+    finish_rows<true, S, E>(step, pre, stride, first_row, rows, unit, width);
+  } else if (left > width / 2 || rows == 1) {
+    finish_rows<false, S, E>(step, pre, stride, first_row, rows, unit, static_cast<int>(left));
   } else {
-    finish(std::false_type{});
+    finish_narrow_rows<S, E>(step, pre, stride, first_row, rows, unit, static_cast<int>(left));
   }
 }
 
@@ -117,98 +183,6 @@ void forward_step(const ForwardStep& step) {
                          tile.panel + p);
     }
   });
-}
-
-// Σ_k weight[g][k] · x_r[k] for four weight rows and kRows operand rows.
-template <int kRows, typename S, typename A>
-LSTM_INLINE void accumulate_dots(Vec<A> (&acc)[kRows][kGates], const S* const (&weight)[kGates],
-                                 const S* const (&x)[kRows], int64_t k_size) {
-  constexpr int width = kWidth<A>;
-  int64_t k = 0;
-  for (; k + width <= k_size; k += width) {
-    Vec<A> w[kGates];
-#pragma GCC unroll 4
-    for (int g = 0; g < kGates; ++g) w[g] = load_lanes<true, Vec<A>>(weight[g] + k, width);
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) {
-      const Vec<A> v = load_lanes<true, Vec<A>>(x[r] + k, width);
-#pragma GCC unroll 4
-      for (int g = 0; g < kGates; ++g) acc[r][g] = multiply_add(w[g], v, acc[r][g]);
-    }
-  }
-  if (const int left = static_cast<int>(k_size - k)) {
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) {
-      const Vec<A> v = load_lanes<false, Vec<A>>(x[r] + k, left);
-#pragma GCC unroll 4
-      for (int g = 0; g < kGates; ++g) {
-        const Vec<A> w = load_lanes<false, Vec<A>>(weight[g] + k, left);
-        acc[r][g] = multiply_add(w, v, acc[r][g]);
-      }
-    }
-  }
-}
-
-template <int kRows, typename S, typename A>
-LSTM_INLINE void dot_rows(const DotStep& dots, int64_t row) {
-  constexpr int width = kWidth<A>;
-  const ForwardStep& step = dots.step;
-  const int64_t hidden = step.hidden_size;
-  const S* x[kRows];
-  const S* h[kRows];
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) {
-    x[r] = row_pointer<S>(step.input.operand, row + r);
-    h[r] = row_pointer<S>(step.recurrent.operand, row + r);
-  }
-  for (int64_t panel = step.panel_begin; panel < step.panel_end; ++panel) {
-    const int64_t left = hidden - panel * width;
-    const int count = static_cast<int>(left < width ? left : width);
-    // Lane by lane: four dot products for each row.
-    Vec<A> pre[kRows * kGates] = {};
-    for (int lane = 0; lane < count; ++lane) {
-      const S* w_ih[kGates];
-      const S* w_hh[kGates];
-#pragma GCC unroll 4
-      for (int g = 0; g < kGates; ++g) {
-        const int64_t weight_row = g * hidden + panel * width + lane;
-        w_ih[g] = static_cast<const S*>(dots.w_ih) + weight_row * step.input.size;
-        w_hh[g] = static_cast<const S*>(dots.w_hh) + weight_row * step.recurrent.size;
-      }
-      Vec<A> acc[kRows][kGates] = {};
-      accumulate_dots<kRows, S, A>(acc, w_ih, x, step.input.size);
-      accumulate_dots<kRows, S, A>(acc, w_hh, h, step.recurrent.size);
-#pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-        for (int g = 0; g < kGates; ++g) {
-          reinterpret_cast<A*>(&pre[r * kGates + g])[lane] = sum_lanes(acc[r][g]);
-        }
-      }
-    }
-    const A* bias = static_cast<const A*>(step.bias) + panel * kPanelSlots * width;
-    for (int r = 0; r < kRows; ++r) {
-      for (int g = 0; g < kGates; ++g) {
-        pre[r * kGates + g] += load_unaligned<Vec<A>>(bias + g * width);
-      }
-    }
-    finish_panel<S, S>(step, pre, kGates, row, kRows, panel);
-  }
-}
-
-// Rows that share one pass over a weight row: 4 gates × kDotRows sums, 4 weights and an operand.
-constexpr int kDotRows = kRegisters == 32 ? 4 : 2;
-static_assert(kDotRows * kGates + kGates + 1 <= kRegisters, "must not spill");
-
-template <typename S>
-void dot_step(const DotStep& dots) {
-  using A = AccumulatorOf<S>;
-  int64_t row = 0;
-  for (; row + kDotRows <= dots.step.rows; row += kDotRows) dot_rows<kDotRows, S, A>(dots, row);
-  if constexpr (kDotRows > 2) {
-    for (; row + 2 <= dots.step.rows; row += 2) dot_rows<2, S, A>(dots, row);
-  }
-  for (; row < dots.step.rows; ++row) dot_rows<1, S, A>(dots, row);
 }
 
 template <bool kFull, typename S, typename A>

@@ -32,6 +32,8 @@ namespace {
 //
 #include "cpu/backward-inl.h"
 #include "cpu/forward-inl.h"
+//
+#include "cpu/dot-inl.h"
 #include "cpu/linear-inl.h"
 
 template <typename From, typename To>

@@ -25,16 +25,55 @@ constexpr int64_t kMinStepWorkPerThread = 30'000;
 // that they come from.
 constexpr int64_t kMinGroupRows = 6;
 
-// Packing reads and writes the weights once, at about the price of three dot products with them.
-constexpr int64_t kMaxDotRows = 8;
-// Packed weights that no cache holds, and whose memory is fresh at each call, cost three times
-// that.
-constexpr int64_t kMaxDotRowsOfLarge = 24;
+// L2 caches that the weights of a step may fill where each thread reads all of them. Larger ones
+// come from a cache or memory that the threads share, which has less to give than they multiply.
+constexpr int64_t kMaxCachesOfGroup = 4;
+
+// Rows up to which dot products with weights as they are cost less than packing these first. A dot
+// product runs at 0.9 of a packed panel's rate with AVX-512, at 0.8 with fewer registers, so that
+// packing pays early where a core's own cache holds the weights, and late where it must write them
+// to memory. Converting each bfloat16 again for every few rows pays for next to none.
+constexpr int64_t kMaxDotRowsOfCached = 32, kMaxDotRows = 128;
+constexpr int64_t kMaxNarrowDotRowsOfCached = 8, kMaxNarrowDotRows = 32;
+constexpr int64_t kMaxConvertedDotRows = 4;
+
+// Steps up to which a step's reading of weights may cost what packing would save: with few rows it
+// reads W_ih at each step, and weights that no cache holds come in a less ordered way than panels.
+constexpr int64_t kMaxDotSteps = 8, kMaxDotStepsOfLarge = 6;
+constexpr int64_t kMinFreeDotBatch = 4;      // from which on steps do not matter
 constexpr int64_t kLargeWeights = 32 << 20;  // bytes
 
-int64_t max_dot_rows(const LstmShape& shape, DType dtype) {
-  const int64_t weights = kGates * shape.hidden_size * (shape.input_size + shape.output_size);
-  return weights * dtype_size(dtype) > kLargeWeights ? kMaxDotRowsOfLarge : kMaxDotRows;
+struct DotLimits {
+  int64_t rows, steps;
+};
+
+DotLimits dot_limits(const LstmShape& shape, DType dtype, Isa isa, const CpuFacts& facts) {
+  const int64_t bytes =
+      kGates * shape.hidden_size * (shape.input_size + shape.output_size) * dtype_size(dtype);
+  const bool wide = isa == Isa::kAvx512 || isa == Isa::kAvx512Bf16;
+  const bool converts = dtype == DType::kBFloat16 && isa != Isa::kAvx512Bf16;
+  DotLimits limits;
+  if (converts) {
+    limits.rows = kMaxConvertedDotRows;
+  } else if (bytes <= facts.l2_bytes) {
+    limits.rows = wide ? kMaxDotRowsOfCached : kMaxNarrowDotRowsOfCached;
+  } else {
+    limits.rows = wide ? kMaxDotRows : kMaxNarrowDotRows;
+  }
+  limits.steps = limits.rows;
+  if (shape.batch < kMinFreeDotBatch) limits.steps = std::min(limits.steps, kMaxDotSteps);
+  if (bytes > kLargeWeights) limits.steps = std::min(limits.steps, kMaxDotStepsOfLarge);
+  return limits;
+}
+
+// Whether so few units leave most lanes of a panel empty that dot products, which fill theirs from
+// K, take fewer instructions: for a row, multiply-adds on panels against those of each unit's dot
+// products and some 20 to sum up their lanes.
+bool leaves_lanes_empty(const LstmShape& shape, int64_t width) {
+  const int64_t dot = kGates * (ceil_div(shape.input_size, width) +  //
+                                ceil_div(shape.output_size, width));
+  return shape.hidden_size < width &&
+         shape.hidden_size * (dot + 20) < kGates * (shape.input_size + shape.output_size);
 }
 
 // AVX512-BF16 has nothing to give to other types.
@@ -43,15 +82,29 @@ Isa isa_for(DType dtype, const CpuFacts& facts) {
   return plain ? Isa::kAvx512 : facts.isa;
 }
 
-// Splits the batch, the directions and, where they do not suffice, the units over the threads.
-void split_over_threads(const LstmShape& shape, int64_t step_work, int64_t max_team,
-                        const CpuFacts& facts, LstmPlan& plan) {
+// Whether the threads of a forward should share its weights, each with its own units, rather than
+// its rows. A thread of a group reads all weights, half of them out of the cache of the thread that
+// packed them; a thread of a team reads the other's half of h, at every step.
+bool prefers_team(const LstmShape& shape, int64_t weights, int64_t weight_size,
+                  const CpuFacts& facts) {
+  return weights * weight_size > kMaxCachesOfGroup * facts.l2_bytes ||
+         shape.steps * shape.batch * shape.output_size <= weights / 2;
+}
+
+// Splits the batch, the directions and, where they do not suffice or may not be cut, the units over
+// the threads.
+void split_over_threads(const LstmShape& shape, int64_t step_work, bool prefer_team,
+                        int64_t max_team, const CpuFacts& facts, LstmPlan& plan) {
   const int64_t work = step_work * shape.steps * shape.directions;
   const int64_t least = plan.dot ? kMinDotWorkPerThread : kMinWorkPerThread;
   const int64_t threads = std::clamp<int64_t>(work / least, 1, std::max(facts.threads, 1));
   if (threads == 1) return;
   const int64_t per_direction = ceil_div(threads, shape.directions);
-  const int64_t groups = std::clamp<int64_t>(shape.batch / kMinGroupRows, 1, per_direction);
+  // A team whose threads have as many panels each, or nearly.
+  const int64_t team = std::min(per_direction, max_team);
+  const bool even = ceil_div(max_team, team) * team * 8 <= max_team * 9;
+  const int64_t most = prefer_team && even ? ceil_div(per_direction, max_team) : per_direction;
+  const int64_t groups = std::clamp<int64_t>(shape.batch / kMinGroupRows, 1, most);
   plan.row_groups = static_cast<int>(groups);
   const int64_t step_threads = step_work / groups / kMinStepWorkPerThread;
   plan.team = static_cast<int>(
@@ -64,6 +117,8 @@ std::string explain_threads(const LstmPlan& plan, const LstmShape& shape, const 
   std::ostringstream text;
   if (facts.threads <= 1) {
     text << "one thread allowed";
+  } else if (plan.team > 1 && shape.batch >= 2 * kMinGroupRows) {
+    text << "units are split, so that each weight is read by one thread";
   } else if (plan.team > 1) {
     text << "fewer than " << kMinGroupRows << " rows for each thread, so the units are split";
   } else if (plan.row_groups > 1) {
@@ -84,12 +139,15 @@ LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& 
   plan.isa = isa_for(dtype, facts);
   const KernelTable& table = kernel_table(plan.isa, dtype);
   const int64_t h = shape.hidden_size;
-  plan.dot = !shape.projection && shape.steps * shape.batch <= max_dot_rows(shape, dtype);
+  const DotLimits limits = dot_limits(shape, dtype, plan.isa, facts);
+  const bool few = shape.steps <= limits.steps && shape.steps * shape.batch <= limits.rows;
+  plan.dot = !shape.projection && (few || leaves_lanes_empty(shape, table.vector_width));
 
-  const int64_t step_work = shape.batch * h *
-                            (kGates * (shape.input_size + shape.output_size) +
-                             (shape.projection ? shape.output_size : 0));
-  split_over_threads(shape, step_work, ceil_div(h, table.vector_width), facts, plan);
+  const int64_t weights = h * (kGates * (shape.input_size + shape.output_size) +
+                               (shape.projection ? shape.output_size : 0));
+  const int64_t weight_size = plan.dot ? dtype_size(dtype) : table.operand_size;
+  split_over_threads(shape, shape.batch * weights, prefers_team(shape, weights, weight_size, facts),
+                     ceil_div(h, table.vector_width), facts, plan);
   if (plan.dot) return plan;
 
   // One product over several steps reads W_ih once for all of them; that pays where a step alone
@@ -113,7 +171,7 @@ LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const CpuFacts&
   const int64_t step_work =
       shape.batch * shape.hidden_size * shape.output_size * (kGates + (shape.projection ? 1 : 0));
   const int64_t panels = ceil_div(shape.hidden_size, kPanelSlots * table.vector_width);
-  split_over_threads(shape, step_work, panels, facts, plan);
+  split_over_threads(shape, step_work, false, panels, facts, plan);
   return plan;
 }
 
@@ -142,7 +200,10 @@ std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts&
   std::ostringstream text;
   text << describe_forward(plan) << " (" << explain_threads(plan, shape, facts);
   if (plan.dot) {
-    text << "; packing pays from T*N = " << max_dot_rows(shape, dtype) + 1 << " on";
+    const DotLimits limits = dot_limits(shape, dtype, plan.isa, facts);
+    text << "; packing pays from T*N = " << limits.rows + 1;
+    if (limits.steps < limits.rows) text << " or T = " << limits.steps + 1;
+    text << " on";
   } else if (plan.projection_steps > 0 && rows >= 2 * kMinGroupRows) {
     text << "; x is converted for these kernels";
   } else if (plan.projection_steps > 0) {

@@ -274,18 +274,19 @@ LSTM_INLINE void transpose_square(V (&rows)[kCount]) {
   }
 }
 
-// Sum of the lanes, in a fixed order.
-template <typename V>
-LSTM_INLINE Element<V> sum_lanes(V v) {
-  if constexpr (sizeof(V) > 16) {
-    typedef Element<V> Half __attribute__((vector_size(sizeof(V) / 2)));
-    Half low, high;
-    __builtin_memcpy(&low, &v, sizeof(low));
-    __builtin_memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof(low), sizeof(high));
-    return sum_lanes(low + high);
-  } else if constexpr (sizeof(Element<V>) == 4) {
-    return (v[0] + v[2]) + (v[1] + v[3]);
+// Lane i = the sum of the lanes of rows[i], in the same order for every i: a transposition that
+// adds where that one keeps two halves apart. Destroys `rows`.
+template <int kShift, typename V>
+LSTM_INLINE V sum_square(V* rows) {
+  if constexpr (kShift == 0) {
+    return rows[0];
   } else {
-    return v[0] + v[1];
+    constexpr int width = sizeof(V) / sizeof(Element<V>);
+#pragma GCC unroll 16
+    for (int i = 0; i < width; i += 2 * kShift) {
+      rows[i] = exchange_lanes<kShift>(rows[i], rows[i + kShift]) +
+                exchange_lanes<-kShift>(rows[i], rows[i + kShift]);
+    }
+    return sum_square<kShift == width / 2 ? 0 : kShift * 2>(rows);
   }
 }

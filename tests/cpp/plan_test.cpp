@@ -146,16 +146,36 @@ void test_choices() {
                                    backward(shape_of(200, 256, 512, 512), 16)}) {
         CHECK_LE(8, plan.row_groups * plan.team);
       }
+      // Weights are read once, by one thread of a team, where packing them or fetching them from
+      // memory costs most of the time: in few steps, or if they are large.
+      for (const LstmPlan& plan :
+           {forward(shape_of(10, 16, 256, 256), 2), forward(shape_of(100, 64, 1024, 1024), 2)}) {
+        CHECK_EQ(plan.row_groups, 1);
+        CHECK_EQ(plan.team, 2);
+      }
+      // Not where one thread would have twice the panels of the other.
+      const int64_t three_panels = 3 * cpu::kernel_table(isa, dtype).vector_width;
+      CHECK_EQ(forward(shape_of(10, 16, 2048, three_panels), 2).row_groups, 2);
+
       // A call of few rows uses the weights as they are; one of many packs them.
+      const bool converts_weights = dtype == DType::kBFloat16 && isa != Isa::kAvx512Bf16;
+      const int64_t most = converts_weights ? 4 : 8;
       for (int64_t steps : {1, 2, 8}) {
-        for (int64_t batch = 1; steps * batch <= 8; ++batch) {
+        for (int64_t batch = 1; steps * batch <= most; ++batch) {
           CHECK(forward(shape_of(steps, batch, 64, 64), 1).dot);
           CHECK(!forward(shape_of(steps, batch, 64, 64, 32), 1).dot);
         }
       }
+      CHECK_EQ(forward(shape_of(2, 16, 512, 512), 1).dot, !converts_weights);
+      CHECK(!forward(shape_of(2, 128, 512, 512), 1).dot);
+      CHECK(!forward(shape_of(9, 2, 512, 512), 1).dot);    // W_ih, at each step
+      CHECK(!forward(shape_of(7, 4, 2048, 2048), 1).dot);  // from memory, at each step
       CHECK(!forward(shape_of(100, 64, 64, 64), 1).dot);
       CHECK(!forward(shape_of(1, 1000, 64, 64), 1).dot);
       CHECK(!forward(shape_of(1000, 1, 64, 64), 1).dot);
+      // Any number of rows, where panels would be empty but for a unit or two.
+      CHECK(forward(shape_of(100, 64, 177, 1), 1).dot);
+      CHECK(!forward(shape_of(100, 64, 1, 1), 1).dot);
       // A step of one row is too small to read W_ih for; one of many is not, unless x must be
       // converted.
       CHECK_LE(2, forward(shape_of(100, 1, 64, 64), 1).projection_steps);
