@@ -16,7 +16,7 @@
 namespace lstm_fused::cpu {
 namespace {
 
-// Rows of data in a piece, rounded down to whole steps: one or two blocks of WeightGradient, and
+// Rows of data in a piece, rounded down to whole steps: one or two blocks of WeightGradient's, and
 // work enough between two meetings of all threads, 5 microseconds each.
 constexpr int64_t kMinPieceRows = 512;
 // Bytes of a piece's gate gradients up to which it takes more rows: the L2 cache of one core.
@@ -34,7 +34,9 @@ int64_t piece_steps(const LayerBackwardArgs& args) {
   if (is_ragged || sums_directions_at_once(shape, args.dtype)) return all;
   if (args.piece_steps > 0) return std::min(args.piece_steps, all);
   const int64_t row_bytes = kGates * shape.hidden_size * dtype_size(args.dtype);
-  const int64_t rows = std::max(kMinPieceRows, kPieceBytes / row_bytes);
+  const int64_t sums = kGates * shape.hidden_size * (shape.input_size + shape.output_size);
+  const int64_t rows = std::max(
+      {kMinPieceRows, kPieceBytes / row_bytes, weight_gradient_block_rows(sums, args.dtype)});
   return std::clamp<int64_t>(rows / std::max<int64_t>(shape.batch, 1), 1, all);
 }
 

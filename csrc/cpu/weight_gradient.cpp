@@ -12,9 +12,9 @@ namespace {
 // Rows of data in one pass: long enough that reading and writing the sums is 1 % of it, short
 // enough that a panel of it, 64 KiB, is read from the L2 cache.
 constexpr int64_t kBlockRows = 256;
-// The same where the sums are too many for the L2 cache, so that they come from memory.
-constexpr int64_t kLargeBlockRows = 512;
-constexpr int64_t kMaxCachedSums = 4 << 20;  // bytes
+// The same where a thread's sums are too many for its L2 cache, so that they come from memory.
+constexpr int64_t kLargeBlockRows = 1024;
+constexpr int64_t kMaxCachedSums = 1 << 20;  // bytes
 
 // Columns of grad that parts of the work begin at: whole vectors, whatever the instruction set.
 constexpr int64_t kPartColumns = 16;
@@ -26,11 +26,6 @@ int64_t number_of_sums(const WeightGradientArgs& args) {
   int64_t columns = 0;
   for (int i = 0; i < args.weights; ++i) columns += args.weight[i].columns;
   return args.grad_columns * columns;
-}
-
-int64_t rows_of_block(const WeightGradientArgs& args) {
-  const bool is_large = number_of_sums(args) * accumulator_size(args.dtype) > kMaxCachedSums;
-  return std::min(is_large ? kLargeBlockRows : kBlockRows, args.rows);
 }
 
 // Multiply-adds of all rows.
@@ -55,13 +50,18 @@ WeightGradientArgs args_of_sample(WeightGradientArgs args, int64_t sample,
 
 }  // namespace
 
+int64_t weight_gradient_block_rows(int64_t sums, DType dtype) {
+  return sums * accumulator_size(dtype) > kMaxCachedSums ? kLargeBlockRows : kBlockRows;
+}
+
 WeightGradient::WeightGradient(const WeightGradientArgs& args, Isa isa, int threads, bool at_once)
     : args_(args),
       table_(kernel_table(isa, args.dtype)),
       storage_(dtype_size(args.dtype)),
       accumulator_(accumulator_size(args.dtype)),
       panel_columns_(kPanelSlots * table_.vector_width),
-      block_rows_(rows_of_block(args)),
+      block_rows_(
+          std::min(weight_gradient_block_rows(number_of_sums(args), args.dtype), args.rows)),
       block_stride_(round_up(block_rows_, table_.vector_width * table_.k_multiple)),
       parts_(std::clamp<int64_t>(threads, 1, ceil_div(args.grad_columns, kPartColumns))),
       is_direct_(at_once && args.rows > 0 && args.rows <= block_rows_),

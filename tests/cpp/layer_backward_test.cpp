@@ -364,6 +364,8 @@ void check_chosen_pieces(cpu::Isa isa) {
   check({6, 128, 2, 65}, 4);
   check({2, 520, 2, 65}, 1);
   check({2, 100, 2, 17}, 2);
+  // More than 1 MiB of sums, whose blocks are larger: of 1024 rows.
+  check({5, 512, 2, 184}, 2);
 }
 
 void run_all() {
