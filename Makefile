@@ -3,8 +3,10 @@
 #
 #   BENCH   arguments of 'make bench', as BENCH="--suite step --quick"
 #   GPU     arguments of 'make gpu', as GPU="--quick"
+#   PYTEST  arguments of pytest in 'make test'; by default those that spread it over the processors
 #   PYTHON  the interpreter that the virtual environment is made with; the one that runs 'make gpu'
 #   VENV    the virtual environment; an existing one is used as it is, and completed
+PYTEST ?= -n auto --maxprocesses 8 --dist worksteal
 PYTHON ?= python3
 VENV ?= .venv
 
@@ -54,13 +56,13 @@ system-packages: $(if $(HAS_NVCC),,$(NVCC))
 test: setup system-packages
 	$(MAKE) lint
 	$(MAKE) ctest
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST)
 
 ctest: $(REQUIREMENTS)
 	$(BIN)/cmake -S . -B $(SANITIZE_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
 		-DLSTM_BUILD_TESTS=ON -DLSTM_SANITIZE=ON
 	$(BIN)/cmake --build $(SANITIZE_BUILD) $(if $(MAX_JOBS),--parallel $(MAX_JOBS))
-	$(BIN)/ctest --test-dir $(SANITIZE_BUILD) --output-on-failure --no-tests=error
+	$(BIN)/ctest --test-dir $(SANITIZE_BUILD) --output-on-failure --no-tests=error --parallel 2
 
 lint: $(REQUIREMENTS)
 	$(BIN)/ruff check

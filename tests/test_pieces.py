@@ -2,8 +2,8 @@
 """The CPU's backward when it goes through time in several pieces, by the public interface.
 
 A piece is some steps of 512 rows of data at least, or of more that fill 1 MiB by their gates'
-gradients: 512 rows from H = 128 in float32, 64 in float64 and 256 in bfloat16 on. Where the gradients
-of the weights take more than 1 MiB, as in the second layer of some cases, it is 1024 rows.
+gradients: 512 rows from H = 128 in float32, 64 in float64 and 256 in bfloat16 on. Where the
+weights' gradients take more than 1 MiB, as in the second layer of some cases, it is 1024 rows.
 """
 
 from dataclasses import replace
