@@ -37,11 +37,13 @@ constexpr int64_t kMaxDotRowsOfCached = 32, kMaxDotRows = 128;
 constexpr int64_t kMaxNarrowDotRowsOfCached = 8, kMaxNarrowDotRows = 32;
 constexpr int64_t kMaxConvertedDotRows = 4;
 
-// Steps up to which a step's reading of weights may cost what packing would save: with few rows it
-// reads W_ih at each step, and weights that no cache holds come in a less ordered way than panels.
-constexpr int64_t kMaxDotSteps = 8, kMaxDotStepsOfLarge = 6;
-constexpr int64_t kMinFreeDotBatch = 4;      // from which on steps do not matter
-constexpr int64_t kLargeWeights = 32 << 20;  // bytes
+// Passes over the weights up to which their reading costs less than packing would save: with few
+// rows a step reads W_ih each time, and weights that no cache holds come in a less ordered way than
+// panels.
+constexpr int64_t kMaxDotPasses = 8, kMaxDotStepsOfLarge = 6;
+constexpr int64_t kMinFreeDotBatch = 4;              // from which on passes do not matter
+constexpr int64_t kDotRows = 4, kNarrowDotRows = 2;  // that share a pass
+constexpr int64_t kLargeWeights = 32 << 20;          // bytes
 
 struct DotLimits {
   int64_t rows, steps;
@@ -61,7 +63,10 @@ DotLimits dot_limits(const LstmShape& shape, DType dtype, Isa isa, const CpuFact
     limits.rows = wide ? kMaxDotRows : kMaxNarrowDotRows;
   }
   limits.steps = limits.rows;
-  if (shape.batch < kMinFreeDotBatch) limits.steps = std::min(limits.steps, kMaxDotSteps);
+  if (shape.batch > 0 && shape.batch < kMinFreeDotBatch) {
+    const int64_t passes = ceil_div(shape.batch, wide ? kDotRows : kNarrowDotRows);
+    limits.steps = std::min(limits.steps, kMaxDotPasses / passes);
+  }
   if (bytes > kLargeWeights) limits.steps = std::min(limits.steps, kMaxDotStepsOfLarge);
   return limits;
 }

@@ -114,6 +114,16 @@ LSTM_INLINE void store_unaligned(void* p, V v) {
   __builtin_memcpy(p, &v, sizeof(v));
 }
 
+// Copies `count` < 2·kPart elements, by halves of a vector, quarters, …
+template <int kPart, typename T>
+LSTM_INLINE void copy_first(T* to, const T* from, int count) {
+  if constexpr (kPart > 0) {
+    const int skip = count & kPart;
+    if (skip) __builtin_memcpy(to, from, kPart * sizeof(T));
+    copy_first<kPart / 2>(to + skip, from + skip, count);
+  }
+}
+
 // The first `count` < width elements; the others are zero.
 template <typename V, typename T>
 LSTM_INLINE V load_first(const T* p, int count) {
@@ -127,8 +137,18 @@ LSTM_INLINE V load_first(const T* p, int count) {
     return bit_cast<V>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(mask), p));
   }
 #else
+#if defined(__AVX2__)
+  // NOTE: loads only. Processors of AMD take tens of cycles for a masked store.
+  if constexpr (sizeof(T) == 4) {
+    const VecI mask = VecI{0, 1, 2, 3, 4, 5, 6, 7} < count;
+    return bit_cast<V>(_mm256_maskload_epi32((const int*)p, bit_cast<__m256i>(mask)));
+  } else if constexpr (sizeof(T) == 8) {
+    const VecL mask = VecL{0, 1, 2, 3} < int64_t{count};
+    return bit_cast<V>(_mm256_maskload_epi64((const long long*)p, bit_cast<__m256i>(mask)));
+  }
+#endif
   V v{};
-  for (int lane = 0; lane < count; ++lane) __builtin_memcpy((T*)&v + lane, p + lane, sizeof(T));
+  copy_first<kVectorBytes / sizeof(T) / 2>(reinterpret_cast<T*>(&v), p, count);
   return v;
 #endif
 }
@@ -145,7 +165,7 @@ LSTM_INLINE void store_first(T* p, V v, int count) {
     _mm256_mask_storeu_epi16(p, static_cast<__mmask16>(mask), bit_cast<__m256i>(v));
   }
 #else
-  for (int lane = 0; lane < count; ++lane) __builtin_memcpy(p + lane, (T*)&v + lane, sizeof(T));
+  copy_first<kVectorBytes / sizeof(T) / 2>(p, reinterpret_cast<const T*>(&v), count);
 #endif
 }
 
