@@ -114,7 +114,7 @@ LSTM_INLINE void store_unaligned(void* p, V v) {
   __builtin_memcpy(p, &v, sizeof(v));
 }
 
-// Copies `count` < 2·kPart elements, by halves of a vector, quarters, …
+// Copies `count` < 2·kPart elements: a vector, a half, a quarter, …
 template <int kPart, typename T>
 LSTM_INLINE void copy_first(T* to, const T* from, int count) {
   if constexpr (kPart > 0) {
@@ -124,7 +124,7 @@ LSTM_INLINE void copy_first(T* to, const T* from, int count) {
   }
 }
 
-// The first `count` < width elements; the others are zero.
+// The first `count` elements, all at most; the others are zero.
 template <typename V, typename T>
 LSTM_INLINE V load_first(const T* p, int count) {
 #if defined(__AVX512F__)
@@ -148,7 +148,7 @@ LSTM_INLINE V load_first(const T* p, int count) {
   }
 #endif
   V v{};
-  copy_first<kVectorBytes / sizeof(T) / 2>(reinterpret_cast<T*>(&v), p, count);
+  copy_first<sizeof(V) / sizeof(T)>(reinterpret_cast<T*>(&v), p, count);
   return v;
 #endif
 }
@@ -165,7 +165,7 @@ LSTM_INLINE void store_first(T* p, V v, int count) {
     _mm256_mask_storeu_epi16(p, static_cast<__mmask16>(mask), bit_cast<__m256i>(v));
   }
 #else
-  copy_first<kVectorBytes / sizeof(T) / 2>(p, reinterpret_cast<const T*>(&v), count);
+  copy_first<sizeof(V) / sizeof(T)>(p, reinterpret_cast<const T*>(&v), count);
 #endif
 }
 

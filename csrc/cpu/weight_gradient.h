@@ -29,8 +29,8 @@ struct WeightGradientArgs {
   void* grad_bias[2] = {};  // out (grad_columns) storage, the same in both; or null
 };
 
-// Rows that are summed up in one pass, at most, where there are so many sums; a piece of rows should
-// have as many.
+// Rows that are summed up in one pass, at most, where there are so many sums; a piece of rows
+// should have as many.
 int64_t weight_gradient_block_rows(int64_t sums, DType dtype);
 
 // The sums, in parts that threads can work on at once: of `columns` of grad each. What is added may
