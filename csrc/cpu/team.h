@@ -3,8 +3,10 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 
 namespace lstm_fused::cpu {
 
@@ -48,8 +50,7 @@ class Team {
         const int share = (member + i) % shares_;
         if (!claim(share, phase)) continue;
         run(phase, share);
-        // Releases this share's writes to whoever sees the phase done.
-        done_.fetch_add(1, std::memory_order_release);
+        finish_share(phase);
       }
       phase = wait_past(phase);
     }
@@ -67,12 +68,18 @@ class Team {
            next.compare_exchange_strong(expected, phase + 1, std::memory_order_relaxed);
   }
 
+  void finish_share(int64_t phase);
   // Waits until `phase` is done; returns the phase that is open then.
   int64_t wait_past(int64_t phase);
+  void sleep_past(int64_t phase);
 
   const int shares_;
   std::unique_ptr<Claim[]> claims_;
   alignas(64) std::atomic<int64_t> done_{0};  // shares done since the start
+  // Members that wait for one that does not run. In a cache line that is read, seldom written.
+  alignas(64) std::atomic<int> sleepers_{0};
+  std::mutex mutex_;
+  std::condition_variable phase_done_;
 };
 
 }  // namespace lstm_fused::cpu
