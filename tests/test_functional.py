@@ -357,4 +357,5 @@ def test_sizes_past_32_bits_are_counted_in_64() -> None:
         plan = _native.compiled.plan_text(  # type: ignore[union-attr]
             steps, rows, 512, 512, 0, 1, "float32", 2, backward
         )
-        assert "2 row group(s)" in plan, "the work is for two threads"
+        # Rows or units are split, as the caches of this machine suggest.
+        assert "2 row group(s)" in plan or "team of 2" in plan, "the work is for two threads"
