@@ -48,10 +48,11 @@ void backward_step(const BackwardStep& step) {
   constexpr int64_t width = kWidth<A>;
   const PanelRange panels =
       plain_panels<A>(step.panel_begin, step.panel_end, step.hidden_size, step.descending);
-  for_each_tile(step.rows, panels, [&](const Tile& tile) {
+  const auto start = [](const Tile& tile, Vec<A>* dh) {
+    for (int i = 0; i < tile.rows * tile.slots; ++i) dh[i] = Vec<A>{};
+  };
+  const auto finish = [&](const Tile& tile, const Vec<A>* dh) {
     const int slots = tile.slots;
-    Vec<A> dh[kMaxTileVectors] = {};
-    multiply_tile<E>(dh, tile, step.product, {});
     for (int r = 0; r < tile.rows; ++r) {
       for (int s = 0; s < slots; ++s) {
         const int64_t unit = (tile.panel * kPanelSlots + s) * width;
@@ -64,5 +65,6 @@ void backward_step(const BackwardStep& step) {
         }
       }
     }
-  });
+  };
+  for_each_tile<E>(step.rows, panels, step.product, {}, start, finish);
 }

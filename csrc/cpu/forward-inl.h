@@ -174,15 +174,14 @@ template <typename S, typename E>
 void forward_step(const ForwardStep& step) {
   using A = AccumulatorOf<E>;
   const PanelRange panels = gate_panels(step.panel_begin, step.panel_end, step.descending);
-  for_each_tile(step.rows, panels, [&](const Tile& tile) {
-    Vec<A> sums[kMaxTileVectors];
-    start_gates<A>(step, tile, sums);
-    multiply_tile<E>(sums, tile, step.input, step.recurrent);
+  const auto start = [&](const Tile& tile, Vec<A>* sums) { start_gates<A>(step, tile, sums); };
+  const auto finish = [&](const Tile& tile, Vec<A>* sums) {
     for (int p = 0; p * kPanelSlots < tile.slots; ++p) {
       finish_panel<S, E>(step, sums + p * kPanelSlots, tile.slots, tile.row, tile.rows,
                          tile.panel + p);
     }
-  });
+  };
+  for_each_tile<E>(step.rows, panels, step.input, step.recurrent, start, finish);
 }
 
 template <bool kFull, typename S, typename A>

@@ -29,18 +29,19 @@ void linear_step(const LinearStep& step) {
   const PanelRange panels = step.columns == 0
                                 ? gate_panels(step.panel_begin, step.panel_end)
                                 : plain_panels<A>(step.panel_begin, step.panel_end, step.columns);
-  for_each_tile(step.rows, panels, [&](const Tile& tile) {
+  const auto start = [&](const Tile& tile, Vec<A>* sums) {
     const int slots = tile.slots;
-    const int64_t tile_column = (tile.panel - step.panel_begin) * kPanelSlots * width;
     const A* bias =
         step.bias ? static_cast<const A*>(step.bias) + tile.panel * kPanelSlots * width : nullptr;
-    Vec<A> sums[kMaxTileVectors];
     for (int r = 0; r < tile.rows; ++r) {
       for (int s = 0; s < slots; ++s) {
         sums[r * slots + s] = bias ? load_unaligned<Vec<A>>(bias + s * width) : Vec<A>{};
       }
     }
-    multiply_tile<E>(sums, tile, step.product, step.second);
+  };
+  const auto finish = [&](const Tile& tile, const Vec<A>* sums) {
+    const int slots = tile.slots;
+    const int64_t tile_column = (tile.panel - step.panel_begin) * kPanelSlots * width;
     for (int r = 0; r < tile.rows; ++r) {
       for (int s = 0; s < slots; ++s) {
         const Vec<A> sum = sums[r * slots + s];
@@ -57,5 +58,6 @@ void linear_step(const LinearStep& step) {
         }
       }
     }
-  });
+  };
+  for_each_tile<E>(step.rows, panels, step.product, step.second, start, finish);
 }

@@ -21,6 +21,7 @@ constexpr int kPanelsOfOneRow = 2;
 struct Tile {
   int64_t row, panel;  // the first ones
   int rows, slots;
+  const void* ahead = nullptr;  // a vector for each k that will be read soon; or null
 };
 constexpr int kMaxTileVectors = kRowBlock * kPanelSlots;
 static_assert(kMaxTileVectors >= kPanelsOfOneRow * kPanelSlots, "a tile of one row must fit");
@@ -63,12 +64,14 @@ LSTM_INLINE bool is_reset(const Resets& resets, int64_t j) {
 }
 
 // acc[r][s] += Σ_k row_r[k] · panel[k][s], in rising k whatever kRows and kSlots are: a row's
-// sums have the same bits in every block.
+// sums have the same bits in every block. Meanwhile K vectors from `ahead` on come into the L2
+// cache.
 template <int kRows, int kSlots, typename E>
 LSTM_INLINE void accumulate(Vec<E> (&acc)[kRows][kSlots], const E* const (&rows)[kRows],
-                            int64_t k_size, const E* panel) {
+                            int64_t k_size, const E* panel, const E* ahead) {
   const int64_t panel_stride = panel_elements<E>(k_size);
   for (int64_t k = 0; k < k_size; ++k) {
+    if constexpr (kRows > 1) __builtin_prefetch(ahead + k * kWidth<E>, 0, 2);
     Vec<E> a[kRows];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) a[r] = broadcast(rows[r][k]);
@@ -101,10 +104,11 @@ LSTM_INLINE void accumulate_pairs(VecF (&acc)[kRows][kSlots], const uint32_t (&p
 
 template <int kRows, int kSlots>
 LSTM_INLINE void accumulate_bf16(VecF (&acc)[kRows][kSlots], const BFloat16* const (&rows)[kRows],
-                                 int64_t k_size, const BFloat16* panel) {
+                                 int64_t k_size, const BFloat16* panel, const BFloat16* ahead) {
   const int64_t panel_stride = panel_elements<BFloat16>(k_size);
   uint32_t pairs[kRows];
   for (int64_t k = 0; k + 1 < k_size; k += 2) {
+    if constexpr (kRows > 1) __builtin_prefetch(ahead + k * kWidth<float>, 0, 2);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) __builtin_memcpy(&pairs[r], rows[r] + k, sizeof(pairs[r]));
     accumulate_pairs<kRows, kSlots>(acc, pairs, panel + k * kPanelSlots * kWidth<float>,
@@ -130,10 +134,11 @@ LSTM_INLINE void multiply(Vec<AccumulatorOf<E>> (&acc)[kRows][kSlots], const Pro
   for (int r = 0; r < kRows; ++r) rows[r] = row_pointer<E>(product.operand, tile.row + r);
   const E* panels =
       static_cast<const E*>(product.panels) + tile.panel * panel_elements<E>(product.size);
+  const E* ahead = static_cast<const E*>(tile.ahead ? tile.ahead : panels);
 #if defined(__AVX512BF16__)
-  accumulate_bf16<kRows, kSlots>(acc, rows, product.size, panels);
+  accumulate_bf16<kRows, kSlots>(acc, rows, product.size, panels, ahead);
 #else
-  accumulate<kRows, kSlots>(acc, rows, product.size, panels);
+  accumulate<kRows, kSlots>(acc, rows, product.size, panels, ahead);
 #endif
 }
 
@@ -212,14 +217,60 @@ LSTM_INLINE PanelRange gate_panels(int64_t begin, int64_t end, bool descending =
   return {begin, end, end * kPanelSlots, descending};
 }
 
-// Calls run(tile) over rows × panels. Panels outside, rows inside: a panel is read from memory
-// once and stays in the L1 or L2 cache for all the row blocks. Blocks differ by at most one row,
-// since a block of one or two rows wastes the panel's bandwidth.
-template <typename Run>
-LSTM_INLINE void for_each_tile(int64_t rows, const PanelRange& panels, const Run& run) {
+// Bytes of a panel that all rows are multiplied with before they go on to the next: it stays in a
+// core's L2 cache beside the next, which is fetched meanwhile.
+constexpr int64_t kPanelBlockBytes = 128 << 10;
+constexpr int kChunkTiles = 16;  // that share a block of a panel, at most
+
+// K of such a block.
+template <typename E>
+constexpr int64_t kPanelBlock =
+    kPanelBlockBytes / (sizeof(E) * kPanelSlots * kWidth<AccumulatorOf<E>>);
+
+// The product's part from k = begin on, for one panel, which is number 0 there.
+template <typename E>
+LSTM_INLINE Product block_of(const Product& product, int64_t panel, int64_t begin) {
+  const int64_t left = product.size - begin;
+  Product block = product;
+  block.operand.base = static_cast<const E*>(product.operand.base) + begin;
+  block.size = left < kPanelBlock<E> ? left : kPanelBlock<E>;
+  block.panels = static_cast<const E*>(product.panels) + panel * panel_elements<E>(product.size) +
+                 begin * kPanelSlots * kWidth<AccumulatorOf<E>>;
+  return block;
+}
+
+// Adds a product to the sums of some tiles of one panel.
+template <typename E>
+LSTM_INLINE void multiply_in_blocks(Vec<AccumulatorOf<E>> (*sums)[kMaxTileVectors],
+                                    const Tile* tiles, int count, const Product& product) {
+  if (!product.operand.base) return;
+  for (int64_t k = 0; k < product.size; k += kPanelBlock<E>) {
+    const Product block = block_of<E>(product, tiles[0].panel, k);
+    // Each of the first tiles fetches its part of what follows: the next block, or panel.
+    const int64_t part = block.size * kWidth<AccumulatorOf<E>>;
+    const E* next = static_cast<const E*>(block.panels) + kPanelSlots * part;
+    for (int i = 0; i < count; ++i) {
+      const Tile tile = {tiles[i].row, 0, tiles[i].rows, tiles[i].slots,
+                         i < kPanelSlots ? next + i * part : nullptr};
+      multiply_tile<E>(sums[i], tile, block, {});
+    }
+  }
+}
+
+// For each tile of rows × panels: start(tile, sums), sums += the two products', finish(tile, sums).
+// Panels outside, rows inside: a panel is read from memory once and stays in the L1 or L2 cache for
+// all the row blocks. Blocks differ by at most one row, since a block of one or two rows wastes the
+// panel's bandwidth.
+template <typename E, typename Start, typename Finish>
+LSTM_INLINE void for_each_tile(int64_t rows, const PanelRange& panels, const Product& first,
+                               const Product& second, const Start& start, const Finish& finish) {
   const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
+  const bool in_blocks = blocks > 1 && first.size + second.size > kPanelBlock<E>;
+  const int chunk = in_blocks ? kChunkTiles : 1;
   const int64_t per_pass = rows == 1 ? kPanelsOfOneRow : 1;
   const int64_t passes = (panels.end - panels.begin + per_pass - 1) / per_pass;
+  Tile tiles[kChunkTiles];
+  Vec<AccumulatorOf<E>> sums[kChunkTiles][kMaxTileVectors];
   for (int64_t pass = 0; pass < passes; ++pass) {
     const int64_t panel = panels.begin + (panels.descending ? passes - 1 - pass : pass) * per_pass;
     const int64_t left = panels.end - panel;
@@ -227,10 +278,21 @@ LSTM_INLINE void for_each_tile(int64_t rows, const PanelRange& panels, const Run
     const int64_t used = panels.slots - panel * kPanelSlots;
     const int slots = static_cast<int>(used < kPanelSlots ? used : most);
     int64_t row = 0;
-    for (int64_t block = blocks; block > 0; --block) {
-      const int block_rows = static_cast<int>((rows - row + block - 1) / block);
-      run(Tile{row, panel, block_rows, slots});
-      row += block_rows;
+    for (int64_t block = blocks; block > 0;) {
+      int count = 0;
+      for (; count < chunk && block > 0; ++count, --block) {
+        const int block_rows = static_cast<int>((rows - row + block - 1) / block);
+        tiles[count] = {row, panel, block_rows, slots};
+        start(tiles[count], sums[count]);
+        row += block_rows;
+      }
+      if (in_blocks) {
+        multiply_in_blocks<E>(sums, tiles, count, first);
+        multiply_in_blocks<E>(sums, tiles, count, second);
+      } else {
+        multiply_tile<E>(sums[0], tiles[0], first, second);
+      }
+      for (int i = 0; i < count; ++i) finish(tiles[i], sums[i]);
     }
   }
 }

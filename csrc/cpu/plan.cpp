@@ -87,13 +87,17 @@ Isa isa_for(DType dtype, const CpuFacts& facts) {
   return plain ? Isa::kAvx512 : facts.isa;
 }
 
-// Whether the threads of a forward should share its weights, each with its own units, rather than
-// its rows. A thread of a group reads all weights, half of them out of the cache of the thread that
-// packed them; a thread of a team reads the other's half of h, at every step.
-bool prefers_team(const LstmShape& shape, int64_t weights, int64_t weight_size,
-                  const CpuFacts& facts) {
-  return weights * weight_size > kMaxCachesOfGroup * facts.l2_bytes ||
-         shape.steps * shape.batch * shape.output_size <= weights / 2;
+// Whether the threads should share the weights of a step, each with its own units, rather than its
+// rows. A thread of a group reads all weights; a thread of a team reads the other's half of h, at
+// every step.
+bool prefers_team(int64_t weight_bytes, const CpuFacts& facts) {
+  return weight_bytes > kMaxCachesOfGroup * facts.l2_bytes;
+}
+
+// The same for so few steps that half of the weights come out of the cache of the thread that
+// packed them, mostly.
+bool is_short(const LstmShape& shape, int64_t weights) {
+  return shape.steps * shape.batch * shape.output_size <= weights / 2;
 }
 
 // Splits the batch, the directions and, where they do not suffice or may not be cut, the units over
@@ -151,8 +155,9 @@ LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& 
   const int64_t weights = h * (kGates * (shape.input_size + shape.output_size) +
                                (shape.projection ? shape.output_size : 0));
   const int64_t weight_size = plan.dot ? dtype_size(dtype) : table.operand_size;
-  split_over_threads(shape, shape.batch * weights, prefers_team(shape, weights, weight_size, facts),
-                     ceil_div(h, table.vector_width), facts, plan);
+  const bool prefer_team = prefers_team(weights * weight_size, facts) || is_short(shape, weights);
+  split_over_threads(shape, shape.batch * weights, prefer_team, ceil_div(h, table.vector_width),
+                     facts, plan);
   if (plan.dot) return plan;
 
   // One product over several steps reads W_ih once for all of them; that pays where a step alone
@@ -173,10 +178,11 @@ LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const CpuFacts&
   LstmPlan plan;
   plan.isa = isa_for(dtype, facts);
   const KernelTable& table = kernel_table(plan.isa, dtype);
-  const int64_t step_work =
-      shape.batch * shape.hidden_size * shape.output_size * (kGates + (shape.projection ? 1 : 0));
+  const int64_t weights =
+      shape.hidden_size * shape.output_size * (kGates + (shape.projection ? 1 : 0));
   const int64_t panels = ceil_div(shape.hidden_size, kPanelSlots * table.vector_width);
-  split_over_threads(shape, step_work, false, panels, facts, plan);
+  split_over_threads(shape, shape.batch * weights,
+                     prefers_team(weights * table.operand_size, facts), panels, facts, plan);
   return plan;
 }
 

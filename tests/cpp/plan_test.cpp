@@ -149,7 +149,8 @@ void test_choices() {
       // Weights are read once, by one thread of a team, where packing them or fetching them from
       // memory costs most of the time: in few steps, or if they are large.
       for (const LstmPlan& plan :
-           {forward(shape_of(10, 16, 256, 256), 2), forward(shape_of(100, 64, 1024, 1024), 2)}) {
+           {forward(shape_of(10, 16, 256, 256), 2), forward(shape_of(100, 64, 1024, 1024), 2),
+            backward(shape_of(100, 64, 1024, 1024), 2)}) {
         CHECK_EQ(plan.row_groups, 1);
         CHECK_EQ(plan.team, 2);
       }
