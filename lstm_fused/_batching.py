@@ -27,19 +27,20 @@ Dims = Any
 
 
 def vmap_forward(call: Callable[..., Any], info: Any, in_dims: Dims, *arguments: Any) -> Any:
-    """The rule of `call`, which takes what the op lstm_forward takes."""
+    """The rule of `call`, which takes what the ops lstm_forward and lstm_layer take."""
     input, h_0, c_0, weights, lengths, batch_sizes, reset_mask, *flags = arguments
     if _any_mapped(in_dims[3]) or in_dims[5] is not None:
         return vmap_one_by_one(call, info, in_dims, *arguments)
     fold = _Fold(info.batch_size, packed=batch_sizes is not None)
-    y, h_n, c_n, cell_states, gates, cells = call(
+    results = call(
         *fold.variables((input, h_0, c_0), in_dims[:3]),
         weights,
         *fold.masks((lengths, batch_sizes, reset_mask), in_dims[4:7]),
         *flags,
     )
-    rows = fold.rows
-    return fold.undo(((y, rows), (h_n, 1), (c_n, 1), (cell_states, rows), (gates, 1), (cells, 1)))
+    # y, h_n, c_n, cell_states, and for lstm_forward gates and cells.
+    axes = (fold.rows, 1, 1, fold.rows, 1, 1)
+    return fold.undo(tuple(zip(results, axes, strict=False)))
 
 
 def vmap_backward(

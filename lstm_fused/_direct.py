@@ -15,14 +15,14 @@ from torch._C._functorch import unwrap_if_dead
 from torch.autograd import forward_ad
 
 from lstm_fused import _native
-from lstm_fused.autograd import FusedLSTMDirectFunction
+from lstm_fused._layer_function import LayerFunction
 
 Hidden = tuple[Tensor, Tensor]
 
 
 # NOTE: Function.apply binds its arguments by inspect.signature, which takes 35 us; this is what it
 # comes to where no transform is active.
-_apply: Any = super(torch.autograd.Function, FusedLSTMDirectFunction).apply
+_apply: Any = super(torch.autograd.Function, LayerFunction).apply
 
 
 def can_run_directly(input: Any, hx: Any, rank: int) -> bool:

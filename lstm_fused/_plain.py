@@ -96,6 +96,10 @@ def reference_gradient(
     given = [
         (output, grad) for output, grad in zip(outputs, grads, strict=False) if grad is not None
     ]
+    # Needs are those of a group: some of the weights may be frozen.
+    needed = [
+        need and variable.requires_grad for variable, need in zip(variables, needed, strict=True)
+    ]
     wanted = [variable for variable, need in zip(variables, needed, strict=True) if need]
     found = iter(
         torch.autograd.grad(

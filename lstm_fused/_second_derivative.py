@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lstm_fused import _native
 from lstm_fused._linearized import (
     Adjoints,
     Direction,
@@ -34,14 +33,8 @@ from lstm_fused._linearized import (
     pull_adjoints,
     push_tangents,
 )
-from lstm_fused.packing import (
-    pack_rows,
-    packed_lengths,
-    packed_positions,
-    pad_rows,
-    saved_positions,
-)
-from lstm_fused.reference import Masks, make_masks, outer_sum, select
+from lstm_fused._rows import SequenceRows, activated_gates
+from lstm_fused.reference import Masks, outer_sum
 
 
 def second_derivative(
@@ -69,7 +62,7 @@ def second_derivative(
     gates = activated_gates(input, h_0, c_0, weights, masks, gates)
     count = h_0.shape[0]
     each = len(weights) // count
-    rows = _Rows(input, h_0.shape[1], masks)
+    rows = SequenceRows(input, h_0.shape[1], masks)
 
     def features(sequence: Tensor | None, d: int) -> Any:
         """A direction's share of a sequence of all directions' features, or None."""
@@ -104,68 +97,6 @@ def second_derivative(
         *(grad for r in results for grad in r.weights),
     ]
     return [t.to(input.dtype) for t in by_grads], [t.to(input.dtype) for t in by_variables]
-
-
-def activated_gates(
-    input: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
-    weights: Sequence[Tensor],
-    masks: Sequence[Tensor | None],
-    gates: Tensor,
-) -> Tensor:
-    """The gates (L, M, 4H) of a forward, of which it saved `gates`: of one with `recompute`, which
-    saved none, by another forward, to the same bits.
-
-    Args:
-        masks: lengths, batch_sizes, reset_mask.
-    """
-    if gates.dim() == 3:
-        return gates
-    anew: Tensor = _native.lstm_forward_op(input, h_0, c_0, weights, *masks, True, False)[4]
-    return anew
-
-
-class _Rows:
-    """Brings sequences to (T, N, features), zero past a row's length, in the dtype to compute in;
-    and back."""
-
-    def __init__(self, input: Tensor, batch: int, masks: Sequence[Tensor | None]) -> None:
-        lengths, batch_sizes, reset_mask = masks
-        is_16_bit = input.dtype in (torch.bfloat16, torch.float16)
-        self.dtype = torch.float32 if is_16_bit else input.dtype
-        self.steps = input.shape[0] if batch_sizes is None else batch_sizes.numel()
-        self.batch = batch
-        # Where the rows of packed data, and those that the kernels saved, belong; None: in order.
-        self._given: Tensor | None = None
-        self._saved: Tensor | None = None
-        if batch_sizes is not None:
-            self._given = self._saved = packed_positions(batch_sizes, batch).to(input.device)
-            lengths = packed_lengths(batch_sizes, batch).to(input.device)
-        elif lengths is not None and _native.takes_batch_sizes(input.device):
-            self._saved = saved_positions(lengths, self.steps)
-        shape = input.new_empty(0).expand(self.steps, batch, 0)
-        self.masks = make_masks(shape, lengths, reset_mask)
-
-    def padded(self, sequence: Tensor) -> Tensor:
-        return self._at(self._given, sequence)
-
-    def padded_saved(self, values: Tensor) -> Tensor:
-        """Of gates or cells, one direction's."""
-        return self._at(self._saved, values)
-
-    def _at(self, positions: Tensor | None, data: Tensor) -> Tensor:
-        if positions is not None:
-            data = pad_rows(data[: positions.numel()], positions, self.steps, self.batch)
-        # Rows past a length may never have been written.
-        padded = data.reshape(self.steps, self.batch, data.shape[-1])
-        return select(self.masks.valid, padded).to(self.dtype)
-
-    def states(self, tensors: Sequence[Tensor | None], d: int) -> list[Any]:
-        return [None if tensor is None else tensor[d].to(self.dtype) for tensor in tensors]
-
-    def as_given(self, padded: Tensor) -> Tensor:
-        return padded if self._given is None else pack_rows(padded, self._given)
 
 
 class _Derivatives(NamedTuple):

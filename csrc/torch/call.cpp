@@ -3,14 +3,12 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <cstring>
+
 #include "common/error.h"
 
 namespace lstm_fused {
 namespace {
-
-ScalarType accumulator_type(const Layer& layer) {
-  return layer.dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float;
-}
 
 // A tensor of the layer's dtype and device, or an empty one.
 Tensor new_storage(const Layer& layer, const Sizes& sizes, bool wanted = true) {
@@ -43,6 +41,30 @@ Tensor checked_cells(const Layer& layer, const Tensor& cells) {
 }
 
 }  // namespace
+
+ScalarType accumulator_type(const Layer& layer) {
+  return layer.dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float;
+}
+
+std::vector<Tensor> new_weight_gradients(const Layer& layer, bool wanted) {
+  std::vector<Tensor> grads;
+  if (!wanted) return grads;
+  for (const Tensor& weight : layer.weights) {
+    const int64_t rows = weight.size(0);
+    const Sizes sizes = weight.dim() == 1 ? Sizes{rows} : Sizes{rows, weight.size(1)};
+    grads.push_back(new_tensor(sizes, weight.scalar_type(), layer.device));
+  }
+  return grads;
+}
+
+Tensor zero_state(const Tensor& input, int64_t directions, int64_t rows, int64_t features) {
+  const Sizes sizes = directions ? Sizes{directions, rows, features} : Sizes{rows, features};
+  Tensor state = new_tensor(sizes, input.scalar_type(), device_of(input));
+  if (state.numel() > 0) {
+    std::memset(state.mutable_data_ptr(), 0, state.numel() * state.element_size());
+  }
+  return state;
+}
 
 Sizes sequence_sizes(const Layer& layer, int64_t columns) {
   if (layer.layout.packed) return {layer.data_rows, columns};

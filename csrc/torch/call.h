@@ -20,6 +20,15 @@ using BackwardResult = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>;
 using GateGradientResult =
     std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
+// The dtype that sums and cell states are kept in.
+ScalarType accumulator_type(const Layer& layer);
+
+// Uninitialised gradients of all weights, in their order; of none where they are not wanted.
+std::vector<Tensor> new_weight_gradients(const Layer& layer, bool wanted);
+
+// A state of zeros, (rows, features) with `directions` in front of it where there are any.
+Tensor zero_state(const Tensor& input, int64_t directions, int64_t rows, int64_t features);
+
 // (T, N, columns), or (M, columns) when packed: y's layout.
 Sizes sequence_sizes(const Layer& layer, int64_t columns);
 Tensor new_sequence(const Layer& layer, int64_t columns);

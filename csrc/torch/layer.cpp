@@ -171,6 +171,28 @@ Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
   return layer;
 }
 
+Layer make_cell_layer(const Tensor& input, const Tensor& h, const Tensor& c,
+                      const std::vector<Tensor>& weights) {
+  LSTM_CHECK(input.is_cpu(), "input must be on the CPU for a CPU op");
+  LSTM_CHECK(input.dim() == 2, "input must have 2 dimensions, got ", input.dim());
+  LSTM_CHECK(h.dim() == 2, "h must have 2 dimensions, got ", h.dim());
+  LSTM_CHECK(weights.size() == 2 || weights.size() == 4, "weights must hold 2 or 4 tensors, got ",
+             weights.size());
+  Layer layer;
+  layer.dtype = to_dtype(input.scalar_type());
+  layer.device = device_of(input);
+  const int64_t batch = input.size(0), hidden = h.size(1);
+  layer.shape = {1, batch, input.size(1), hidden, hidden, 1, false};
+  check_shape(layer.shape);
+  layer.layout = dense_layout(1, batch);
+  layer.data_rows = layer.sequence_rows = batch;
+  layer.input = to_contiguous(input);
+  layer.h_0 = checked(h, "h", {batch, hidden}, layer);
+  layer.c_0 = checked(c, "c", {batch, hidden}, layer);
+  check_weights(weights, layer);
+  return layer;
+}
+
 Layer make_device_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
                         const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
                         const std::optional<Tensor>& reset_mask) {

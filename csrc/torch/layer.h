@@ -36,11 +36,14 @@ struct Layer {
 
 // Throw Error or std::runtime_error where the tensors do not fit together.
 //
-// The first reads lengths and batch_sizes, on the CPU. The second leaves lengths where they are, on
-// input's device, and takes padded sequences only; its data rows are all T·N.
+// make_layer reads lengths and batch_sizes, on the CPU. make_device_layer leaves lengths where they
+// are, on input's device, and takes padded sequences only; its data rows are all T·N.
 Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
                  const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
                  const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& reset_mask);
+// One step of one direction without projection: input (N, D), h and c (N, H).
+Layer make_cell_layer(const Tensor& input, const Tensor& h, const Tensor& c,
+                      const std::vector<Tensor>& weights);
 Layer make_device_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
                         const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
                         const std::optional<Tensor>& reset_mask);

@@ -9,4 +9,6 @@ STABLE_TORCH_LIBRARY(lstm_fused, m) {
   m.def(lstm_fused::kLstmBackwardSchema);
   m.def(lstm_fused::kLstmSampleGradientsSchema);
   m.def(lstm_fused::kLstmGateGradientsSchema);
+  m.def(lstm_fused::kLstmCellSchema);
+  m.def(lstm_fused::kLstmCellBackwardSchema);
 }

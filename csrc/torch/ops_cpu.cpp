@@ -3,8 +3,6 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <cstring>
-
 #include "common/error.h"
 #include "cpu/input_gradient.h"
 #include "cpu/layer_backward.h"
@@ -45,14 +43,6 @@ ForwardResult lstm_forward_cpu(const Tensor& input, const Tensor& h_0, const Ten
   return tensors.result();
 }
 
-// A state of zeros, of `features` columns.
-Tensor zero_state(const Tensor& input, int64_t directions, int64_t features) {
-  Tensor state =
-      new_tensor({directions, input.size(1), features}, input.scalar_type(), device_of(input));
-  std::memset(state.mutable_data_ptr(), 0, state.numel() * state.element_size());
-  return state;
-}
-
 InferenceResult lstm_inference_cpu(const Tensor& input, const std::optional<Tensor>& h_0,
                                    const std::optional<Tensor>& c_0,
                                    const std::vector<Tensor>& weights, int64_t directions) {
@@ -60,8 +50,12 @@ InferenceResult lstm_inference_cpu(const Tensor& input, const std::optional<Tens
   LSTM_CHECK(directions == 1 || directions == 2, "directions must be 1 or 2, got ", directions);
   LSTM_CHECK(weights.size() >= 2 && weights[1].dim() == 2, "weights must begin with w_ih and w_hh");
   const int64_t hidden = weights[1].size(0) / kGates, output = weights[1].size(1);
-  const Tensor h = h_0 ? *h_0 : zero_state(input, directions, output);
-  const Tensor c = c_0 ? *c_0 : h_0 || output != hidden ? zero_state(input, directions, hidden) : h;
+  const int64_t rows = input.size(1);
+  const Tensor h = h_0 ? *h_0 : zero_state(input, directions, rows, output);
+  const bool needs_zeros = h_0 || output != hidden;
+  const Tensor c = c_0           ? *c_0
+                   : needs_zeros ? zero_state(input, directions, rows, hidden)
+                                 : h;
   const Layer layer = make_layer(input, h, c, weights, {}, {}, {});
   LSTM_CHECK(layer.shape.directions == directions, "h_0 must hold ", directions,
              " directions, got ", layer.shape.directions);
@@ -125,14 +119,7 @@ BackwardResult lstm_backward_cpu(
   const BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates,
                                 cells, need_states, /*keep_gate_gradients=*/false);
   const Tensor grad_input = new_grad_input(layer, need_input);
-  std::vector<Tensor> grad_weights;
-  if (need_weights) {
-    for (const Tensor& weight : layer.weights) {
-      const int64_t rows = weight.size(0);
-      const Sizes sizes = weight.dim() == 1 ? Sizes{rows} : Sizes{rows, weight.size(1)};
-      grad_weights.push_back(new_tensor(sizes, weight.scalar_type(), layer.device));
-    }
-  }
+  const std::vector<Tensor> grad_weights = new_weight_gradients(layer, need_weights);
 
   cpu::LayerBackwardArgs args;
   args.shape = layer.shape;

@@ -51,4 +51,16 @@ constexpr const char* kLstmGateGradientsSchema =
     "Tensor? lengths, Tensor? batch_sizes, Tensor? reset_mask, Tensor y, Tensor gates, "
     "Tensor cells) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)";
 
+// One step, of FusedLSTMCell: input (N, D), h and c (N, H), zero if absent. Returns the next h and c
+// and, for the backward (else empty), gates (N, 4H) and cells (N, H). For eager calls on the CPU.
+constexpr const char* kLstmCellSchema =
+    "lstm_cell(Tensor input, Tensor? h, Tensor? c, Tensor[] weights, bool save_for_backward) -> "
+    "(Tensor, Tensor, Tensor, Tensor)";
+
+// Returns grad_input, grad_h, grad_c and grad_weights; those not asked for are empty.
+constexpr const char* kLstmCellBackwardSchema =
+    "lstm_cell_backward(Tensor? grad_h_next, Tensor? grad_c_next, Tensor input, Tensor h, "
+    "Tensor c, Tensor[] weights, Tensor gates, Tensor cells, bool need_input, bool need_states, "
+    "bool need_weights) -> (Tensor, Tensor, Tensor, Tensor[])";
+
 }  // namespace lstm_fused

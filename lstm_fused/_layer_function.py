@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One layer as a node of the autograd graph that is built eagerly, and its gradient.
+
+NOTE: what has no `setup_context`, and no results that carry no gradient, costs 4 us less than
+:class:`lstm_fused.FusedLSTMFunction`; and no transform of torch.func takes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lstm_fused import _native
+from lstm_fused._apply import apply
+from lstm_fused._backward_function import FusedLSTMBackwardFunction
+from lstm_fused._engine import Needs, needed_gradients
+from lstm_fused._plain import is_legacy_batched, reference_gradient
+from lstm_fused._rows import rebuild_output
+
+
+class SavedLayer(NamedTuple):
+    """What the backward of a layer reads, but for the weights."""
+
+    input: Tensor
+    h_0: Tensor
+    c_0: Tensor
+    lengths: Tensor | None
+    batch_sizes: Tensor | None
+    reset_mask: Tensor | None
+    y: Tensor
+    gates: Tensor
+    cells: Tensor
+
+    @property
+    def masks(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        return self.lengths, self.batch_sizes, self.reset_mask
+
+
+class LayerGradient(NamedTuple):
+    """Gradients; those of what needs none are None, or empty tensors."""
+
+    input: Tensor | None
+    h_0: Tensor | None
+    c_0: Tensor | None
+    weights: Sequence[Tensor | None]
+
+
+def unpack_saved(saved_tensors: Sequence[Any]) -> tuple[SavedLayer, list[Tensor]]:
+    count = len(SavedLayer._fields)
+    return SavedLayer._make(saved_tensors[:count]), list(saved_tensors[count:])
+
+
+class LayerFunction(torch.autograd.Function):
+    """apply(input, h_0, c_0, lengths, batch_sizes, reset_mask, return_cell_states, recompute,
+    *weights) -> (y, h_n, c_n), and cell_states if they are returned; as in `lstm_layer`.
+
+    y may be overwritten afterwards, as that of nn.LSTM may in most of its configurations: the
+    backward then makes it anew.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        h_0: Tensor,
+        c_0: Tensor,
+        lengths: Tensor | None,
+        batch_sizes: Tensor | None,
+        reset_mask: Tensor | None,
+        return_cell_states: bool,
+        recompute: bool,
+        *weights: Tensor,
+    ) -> tuple[Tensor, ...]:
+        masks = (lengths, batch_sizes, reset_mask)
+        y, h_n, c_n, cell_states, gates, cells = _native.lstm_forward_op(
+            input, h_0, c_0, weights, *masks, True, return_cell_states, recompute
+        )
+        ctx.set_materialize_grads(False)
+        is_step = input.shape[0] == 1 and batch_sizes is None
+        kept_y, ctx.is_overwritten = keep_output(y, is_step)
+        ctx.save_for_backward(input, h_0, c_0, *masks, kept_y, gates, cells, *weights)
+        return (y, h_n, c_n, cell_states) if return_cell_states else (y, h_n, c_n)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        saved, weights = unpack_saved(ctx.saved_tensors)
+        if ctx.is_overwritten():
+            y = rebuild_output(
+                *saved[:3], weights, saved.masks, gates=saved.gates, cells=saved.cells
+            )
+            saved = saved._replace(y=y)
+        elif torch.is_grad_enabled():
+            # The graph of the gradient outlives this check.
+            saved = saved._replace(y=saved.y.clone())
+        own = ctx.needs_input_grad
+        may_need = Needs(own[0], own[1] or own[2], any(own[8:]))
+        result = layer_gradient(
+            (*grads, None)[:4], saved, weights, needed_gradients(ctx, may_need, len(weights))
+        )
+        return *result[:3], *([None] * 5), *result.weights
+
+
+def keep_output(y: Tensor, is_step: bool = False) -> tuple[Tensor, Callable[[], bool]]:
+    """What to save of y for the backward, and whether y has been overwritten by then.
+
+    An alias with a version of its own may be unpacked whatever became of y. What tells of y itself
+    is a tensor that shares its version but not its memory, which may so be freed.
+
+    Args:
+        is_step: the sequence has one step, whose backward does not read y.
+    """
+    if is_step and y.is_cpu:
+        return y.data, _never
+    if (
+        type(y) is not Tensor
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+    ):
+        return y, _never  # saved as it is: overwritten, torch refuses to unpack it
+    probe, version = y.detach(), y._version
+    probe.data = y.new_empty(0)
+    return y.data, lambda: probe._version != version
+
+
+def _never() -> bool:
+    return False
+
+
+def layer_gradient(
+    grads: Sequence[Tensor | None], saved: SavedLayer, weights: list[Tensor], needs: Needs
+) -> LayerGradient:
+    """The gradients of a layer; differentiable where grad mode is on.
+
+    Args:
+        grads: incoming gradients of y, h_n, c_n and cell_states, None where there is none.
+    """
+    if not torch.compiler.is_compiling() and any(map(is_legacy_batched, grads)):
+        variables = (saved.input, saved.h_0, saved.c_0, *weights)
+        needed = (needs.input, needs.states, needs.states, *([needs.weights] * len(weights)))
+        first, by_weight = reference_gradient(grads, variables, needed, saved.masks)
+        return LayerGradient(*first, by_weight)
+    arguments = (*grads, *saved, *needs, *weights)
+    if torch.compiler.is_compiling() and torch.is_grad_enabled():
+        result = FusedLSTMBackwardFunction.apply(*arguments)  # type: ignore[no-untyped-call]
+    elif torch.is_grad_enabled():  # create_graph=True: the gradient is to be differentiated
+        result = apply(FusedLSTMBackwardFunction, *arguments)
+    else:
+        result = FusedLSTMBackwardFunction.forward(*arguments)
+    grad_input, grad_h_0, grad_c_0, *grad_weights = result
+    return LayerGradient(
+        grad_input if needs.input else None,
+        grad_h_0 if needs.states else None,
+        grad_c_0 if needs.states else None,
+        grad_weights if needs.weights else [None] * len(weights),
+    )
