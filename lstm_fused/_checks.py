@@ -15,7 +15,7 @@ from torch import Tensor
 KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def check_tensors(input: Tensor, hx: tuple[Tensor, Tensor], weights: Sequence[Tensor]) -> None:
+def check_tensors(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
     """One dtype and one device for input, states and weights."""
     if input.dtype not in KERNEL_DTYPES:
         names = ", ".join(str(dtype) for dtype in KERNEL_DTYPES)
@@ -63,6 +63,11 @@ def check_lengths(lengths: Tensor | None, input: Tensor, batch_first: bool) -> T
         in_range = ((lengths >= 0) & (lengths <= steps)).all()
         torch._assert_async(in_range, "lengths must be between 0 and T")
     return lengths
+
+
+def check_steps(steps: int) -> None:
+    if steps == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
 
 
 def check_batch_sizes(batch_sizes: Tensor) -> None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The short way for eager calls of one layer on the CPU: straight to the op, which checks its
-arguments itself, and, where no gradients are needed, to one that makes no more than y, h_n and c_n.
+"""The fast path of eager calls of one layer or cell on the CPU: straight to the op, which checks its
+arguments itself, and, where no gradients are needed, to one that makes no more than the results.
 
 A step of a small LSTM takes 2 microseconds, and each look at a tensor from Python 0.1.
 """
@@ -15,6 +15,7 @@ from torch._C._functorch import unwrap_if_dead
 from torch.autograd import forward_ad
 
 from lstm_fused import _native
+from lstm_fused._cell_function import CellFunction
 from lstm_fused._layer_function import LayerFunction
 
 Hidden = tuple[Tensor, Tensor]
@@ -23,6 +24,7 @@ Hidden = tuple[Tensor, Tensor]
 # NOTE: Function.apply binds its arguments by inspect.signature, which takes 35 us; this is what it
 # comes to where no transform is active.
 _apply: Any = super(torch.autograd.Function, LayerFunction).apply
+_apply_cell: Any = super(torch.autograd.Function, CellFunction).apply
 
 
 def can_run_directly(input: Any, hx: Any, rank: int) -> bool:
@@ -50,27 +52,42 @@ def run_directly(
     directions: int = 1,
     batch_first: bool = False,
     recompute: bool = False,
-) -> tuple[Tensor, Hidden] | None:
-    """One layer, as `FusedLSTM` runs it. None where that fails, most often because the tensors do
-    not fit together: the long way fails too, and says in nn.LSTM's words what is wrong."""
+) -> tuple[Tensor, Hidden]:
+    """One layer, as `FusedLSTM` runs it. Raises RuntimeError, in the op's words, where the tensors
+    do not fit together."""
     x = input.transpose(0, 1) if batch_first else input
-    try:
-        if torch.is_grad_enabled() and _requires_grad(input, hx, weights):
-            h_0, c_0 = _zero_states(x, weights[1], directions) if hx is None else hx
-            tensors = map(unwrap_if_dead, (x, h_0, c_0))
-            flags = (None, None, None, False, recompute)
-            y, h_n, c_n = _apply(*tensors, *flags, *map(unwrap_if_dead, weights))
-        else:
-            states = (None, None) if hx is None else hx
-            y, h_n, c_n = _native.lstm_inference_op(x, *states, weights, directions)
-    except RuntimeError:
-        return None
+    if torch.is_grad_enabled() and _requires_grad(input, hx, weights):
+        if batch_first:
+            # The kernels want it so, forward and backward. A copy stays what it is, too, when the
+            # input is changed later.
+            x = x.contiguous()
+        h_0, c_0 = _zero_states(x, weights[1], directions) if hx is None else hx
+        tensors = map(unwrap_if_dead, (x, h_0, c_0))
+        flags = (None, None, None, False, recompute)
+        y, h_n, c_n = _apply(*tensors, *flags, *map(unwrap_if_dead, weights))
+    else:
+        states = (None, None) if hx is None else hx
+        y, h_n, c_n = _native.lstm_inference_op(x, *states, weights, directions)
     return y.transpose(0, 1) if batch_first else y, (h_n, c_n)
+
+
+def run_cell_directly(input: Tensor, hx: Hidden | None, weights: list[Tensor]) -> Hidden:
+    """One step, as `FusedLSTMCell` runs it. Raises as `run_directly`."""
+    if torch.is_grad_enabled() and _requires_grad(input, hx, weights):
+        if hx is None:
+            h = c = input.new_zeros((input.shape[0], weights[1].shape[1]))
+        else:
+            h, c = hx
+        h_next, c_next = _apply_cell(*map(unwrap_if_dead, (input, h, c, *weights)))
+    else:
+        states = (None, None) if hx is None else hx
+        h_next, c_next, _, _ = _native.lstm_cell_op(input, *states, weights, False)
+    return h_next, c_next
 
 
 def _is_pair(hx: Any) -> bool:
     return (
-        type(hx) is tuple
+        type(hx) in (tuple, list)
         and len(hx) == 2
         and isinstance(hx[0], Tensor)
         and isinstance(hx[1], Tensor)

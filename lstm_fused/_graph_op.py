@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One differentiable layer in the graphs of torch.compile: the op lstm_fused::lstm_layer.
+"""One differentiable layer in the graphs of torch.compile: an op of its own.
 
 NOTE: an op and not an autograd.Function, which Dynamo takes apart into a forward and a backward
 between which nothing checks the saved tensors: one that is changed in place would silently give
@@ -21,6 +21,10 @@ from lstm_fused._batching import vmap_forward
 from lstm_fused._layer_function import LayerFunction
 
 LayerResult = tuple[Tensor, Tensor, Tensor, Tensor]
+
+# NOTE: torch keeps compiled graphs on disk, under the names of the ops that they were traced from. A
+# change of what `_differentiate` traces to needs another number here.
+_NAME = "lstm_layer_v1"
 
 _apply: Any = super(torch.autograd.Function, LayerFunction).apply
 
@@ -75,11 +79,11 @@ lstm_layer_op: Any = None
 if _native.compiled is not None:
     _library = torch.library.Library("lstm_fused", "FRAGMENT")
     _library.define(
-        "lstm_layer(Tensor input, Tensor h_0, Tensor c_0, Tensor[] weights, Tensor? lengths, "
+        f"{_NAME}(Tensor input, Tensor h_0, Tensor c_0, Tensor[] weights, Tensor? lengths, "
         "Tensor? batch_sizes, Tensor? reset_mask, bool return_cell_states, bool recompute) -> "
         "(Tensor, Tensor, Tensor, Tensor)"
     )
-    _library.impl("lstm_layer", _infer, "CompositeExplicitAutograd")
-    _library.impl("lstm_layer", _differentiate, "Autograd")
-    lstm_layer_op = torch.ops.lstm_fused.lstm_layer.default
-    torch.library.register_vmap("lstm_fused::lstm_layer", partial(vmap_forward, lstm_layer_op))
+    _library.impl(_NAME, _infer, "CompositeExplicitAutograd")
+    _library.impl(_NAME, _differentiate, "Autograd")
+    lstm_layer_op = getattr(torch.ops.lstm_fused, _NAME).default
+    torch.library.register_vmap(f"lstm_fused::{_NAME}", partial(vmap_forward, lstm_layer_op))

@@ -79,9 +79,8 @@ class LayerFunction(torch.autograd.Function):
             input, h_0, c_0, weights, *masks, True, return_cell_states, recompute
         )
         ctx.set_materialize_grads(False)
-        is_step = input.shape[0] == 1 and batch_sizes is None
-        kept_y, ctx.is_overwritten = keep_output(y, is_step)
-        ctx.save_for_backward(input, h_0, c_0, *masks, kept_y, gates, cells, *weights)
+        kept, y, ctx.is_overwritten = keep(SavedLayer(input, h_0, c_0, *masks, y, gates, cells))
+        ctx.save_for_backward(*kept, *weights)
         return (y, h_n, c_n, cell_states) if return_cell_states else (y, h_n, c_n)
 
     @staticmethod
@@ -103,26 +102,21 @@ class LayerFunction(torch.autograd.Function):
         return *result[:3], *([None] * 5), *result.weights
 
 
-def keep_output(y: Tensor, is_step: bool = False) -> tuple[Tensor, Callable[[], bool]]:
-    """What to save of y for the backward, and whether y has been overwritten by then.
+def keep(saved: SavedLayer) -> tuple[SavedLayer, Tensor, Callable[[], bool]]:
+    """What to save, what to hand out as y, and what tells then whether that y has been overwritten.
 
     An alias with a version of its own may be unpacked whatever became of y. What tells of y itself
     is a tensor that shares its version but not its memory, which may so be freed.
-
-    Args:
-        is_step: the sequence has one step, whose backward does not read y.
     """
-    if is_step and y.is_cpu:
-        return y.data, _never
-    if (
-        type(y) is not Tensor
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-    ):
-        return y, _never  # saved as it is: overwritten, torch refuses to unpack it
+    y = saved.y
+    if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
+        # Versions are not traced. A compiler leaves the copy out where nothing is overwritten.
+        return saved, y.clone(), _never
+    if saved.input.shape[0] == 1 and saved.batch_sizes is None and y.is_cpu:
+        return saved._replace(y=y.data), y, _never  # the backward of one step does not read y
     probe, version = y.detach(), y._version
     probe.data = y.new_empty(0)
-    return y.data, lambda: probe._version != version
+    return saved._replace(y=y.data), y, lambda: probe._version != version
 
 
 def _never() -> bool:

@@ -135,6 +135,55 @@ def _fake_lstm_inference(
     return _fake_lstm_forward(input, h, c, weights, None, None, None, False, False)[:3]
 
 
+def _fake_lstm_cell(
+    input: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    weights: list[Tensor],
+    save_for_backward: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows, hidden_size = input.shape[0], weights[1].shape[1]
+    states = [input.new_empty((rows, hidden_size)) if s is None else s for s in (h, c)]
+    layer = (input.unsqueeze(0), *(state.unsqueeze(0) for state in states), weights)
+    check_layer(*layer, None, None, None)
+    saved = (rows, GATES * hidden_size) if save_for_backward else (0,)
+    return (
+        input.new_empty((rows, hidden_size)),
+        input.new_empty((rows, hidden_size)),
+        input.new_empty(saved),
+        input.new_empty(
+            (rows, hidden_size) if save_for_backward else (0,),
+            dtype=_accumulator_dtype(input.dtype),
+        ),
+    )
+
+
+def _fake_lstm_cell_backward(
+    grad_h_next: Tensor | None,
+    grad_c_next: Tensor | None,
+    input: Tensor,
+    h: Tensor,
+    c: Tensor,
+    weights: list[Tensor],
+    gates: Tensor,
+    cells: Tensor,
+    need_input: bool,
+    need_states: bool,
+    need_weights: bool,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    layer = [tensor.unsqueeze(0) for tensor in (input, h, c)]
+    check_layer(*layer, weights, None, None, None)
+    grads = [None if g is None else g.unsqueeze(0) for g in (grad_h_next, grad_c_next)]
+    saved = (layer[1], gates.unsqueeze(0), cells.unsqueeze(0))
+    check_saved(*layer, (None, *grads, None), saved)
+    return (
+        input.new_empty(input.shape if need_input else (0,)),
+        input.new_empty(h.shape if need_states else (0,)),
+        input.new_empty(c.shape if need_states else (0,)),
+        [w.new_empty(w.shape) for w in weights] if need_weights else [],
+    )
+
+
 def _fake_lstm_backward(
     grad_y: Tensor | None,
     grad_h_n: Tensor | None,
@@ -221,14 +270,20 @@ def sample_gradients(
     return result  # type: ignore[no-any-return]
 
 
-# The CPU's op for `_direct`; None: all calls take the long way.
+# The CPU's ops for `_direct`; None: all calls go the general way.
 lstm_inference_op: Any = None
+lstm_cell_op: Any = None
+lstm_cell_backward_op: Any = None
 if compiled is not None:
     torch.library.register_fake("lstm_fused::lstm_forward", _fake_lstm_forward)
     torch.library.register_fake("lstm_fused::lstm_inference", _fake_lstm_inference)
     torch.library.register_fake("lstm_fused::lstm_backward", _fake_lstm_backward)
     torch.library.register_fake("lstm_fused::lstm_sample_gradients", _fake_lstm_sample_gradients)
     torch.library.register_fake("lstm_fused::lstm_gate_gradients", _fake_lstm_gate_gradients)
+    torch.library.register_fake("lstm_fused::lstm_cell", _fake_lstm_cell)
+    torch.library.register_fake("lstm_fused::lstm_cell_backward", _fake_lstm_cell_backward)
+    lstm_cell_op = torch.ops.lstm_fused.lstm_cell.default._op
+    lstm_cell_backward_op = torch.ops.lstm_fused.lstm_cell_backward.default._op
     lstm_forward_op = torch.ops.lstm_fused.lstm_forward.default
     lstm_inference_op = torch.ops.lstm_fused.lstm_inference.default._op
     lstm_backward_op = torch.ops.lstm_fused.lstm_backward.default

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from lstm_fused._direct import can_run_directly, run_directly
+from lstm_fused._autocast import is_autocast_enabled
+from lstm_fused._checks import check_tensors
+from lstm_fused._direct import can_run_directly, run_cell_directly
 from lstm_fused._share import share_state
 from lstm_fused._weights import weights_of
 from lstm_fused.functional import lstm_stack
@@ -52,11 +56,37 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
             ValueError, TypeError, RuntimeError: as nn.LSTMCell.
         """
         if can_run_directly(input, hx, rank=2):
-            states = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-            result = run_directly(input.unsqueeze(0), states, self._weights())
-            if result is not None:
-                h, c = result[1]
-                return h.squeeze(0), c.squeeze(0)
+            try:
+                return run_cell_directly(input, hx, self._weights())
+            except RuntimeError as raised:
+                error = raised
+            # The op's words are not nn.LSTMCell's.
+            self._check_arguments(input, hx)
+            raise error
+        self._check_arguments(input, hx)
+        is_batched = input.dim() == 2
+        if not is_batched:
+            input = input.unsqueeze(0)
+            hx = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
+        if hx is None:
+            zeros = torch.zeros(
+                input.size(0), self.hidden_size, dtype=input.dtype, device=input.device
+            )
+            hx = (zeros, zeros)
+        states = (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
+        _, h, c, _ = lstm_stack(input.unsqueeze(0), states, self._weights())
+        # NOTE: under autocast nn.LSTMCell's states keep their dtype, and so do ours.
+        h, c = h.squeeze(0).to(hx[0].dtype), c.squeeze(0).to(hx[1].dtype)
+        if not is_batched:
+            return h.squeeze(0), c.squeeze(0)
+        # Copies, since a view cannot be detached in place, which loops over a cell do.
+        return h.clone(), c.clone()
+
+    def _weights(self) -> list[Tensor]:
+        return weights_of(self, _NAMES if self.bias else _NAMES[:2])
+
+    def _check_arguments(self, input: Tensor, hx: tuple[Tensor, Tensor] | None) -> None:
+        """Raises in nn.LSTMCell's words where the arguments do not fit."""
         if input.dim() not in (1, 2):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
         if hx is not None:
@@ -71,27 +101,14 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
                 )
             if len(hx) != 2:
                 raise RuntimeError("lstm_cell expects two hidden states")
-        is_batched = input.dim() == 2
-        if not is_batched:
+        if input.dim() == 1:
             input = input.unsqueeze(0)
             hx = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-        if hx is None:
-            zeros = torch.zeros(
-                input.size(0), self.hidden_size, dtype=input.dtype, device=input.device
-            )
-            hx = (zeros, zeros)
-        self._check_sizes(input, hx)
+        self._check_sizes(input, hx or ())
+        if not is_autocast_enabled(input.device):
+            check_tensors(input, hx or (), self._weights())
 
-        states = (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-        _, h, c, _ = lstm_stack(input.unsqueeze(0), states, self._weights())
-        # NOTE: under autocast nn.LSTMCell's states keep their dtype, and so do ours.
-        h, c = h.squeeze(0).to(hx[0].dtype), c.squeeze(0).to(hx[1].dtype)
-        return (h, c) if is_batched else (h.squeeze(0), c.squeeze(0))
-
-    def _weights(self) -> list[Tensor]:
-        return weights_of(self, _NAMES if self.bias else _NAMES[:2])
-
-    def _check_sizes(self, input: Tensor, hx: tuple[Tensor, Tensor]) -> None:
+    def _check_sizes(self, input: Tensor, hx: Sequence[Tensor]) -> None:
         if input.size(1) != self.input_size:
             raise RuntimeError(
                 f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}"

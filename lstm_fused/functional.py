@@ -118,15 +118,16 @@ def lstm_stack(
     if batch_sizes is None:
         lengths = _checks.check_lengths(lengths, input, batch_first)
         _checks.check_reset_mask(reset_mask, input, "(N, T)" if batch_first else "(T, N)")
-        if input.shape[time_dim] == 0:
-            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        _checks.check_steps(input.shape[time_dim])
     else:
         _checks.refuse_packed_masks(lengths, reset_mask)
         _checks.check_batch_sizes(batch_sizes)
 
     if time_dim == 1:
-        input = input.transpose(0, 1)
-        reset_mask = reset_mask.transpose(0, 1) if reset_mask is not None else None
+        # The kernels want it so, forward and backward. A copy stays what it is, too, when the input
+        # is changed later.
+        input = input.transpose(0, 1).contiguous()
+        reset_mask = None if reset_mask is None else reset_mask.transpose(0, 1).contiguous()
     positions: Tensor | None = None
     if batch_sizes is not None and not _native.takes_batch_sizes(input.device):
         # NOTE: here and not in lstm_layer: once for all layers.
@@ -166,6 +167,10 @@ def lstm_stack(
             cell_states = pack_rows(cell_states, positions)
     if time_dim == 1:
         y = y.transpose(0, 1)
+        if torch.compiler.is_compiling() and y.requires_grad:
+            # Inductor's views share no version with what they show: a caller who overwrites the
+            # view would overwrite what the backward reads, unnoticed.
+            y = y.contiguous()
         if return_cell_states:
             assert cell_states is not None
             cell_states = cell_states.transpose(0, 1)

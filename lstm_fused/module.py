@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from lstm_fused._autocast import is_autocast_enabled
-from lstm_fused._checks import check_reset_mask, refuse_packed_masks
+from lstm_fused._checks import (
+    check_reset_mask,
+    check_steps,
+    check_tensors,
+    refuse_packed_masks,
+)
 from lstm_fused._direct import can_run_directly, run_directly
 from lstm_fused._share import share_state
 from lstm_fused._weights import weights_of
@@ -135,11 +140,15 @@ class FusedLSTM(nn.RNNBase):
             and can_run_directly(input, hx, rank=3)
         ):
             directions = 2 if self.bidirectional else 1
-            result = run_directly(
-                input, hx, self._flat_weights, directions, self.batch_first, self.recompute
-            )
-            if result is not None:
-                return result
+            try:
+                return run_directly(
+                    input, hx, self._flat_weights, directions, self.batch_first, self.recompute
+                )
+            except RuntimeError as raised:
+                error = raised
+            # The op's words are not nn.LSTM's.
+            self._refuse_misfits(input, hx)
+            raise error
         if isinstance(input, PackedSequence):
             refuse_packed_masks(lengths, reset_mask)
             return self._forward_packed(input, hx, return_cell_states)
@@ -147,11 +156,7 @@ class FusedLSTM(nn.RNNBase):
             raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
         if input.dim() == 2:
             return self._forward_unbatched(input, hx, lengths, reset_mask, return_cell_states)
-        if hx is not None and (hx[0].dim() != 3 or hx[1].dim() != 3):
-            raise RuntimeError(
-                "For batched 3-D input, hx and cx should "
-                f"also be 3-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
-            )
+        self._check_hidden_rank(hx)
         y, h_n, c_n, cell_states = self._run(
             input, hx, lengths=lengths, reset_mask=reset_mask, return_cell_states=return_cell_states
         )
@@ -296,6 +301,22 @@ class FusedLSTM(nn.RNNBase):
                 "input.size(-1) must be equal to input_size. "
                 f"Expected {self.input_size}, got {input.size(-1)}"
             )
+
+    def _check_hidden_rank(self, hx: Hidden | None) -> None:
+        if hx is not None and (hx[0].dim() != 3 or hx[1].dim() != 3):
+            raise RuntimeError(
+                "For batched 3-D input, hx and cx should "
+                f"also be 3-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
+            )
+
+    def _refuse_misfits(self, input: Tensor, hx: Hidden | None) -> None:
+        """Raises where tensors of a call of the fast path do not fit together."""
+        self._check_hidden_rank(hx)
+        self._check_input(input, None, self._flat_weights[0].dtype)
+        if hx is not None:
+            self._check_hidden(input, hx, None)
+        check_tensors(input, hx or (), self._flat_weights)
+        check_steps(input.shape[1 if self.batch_first else 0])
 
     def _check_hidden(self, input: Tensor, hx: Hidden, batch_sizes: Tensor | None) -> None:
         self.check_hidden_size(
