@@ -31,9 +31,7 @@ class CellFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         input, h, c, gates, cells, *weights = ctx.saved_tensors
         own = ctx.needs_input_grad
-        needs = needed_gradients(
-            ctx, Needs(own[0], own[1] or own[2], any(own[3:])), len(weights)
-        )
+        needs = needed_gradients(ctx, Needs(own[0], own[1] or own[2], any(own[3:])), len(weights))
         if torch.is_grad_enabled() or any(map(is_legacy_batched, grads)):
             return _layer_gradient_of_step(grads, (input, h, c, gates, cells), weights, needs)
         grad_input, grad_h, grad_c, grad_weights = _native.lstm_cell_backward_op(

@@ -22,8 +22,7 @@ from lstm_fused._layer_function import LayerFunction
 
 LayerResult = tuple[Tensor, Tensor, Tensor, Tensor]
 
-# NOTE: torch keeps compiled graphs on disk, under the names of the ops that they were traced from. A
-# change of what `_differentiate` traces to needs another number here.
+# A change of what `_differentiate` is traced to needs another number (see `_layer_function.copy_op`).
 _NAME = "lstm_layer_v1"
 
 _apply: Any = super(torch.autograd.Function, LayerFunction).apply

@@ -74,6 +74,10 @@ class LayerFunction(torch.autograd.Function):
         recompute: bool,
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
+        if torch._C._len_torch_dispatch_stack() > 0:
+            h_0, c_0, lengths, batch_sizes, reset_mask = map(
+                copied_in_trace, (h_0, c_0, lengths, batch_sizes, reset_mask)
+            )
         masks = (lengths, batch_sizes, reset_mask)
         y, h_n, c_n, cell_states, gates, cells = _native.lstm_forward_op(
             input, h_0, c_0, weights, *masks, True, return_cell_states, recompute
@@ -119,8 +123,35 @@ def keep(saved: SavedLayer) -> tuple[SavedLayer, Tensor, Callable[[], bool]]:
     return saved._replace(y=y.data), y, lambda: probe._version != version
 
 
+def copied_in_trace(tensor: Any) -> Any:
+    """A copy in a trace, for the forward and the backward, of a state or a mask, which programs
+    change in place from call to call, and of which a layer may see a view: Inductor's views share
+    no version with what they show.
+
+    NOTE: by an op of our own, since a partitioner that meets `clone` saves what is cloned, and makes
+    the copy in the backward, when it is too late.
+    """
+    if tensor is None or copy_op is None or torch._C._are_functorch_transforms_active():
+        return tensor
+    return copy_op(tensor)
+
+
 def _never() -> bool:
     return False
+
+
+# NOTE: torch keeps compiled graphs on disk, under the names of the ops that they were traced from. A
+# change of what an op of ours is traced to needs another number in its name.
+copy_op: Any = None
+if _native.compiled is not None:
+    _library = torch.library.Library("lstm_fused", "FRAGMENT")
+    _library.define("copy_v1(Tensor tensor) -> Tensor")
+    _library.impl(
+        "copy_v1",
+        lambda tensor: tensor.clone(memory_format=torch.contiguous_format),
+        "CompositeExplicitAutograd",
+    )
+    copy_op = torch.ops.lstm_fused.copy_v1.default
 
 
 def layer_gradient(

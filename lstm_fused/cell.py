@@ -78,7 +78,7 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         # NOTE: under autocast nn.LSTMCell's states keep their dtype, and so do ours.
         h, c = h.squeeze(0).to(hx[0].dtype), c.squeeze(0).to(hx[1].dtype)
         if not is_batched:
-            return h.squeeze(0), c.squeeze(0)
+            h, c = h.squeeze(0), c.squeeze(0)
         # Copies, since a view cannot be detached in place, which loops over a cell do.
         return h.clone(), c.clone()
 
