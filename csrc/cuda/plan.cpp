@@ -2,15 +2,16 @@
 #include "cuda/plan.h"
 
 #include <cstdio>
-#include <cstdlib>
 #include <sstream>
 
-#include "common/error.h"
+#include "common/setting.h"
 #include "cuda/stepwise_plan.h"
 #include "cuda/workspace.h"
 
 namespace lstm_fused::cuda {
 namespace {
+
+Setting variant_setting("LSTM_FUSED_CUDA_VARIANT", {"auto", "stepwise"}, "auto or stepwise");
 
 // With projection: one product a step, unless the estimates are against it, as they are where W_hh
 // and W_hr have far fewer elements than their product, or steps are few.
@@ -65,13 +66,9 @@ std::string bytes_text(int64_t bytes) {
 
 }  // namespace
 
-bool allows_persistent() {
-  const char* value = std::getenv("LSTM_FUSED_CUDA_VARIANT");
-  const std::string variant = value == nullptr ? "" : value;
-  LSTM_CHECK(variant.empty() || variant == "auto" || variant == "stepwise",
-             "LSTM_FUSED_CUDA_VARIANT must be auto or stepwise, got ", variant);
-  return variant != "stepwise";
-}
+bool allows_persistent() { return variant_setting.index() == 0; }
+
+std::string set_variant(const std::string& name) { return variant_setting.set(name); }
 
 LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const PlanSettings& settings) {
   LstmPlan plan;

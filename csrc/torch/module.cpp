@@ -97,7 +97,15 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "best_isa",
       [] { return std::string(lstm_fused::cpu::isa_name(lstm_fused::cpu::best_isa())); },
-      "The instruction set in use: the best one, or the best that LSTM_FUSED_MAX_ISA allows.");
+      "The instruction set in use: the best one, or the best that LSTM_FUSED_MAX_ISA allowed when "
+      "this module was loaded.");
+  m.def("set_max_isa", &lstm_fused::cpu::set_max_isa, py::arg("name"),
+        "Puts an instruction set, or \"any\", in the place of LSTM_FUSED_MAX_ISA; gives the one "
+        "before.");
+  m.def(
+      "set_cuda_variant", &lstm_fused::cuda::set_variant, py::arg("name"),
+      "Puts \"auto\" or \"stepwise\" in the place of LSTM_FUSED_CUDA_VARIANT, for cuda_plan_text; "
+      "gives the one before.");
   m.def(
       "compiler", [] { return std::string(lstm_fused::kCompiler); },
       "The compiler that built this.");

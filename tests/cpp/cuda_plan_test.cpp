@@ -219,17 +219,15 @@ void test_projection() {
   CHECK(!cuda::make_forward_plan(shape_of(7, 3, 11, 16), DType::kFloat64, settings).composite);
 }
 
-void test_environment() {
-  unsetenv("LSTM_FUSED_CUDA_VARIANT");
+void test_variant() {
   CHECK(cuda::allows_persistent());
-  setenv("LSTM_FUSED_CUDA_VARIANT", "auto", 1);
-  CHECK(cuda::allows_persistent());
-  setenv("LSTM_FUSED_CUDA_VARIANT", "stepwise", 1);
+  CHECK_EQ(cuda::set_variant("stepwise"), "auto");
   CHECK(!cuda::allows_persistent());
-  setenv("LSTM_FUSED_CUDA_VARIANT", "cudnn", 1);
-  CHECK_EQ(error_of([] { cuda::allows_persistent(); }),
+  CHECK_EQ(error_of([] { cuda::set_variant("cudnn"); }),
            "LSTM_FUSED_CUDA_VARIANT must be auto or stepwise, got cudnn");
-  unsetenv("LSTM_FUSED_CUDA_VARIANT");
+  CHECK(!cuda::allows_persistent());
+  CHECK_EQ(cuda::set_variant("auto"), "stepwise");
+  CHECK(cuda::allows_persistent());
 }
 
 void test_errors() {
@@ -251,7 +249,7 @@ int main() {
   lstm_fused::test::test_texts();
   lstm_fused::test::test_choice();
   lstm_fused::test::test_projection();
-  lstm_fused::test::test_environment();
+  lstm_fused::test::test_variant();
   lstm_fused::test::test_errors();
   return lstm_fused::test::finish();
 }
