@@ -10,6 +10,7 @@
 
 #include "cuda/device_facts.h"
 #include "cuda/plan.h"
+#include "torch/python_torch.h"
 
 namespace {
 
@@ -28,6 +29,7 @@ std::map<std::string, int64_t> device_facts(int device) {
 }  // namespace
 
 PYBIND11_MODULE(_C_cuda, m) {
+  lstm_fused::set_ask_torch(lstm_fused::ask_python_torch);
   m.doc() =
       "CUDA part of lstm_fused; importing it registers torch.ops.lstm_fused.* on CUDA tensors";
   m.def("device_facts", &device_facts, pybind11::arg("device"),

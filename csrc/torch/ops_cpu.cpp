@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The ops on CPU tensors: allocate, and call the core.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstring>
@@ -12,7 +11,9 @@
 #include "cpu/lstm_forward.h"
 #include "cpu/rebuild_gates.h"
 #include "torch/call.h"
+#include "torch/guard.h"
 #include "torch/layer.h"
+#include "torch/registration.h"
 #include "torch/sample_gradients.h"
 #include "torch/torch_parallel.h"
 
@@ -173,11 +174,13 @@ BackwardResult lstm_sample_gradients_cpu(
 }
 
 }  // namespace
-}  // namespace lstm_fused
 
-STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) {
-  m.impl("lstm_forward", TORCH_BOX(&lstm_fused::lstm_forward_cpu));
-  m.impl("lstm_inference", TORCH_BOX(&lstm_fused::lstm_inference_cpu));
-  m.impl("lstm_backward", TORCH_BOX(&lstm_fused::lstm_backward_cpu));
-  m.impl("lstm_sample_gradients", TORCH_BOX(&lstm_fused::lstm_sample_gradients_cpu));
-}
+const Kernel kCpuKernels[] = {
+    {"lstm_forward", TORCH_BOX(&Guarded<&lstm_forward_cpu>::call)},
+    {"lstm_inference", TORCH_BOX(&Guarded<&lstm_inference_cpu>::call)},
+    {"lstm_backward", TORCH_BOX(&Guarded<&lstm_backward_cpu>::call)},
+    {"lstm_sample_gradients", TORCH_BOX(&Guarded<&lstm_sample_gradients_cpu>::call)},
+    {nullptr, nullptr},
+};
+
+}  // namespace lstm_fused

@@ -52,7 +52,7 @@ int64_t element_bytes(ScalarType dtype) {
 }
 
 Tensor to_device(const Tensor& tensor) {
-  const Tensor from = to_contiguous(tensor);
+  const Tensor from = to_contiguous(tensor, "an argument");
   const int64_t bytes = from.numel() * element_bytes(from.scalar_type());
   const Tensor to = [&] {
     const auto sizes = from.sizes();
