@@ -232,6 +232,15 @@ void test_variant() {
 
 void test_errors() {
   const PlanSettings settings = settings_of(kDevices[0].facts);
+  PlanSettings no_sms = settings;
+  no_sms.facts.sm_count = 0;
+  for (const bool projection : {false, true}) {
+    const LstmShape shape = shape_of(9, 3, 5, 700, projection ? 4 : 0);
+    CHECK_EQ(error_of([&] { cuda::make_forward_plan(shape, DType::kFloat32, no_sms); }),
+             "device facts: sm_count must be between 1 and 65536, got 0");
+    CHECK_EQ(error_of([&] { cuda::make_backward_plan(shape, DType::kFloat32, no_sms); }),
+             "device facts: sm_count must be between 1 and 65536, got 0");
+  }
   CHECK(!error_of([&] {
            cuda::make_forward_plan(shape_of(1, 1, 1, 0), DType::kFloat32, settings);
          }).empty());
