@@ -29,6 +29,8 @@ compiled: ModuleType | None = None
 try:
     compiled = import_module("lstm_fused._C")
 except ImportError as error:
+    if hasattr(torch.ops.lstm_fused, "lstm_forward"):
+        raise  # the ops of another library stand in the way
     warnings.warn(
         f"lstm_fused: the compiled kernels did not load ({error}); the slow pure-PyTorch fallback "
         "runs in their place. Reinstall with `pip install --no-build-isolation .` in an "

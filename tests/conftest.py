@@ -21,7 +21,7 @@ from kit.numeric import (
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from lstm_fused import FusedLSTM, build_info
+from lstm_fused import FusedLSTM, _native, build_info
 
 ISAS: tuple[str, ...] = tuple(build_info()["isas"])
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -50,10 +50,13 @@ def use_threads(count: int) -> Iterator[None]:
 @contextmanager
 def use_isa(isa: str) -> Iterator[None]:
     """Run the kernels of one instruction set."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LSTM_FUSED_MAX_ISA", isa)
+    assert _native.compiled is not None
+    before = _native.compiled.set_max_isa(isa)
+    try:
         assert build_info()["isa"] == isa
         yield
+    finally:
+        _native.compiled.set_max_isa(before)
 
 
 @pytest.fixture(params=ISAS)

@@ -92,7 +92,11 @@ def with_rows(inputs: LayerInputs, rows: Tensor) -> LayerInputs:
     lengths = pick(inputs.lengths, 0)
     return replace(
         inputs,
-        case=replace(inputs.case, lengths=None if lengths is None else tuple(lengths.tolist())),
+        case=replace(
+            inputs.case,
+            N=len(rows),
+            lengths=None if lengths is None else tuple(lengths.tolist()),
+        ),
         input=inputs.input.index_select(1, rows),
         h_0=pick(inputs.h_0),
         c_0=pick(inputs.c_0),
@@ -155,6 +159,48 @@ def test_a_row_does_not_depend_on_what_the_others_hold(
         )
         results = run_ours(spoiled, cell_states=True)
         assert_same_bits(rows_of(results, kept), rows_of(expected, kept))
+
+
+def forward_kernel(inputs: LayerInputs) -> str:
+    """What `explain` names the forward's kernel: it alone changes the order of a row's sums."""
+    case = inputs.case
+    module = FusedLSTM(
+        case.D, case.H, proj_size=case.P, bidirectional=case.bidirectional, dtype=case.dtype
+    )
+    plan = lstm_fused.explain(module, inputs.input).splitlines()[1]
+    kernels = [name for name in ("dot products", "packed panels") if name in plan]
+    assert len(kernels) == 1, plan
+    return kernels[0]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        LayerCase(4, 40, 30, 64),
+        LayerCase(4, 40, 40, 70, bidirectional=True, lengths=(4, 1, 3, 0) * 10, reset=0.2),
+        LayerCase(4, 40, 24, 33, P=7),
+        LayerCase(30, 40, 70, 3),
+    ],
+    ids=str,
+)
+@dtypes
+def test_a_row_does_not_depend_on_how_many_others_there_are(
+    case: LayerCase, dtype: torch.dtype, isa: str
+) -> None:
+    """As long as the same kernel serves the batches: for any number of rows and of threads."""
+    inputs = make_inputs(replace(in_dtype(case, dtype), poison=False))
+    expected: dict[str, Results] = {}
+    for count, threads in ((1, 1), (2, 2), (8, 1), (9, 2), (33, 1), (33, 2), (40, 2)):
+        rows = torch.arange(count)
+        some = with_rows(inputs, rows)
+        with use_threads(threads):
+            results = rows_of(run_ours(some, cell_states=True), rows)
+            kernel = forward_kernel(some)
+        fewer = expected.get(kernel, results)
+        assert_same_bits(rows_of(results, rows[: fewer["y"].shape[1]]), fewer)
+        expected[kernel] = results
+    one = bool(case.P) or case.H < 8
+    assert len(expected) == (1 if one else 2), "the number of rows must have changed the kernel"
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])

@@ -42,10 +42,14 @@ graph_cases = pytest.mark.parametrize("case", [TWO_LAYERS, WIDE_LAYER], ids=str)
 
 
 @pytest.fixture(params=["stepwise", "auto"], autouse=True)
-def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def variant(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test with and without persistent kernels."""
-    monkeypatch.setenv("LSTM_FUSED_CUDA_VARIANT", request.param)
-    return str(request.param)
+    modules = (_native.compiled, _native.compiled_cuda)  # of plans as text, and of the ops
+    before = [module.set_cuda_variant(request.param) for module in modules if module]
+    yield str(request.param)
+    for module, name in zip(modules, before, strict=True):
+        assert module is not None
+        module.set_cuda_variant(name)
 
 
 @pytest.fixture(autouse=True)

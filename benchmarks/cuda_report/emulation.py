@@ -8,7 +8,6 @@ and after them.
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,8 +168,7 @@ class Emulation:
 
     @contextmanager
     def _settings(self, case: EmulatedCase) -> Iterator[None]:
-        before = os.environ.get("LSTM_FUSED_CUDA_VARIANT")
-        os.environ["LSTM_FUSED_CUDA_VARIANT"] = case.variant
+        self.library.lstm_emulated_allow_persistent(ctypes.c_bool(case.variant == "auto"))
         self.library.lstm_emulated_blas_handle.restype = ctypes.c_void_p
         handle = ctypes.c_void_p(self.library.lstm_emulated_blas_handle())
         tf32_math_mode = 3  # CUBLAS_TF32_TENSOR_OP_MATH
@@ -179,10 +177,7 @@ class Emulation:
             yield
         finally:
             self.library.cublasSetMathMode(handle, 0)
-            if before is None:
-                del os.environ["LSTM_FUSED_CUDA_VARIANT"]
-            else:
-                os.environ["LSTM_FUSED_CUDA_VARIANT"] = before
+            self.library.lstm_emulated_allow_persistent(ctypes.c_bool(True))
 
 
 def _less(many: Any, few: Any, steps: int) -> Any:

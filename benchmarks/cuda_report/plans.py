@@ -7,7 +7,6 @@ The sizes are those of csrc/cuda/persistent_layout.h and persistent_plan.cpp.
 from __future__ import annotations
 
 import math
-import os
 import re
 from dataclasses import dataclass
 
@@ -63,15 +62,14 @@ def plan_of(product: str, rows: int, hidden: int, backward: bool, device: Device
     from lstm_fused import _native
 
     assert _native.compiled is not None
-    before = os.environ.pop("LSTM_FUSED_CUDA_VARIANT", None)
+    before = _native.compiled.set_cuda_variant("auto")
     try:
         text = _native.compiled.cuda_plan_text(
             *(1024, rows, hidden, hidden, 0, 1, DTYPES[product]),
             *(product == "tf32", True, backward, device.facts),
         )
     finally:
-        if before is not None:
-            os.environ["LSTM_FUSED_CUDA_VARIANT"] = before
+        _native.compiled.set_cuda_variant(before)
     return read_plan(text, product, rows, hidden, backward)
 
 

@@ -21,6 +21,13 @@ template <typename... Parts>
   throw Error(text.str());
 }
 
+// For memory that the system does not give. NOTE: in the words of torch's allocator, by which
+// programs that search for a batch size that fits tell such an error.
+[[noreturn]] inline void fail_to_allocate(const std::string& bytes) {
+  fail("DefaultCPUAllocator: can't allocate memory: you tried to allocate ", bytes,
+       " bytes, in lstm_fused");
+}
+
 }  // namespace lstm_fused
 
 // Throws Error with the sentence made of `...` unless `condition` holds.

@@ -13,6 +13,27 @@ void fill_offsets(SequenceLayout& layout) {
   std::partial_sum(layout.active.begin(), layout.active.end(), layout.step_offset.begin() + 1);
 }
 
+// Bounds within which every product of sizes, gates, directions and bytes, and every estimate of a
+// plan, fits int64. Nothing that a machine could hold or finish comes near them.
+constexpr double kMaxSize = 1ll << 40;
+constexpr double kMaxElements = 1ll << 48;  // of weights; of the rows of x, gates and y
+constexpr double kMaxWork = 1ll << 60;      // multiply-adds
+
+void check_magnitude(const LstmShape& shape) {
+  // In float64, which neither overflows nor is wrong by more than a billionth.
+  const auto t = static_cast<double>(shape.steps), n = static_cast<double>(shape.batch);
+  const auto d = static_cast<double>(shape.input_size), h = static_cast<double>(shape.hidden_size);
+  const auto p = static_cast<double>(shape.output_size);
+  // NOTE: rows of T = 0 or N = 0 too, whose strides and states are products as well.
+  const double rows = (t + 1) * (n + 1);
+  const double weights = kGates * h * (d + p + h) + p * h;
+  LSTM_CHECK(std::max({t, n, d, h, p}) <= kMaxSize && rows * (d + kGates * h + p) <= kMaxElements &&
+                 weights <= kMaxElements && rows * weights <= kMaxWork,
+             "T, N, input_size, hidden_size and proj_size are too large for one call: got ",
+             shape.steps, ", ", shape.batch, ", ", shape.input_size, ", ", shape.hidden_size,
+             " and ", shape.output_size);
+}
+
 }  // namespace
 
 void check_shape(const LstmShape& shape) {
@@ -26,6 +47,7 @@ void check_shape(const LstmShape& shape) {
   LSTM_CHECK(shape.projection || shape.output_size == shape.hidden_size,
              "h_0 must have hidden_size = ", shape.hidden_size,
              " features without projection, got ", shape.output_size);
+  check_magnitude(shape);
 }
 
 SequenceLayout dense_layout(int64_t steps, int64_t batch) {

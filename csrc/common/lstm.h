@@ -27,7 +27,8 @@ struct LstmShape {
   bool projection = false;  // h = W_hr·(o·tanh(c)), Sak et al. 2014
 };
 
-// Throws Error unless T, N, D ≥ 0, H, P ≥ 1, L is 1 or 2, and P = H without projection.
+// Throws Error unless T, N, D ≥ 0, H, P ≥ 1, L is 1 or 2, P = H without projection, and all are so
+// small that no product of sizes and bytes overflows.
 void check_shape(const LstmShape& shape);
 
 // Which rows take part in each step. Rows are numbered by decreasing length ("sorted rows"), so

@@ -3,11 +3,22 @@
 
 #include <unistd.h>
 
-#include <cstdlib>
+#include <algorithm>
 
-#include "common/error.h"
+#include "common/setting.h"
 
 namespace lstm_fused::cpu {
+namespace {
+
+constexpr Isa kIsas[] = {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16};
+
+// "any", and then the name of each.
+Setting max_isa("LSTM_FUSED_MAX_ISA",
+                {"any", isa_name(kIsas[0]), isa_name(kIsas[1]), isa_name(kIsas[2]),
+                 isa_name(kIsas[3])},
+                "baseline, avx2, avx512 or avx512_bf16");
+
+}  // namespace
 
 const char* isa_name(Isa isa) {
   switch (isa) {
@@ -43,14 +54,12 @@ std::vector<Isa> available_isas() {
 }
 
 Isa best_isa() {
-  static const std::vector<Isa> available = available_isas();
-  const char* limit = std::getenv("LSTM_FUSED_MAX_ISA");
-  if (!limit || !*limit) return available.back();
-  for (Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
-    if (std::string(limit) == isa_name(isa)) return isa < available.back() ? isa : available.back();
-  }
-  fail("LSTM_FUSED_MAX_ISA must be baseline, avx2, avx512 or avx512_bf16, got ", limit);
+  static const Isa best = available_isas().back();
+  const int limit = max_isa.index();
+  return limit == 0 ? best : std::min(kIsas[limit - 1], best);
 }
+
+std::string set_max_isa(const std::string& name) { return max_isa.set(name); }
 
 CpuFacts cpu_facts(int threads) {
   static const int64_t l2_bytes = [] {

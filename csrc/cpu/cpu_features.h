@@ -22,9 +22,13 @@ const char* isa_name(Isa isa);
 // Instruction sets that this build holds and this processor runs, in rising order.
 std::vector<Isa> available_isas();
 
-// The best available one, or the best up to the name in LSTM_FUSED_MAX_ISA. Throws Error when the
-// variable names none. Reads the environment on every call: tests switch within a process.
+// The best available one, or the best up to the name that LSTM_FUSED_MAX_ISA had when this library
+// was loaded. Throws Error when the variable named none.
 Isa best_isa();
+
+// Allows instruction sets up to the named one, or "any", in the variable's place; gives the name
+// before. Throws Error for another name. For tests, which switch within a process.
+std::string set_max_isa(const std::string& name);
 
 CpuFacts cpu_facts(int threads);
 

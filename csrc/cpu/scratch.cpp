@@ -3,8 +3,9 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <new>
+#include <string>
 
+#include "common/error.h"
 #include "cpu/huge_pages.h"
 
 namespace lstm_fused::cpu {
@@ -71,7 +72,7 @@ Buffer::Buffer(int64_t bytes) {
   void* block = size >= kMinKeptBlock ? kept_blocks.take(size) : nullptr;
   if (!block) {
     block = std::aligned_alloc(kCacheLine, size);
-    if (size > 0 && !block) throw std::bad_alloc();
+    if (size > 0 && !block) fail_to_allocate(std::to_string(size));
     advise_huge_pages(block, size);
   }
   data_ = {block, Release{size}};

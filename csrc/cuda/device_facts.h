@@ -17,6 +17,9 @@ struct DeviceFacts {
   int64_t l2_bytes = 0;
 };
 
+// Throws Error unless the facts can be those of a device: a plan divides by some of them.
+void check_facts(const DeviceFacts& facts);
+
 // Asks the CUDA runtime; `device` is its index there.
 DeviceFacts query_device_facts(int device);
 

@@ -53,6 +53,7 @@ std::string refusal_of(const LstmShape& shape, DType dtype, const DeviceFacts& f
 bool begin_plan(const LstmShape& shape, DType dtype, bool allow_tf32, const DeviceFacts& facts,
                 PersistentPlan* plan, std::string* why_not) {
   check_shape(shape);
+  check_facts(facts);
   *why_not = refusal_of(shape, dtype, facts);
   *plan = PersistentPlan{};
   plan->product = product_for(dtype, allow_tf32);

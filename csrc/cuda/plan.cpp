@@ -2,15 +2,18 @@
 #include "cuda/plan.h"
 
 #include <cstdio>
-#include <cstdlib>
+#include <limits>
 #include <sstream>
 
 #include "common/error.h"
+#include "common/setting.h"
 #include "cuda/stepwise_plan.h"
 #include "cuda/workspace.h"
 
 namespace lstm_fused::cuda {
 namespace {
+
+Setting variant_setting("LSTM_FUSED_CUDA_VARIANT", {"auto", "stepwise"}, "auto or stepwise");
 
 // With projection: one product a step, unless the estimates are against it, as they are where W_hh
 // and W_hr have far fewer elements than their product, or steps are few.
@@ -30,6 +33,7 @@ void choose_products(const LstmShape& shape, DType dtype, bool backward,
 void choose_variant(const LstmShape& shape, DType dtype, bool backward,
                     const PlanSettings& settings, LstmPlan& plan) {
   check_shape(shape);
+  check_facts(settings.facts);
   plan.allow_tf32 = settings.allow_tf32;
   const auto can_run_persistent =
       backward ? can_run_persistent_backward : can_run_persistent_forward;
@@ -65,13 +69,26 @@ std::string bytes_text(int64_t bytes) {
 
 }  // namespace
 
-bool allows_persistent() {
-  const char* value = std::getenv("LSTM_FUSED_CUDA_VARIANT");
-  const std::string variant = value == nullptr ? "" : value;
-  LSTM_CHECK(variant.empty() || variant == "auto" || variant == "stepwise",
-             "LSTM_FUSED_CUDA_VARIANT must be auto or stepwise, got ", variant);
-  return variant != "stepwise";
+void check_facts(const DeviceFacts& facts) {
+  constexpr int kMaxCapability = 1000, kMaxSms = 1 << 16;
+  constexpr int64_t kMaxBytes = int64_t{1} << 40;
+  const auto in_range = [](const char* name, int64_t value, int64_t least, int64_t most) {
+    LSTM_CHECK(value >= least && value <= most, "device facts: ", name, " must be between ", least,
+               " and ", most, ", got ", value);
+  };
+  in_range("major", facts.major, 0, kMaxCapability);
+  in_range("minor", facts.minor, 0, kMaxCapability);
+  in_range("sm_count", facts.sm_count, 1, kMaxSms);
+  in_range("shared_per_sm", facts.shared_per_sm, 0, kMaxBytes);
+  in_range("shared_per_block", facts.shared_per_block, 0, kMaxBytes);
+  in_range("registers_per_sm", facts.registers_per_sm, 0, std::numeric_limits<int>::max());
+  in_range("max_threads_per_sm", facts.max_threads_per_sm, 0, std::numeric_limits<int>::max());
+  in_range("l2_bytes", facts.l2_bytes, 0, kMaxBytes);
 }
+
+bool allows_persistent() { return variant_setting.index() == 0; }
+
+std::string set_variant(const std::string& name) { return variant_setting.set(name); }
 
 LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const PlanSettings& settings) {
   LstmPlan plan;

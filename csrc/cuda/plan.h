@@ -18,10 +18,14 @@ enum class Variant {
   kPersistentGroup,  // likewise, blocks in groups that each hold all of W_hh
 };
 
-// What the environment variable LSTM_FUSED_CUDA_VARIANT says: "stepwise" keeps the persistent
-// kernels from being chosen; unset, empty or "auto" leaves the choice to the plan. Throws Error for
-// anything else.
+// What the environment variable LSTM_FUSED_CUDA_VARIANT said when this library was loaded:
+// "stepwise" keeps the persistent kernels from being chosen; unset, empty or "auto" leaves the
+// choice to the plan. Throws Error for anything else.
 bool allows_persistent();
+
+// Puts "stepwise" or "auto" in the variable's place; gives the one before. Throws Error for another
+// name. For tests, which switch within a process.
+std::string set_variant(const std::string& name);
 
 struct LstmPlan {
   Variant variant = Variant::kStepwise;

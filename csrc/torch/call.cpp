@@ -37,7 +37,18 @@ Tensor checked_cells(const Layer& layer, const Tensor& cells) {
       Sizes({layer.shape.directions, layer.sequence_rows, layer.shape.hidden_size}).equals(cells) &&
           device_of(cells) == layer.device && cells.scalar_type() == accumulator_type(layer),
       "cells must be those that lstm_forward returned");
-  return to_contiguous(cells);
+  return to_contiguous(cells, "cells");
+}
+
+// Zeroes what is saved for rows past their lengths, which the kernels neither write nor read, so
+// that a backward of other lengths finds no garbage.
+void clear_past_lengths(const Layer& layer, const Tensor& saved) {
+  if (layer.lengths) return fill_with_zeros(saved);  // in the order of input's rows
+  if (!layer.ragged || saved.numel() == 0) return;
+  // Behind those that the data rows have, in their order.
+  const int64_t unused = layer.sequence_rows - layer.data_rows;
+  Tensor all = saved;
+  fill_with_zeros(torch::stable::narrow(all, 1, layer.data_rows, unused));
 }
 
 }  // namespace
@@ -68,12 +79,12 @@ Tensor zero_state(const Tensor& input, int64_t directions, int64_t rows, int64_t
 
 Sizes sequence_sizes(const Layer& layer, int64_t columns) {
   if (layer.layout.packed) return {layer.data_rows, columns};
-  return {layer.shape.steps, layer.shape.batch, columns};
+  return {layer.steps, layer.shape.batch, columns};
 }
 
 Tensor new_sequence(const Layer& layer, int64_t columns) {
   Tensor sequence = new_storage(layer, sequence_sizes(layer, columns));
-  if (layer.ragged) torch::stable::zero_(sequence);
+  if (layer.ragged) fill_with_zeros(sequence);
   return sequence;
 }
 
@@ -89,7 +100,10 @@ ForwardTensors::ForwardTensors(const Layer& layer, bool save_cells, bool save_ga
       cells(new_tensor(
           save_cells ? Sizes{layer.shape.directions, layer.sequence_rows, layer.shape.hidden_size}
                      : Sizes{0},
-          accumulator_type(layer), layer.device)) {}
+          accumulator_type(layer), layer.device)) {
+  clear_past_lengths(layer, gates);
+  clear_past_lengths(layer, cells);
+}
 
 LstmForwardDirection ForwardTensors::direction(const Layer& layer, int direction) const {
   const LstmShape& s = layer.shape;

@@ -33,7 +33,7 @@ Tensor zero_state(const Tensor& input, int64_t directions, int64_t rows, int64_t
 Sizes sequence_sizes(const Layer& layer, int64_t columns);
 Tensor new_sequence(const Layer& layer, int64_t columns);
 
-// What a forward returns; not initialised, but for the rows that a CPU kernel does not write. Those
+// What a forward returns; not initialised, but for the rows that its kernels do not write. Those
 // not asked for are empty.
 struct ForwardTensors {
   Tensor y, h_n, c_n, cell_states, gates, cells;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The ops of FusedLSTMCell on CPU tensors: one step, on tensors of two dimensions as the cell has
-// them, since making views of three in Python takes longer than a small step does.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/tensor.h>
+// One step, on tensors of two dimensions as the cell has them, since making views of three in Python
+// takes longer than a small step does.
+#include "torch/cell_cpu.h"
 
 #include "common/error.h"
 #include "cpu/layer_backward.h"
@@ -14,7 +13,15 @@
 namespace lstm_fused {
 namespace {
 
-using CellResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+// A gradient of a state: null where it is absent, which is zero.
+const void* state_gradient(const std::optional<Tensor>& grad, const char* name, const Layer& layer,
+                           Tensor& contiguous) {
+  if (!grad) return nullptr;
+  contiguous = checked(*grad, name, {layer.shape.batch, layer.shape.hidden_size}, layer);
+  return const_element(contiguous, 0, 1);
+}
+
+}  // namespace
 
 CellResult lstm_cell_cpu(const Tensor& input, const std::optional<Tensor>& h,
                          const std::optional<Tensor>& c, const std::vector<Tensor>& weights,
@@ -52,14 +59,6 @@ CellResult lstm_cell_cpu(const Tensor& input, const std::optional<Tensor>& h,
   return {h_next, c_next, gates, cells};
 }
 
-// A gradient of a state: null where it is absent, which is zero.
-const void* state_gradient(const std::optional<Tensor>& grad, const char* name, const Layer& layer,
-                           Tensor& contiguous) {
-  if (!grad) return nullptr;
-  contiguous = checked(*grad, name, {layer.shape.batch, layer.shape.hidden_size}, layer);
-  return const_element(contiguous, 0, 1);
-}
-
 BackwardResult lstm_cell_backward_cpu(const std::optional<Tensor>& grad_h_next,
                                       const std::optional<Tensor>& grad_c_next, const Tensor& input,
                                       const Tensor& h, const Tensor& c,
@@ -73,7 +72,7 @@ BackwardResult lstm_cell_backward_cpu(const std::optional<Tensor>& grad_h_next,
   LSTM_CHECK(Sizes({rows, hidden}).equals(cells) && device_of(cells) == layer.device &&
                  cells.scalar_type() == accumulator_type(layer),
              "cells must be those that lstm_cell returned");
-  const Tensor saved_cells = to_contiguous(cells);
+  const Tensor saved_cells = to_contiguous(cells, "cells");
   Tensor grad_h_rows, grad_c_rows;
   const auto new_gradient = [&](bool wanted, int64_t columns) {
     return new_tensor(wanted ? Sizes{rows, columns} : Sizes{0}, dtype, layer.device);
@@ -112,10 +111,4 @@ BackwardResult lstm_cell_backward_cpu(const std::optional<Tensor>& grad_h_next,
   return {grad_input, grad_h, grad_c, grad_weights};
 }
 
-}  // namespace
 }  // namespace lstm_fused
-
-STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) {
-  m.impl("lstm_cell", TORCH_BOX(&lstm_fused::lstm_cell_cpu));
-  m.impl("lstm_cell_backward", TORCH_BOX(&lstm_fused::lstm_cell_backward_cpu));
-}

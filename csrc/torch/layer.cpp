@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "torch/layer.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include <string>
 
 #include "common/error.h"
@@ -35,7 +33,7 @@ std::string shape_text(const Tensor& tensor) {
 std::vector<int64_t> read_integers(const Tensor& tensor, const char* name) {
   LSTM_CHECK(tensor.dim() == 1, name, " must have 1 dimension, got ", tensor.dim());
   LSTM_CHECK(tensor.is_cpu(), name, " must be on the CPU for a CPU op");
-  const Tensor contiguous = to_contiguous(tensor);
+  const Tensor contiguous = to_contiguous(tensor, name);
   const int64_t n = contiguous.size(0);
   if (contiguous.scalar_type() == ScalarType::Long) {
     const auto* p = static_cast<const int64_t*>(contiguous.const_data_ptr());
@@ -57,12 +55,12 @@ void read_shape(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
   layer.device = device_of(input);
   LstmShape& shape = layer.shape;
   shape.input_size = input.size(packed ? 1 : 2);
+  LSTM_CHECK(h_0.size(0) == 1 || h_0.size(0) == 2, "h_0 must hold 1 or 2 directions, got ",
+             h_0.size(0));
   shape.directions = static_cast<int>(h_0.size(0));
   shape.batch = h_0.size(1);
   shape.output_size = h_0.size(2);
   shape.hidden_size = c_0.size(2);
-  LSTM_CHECK(shape.directions == 1 || shape.directions == 2,
-             "h_0 must hold 1 or 2 directions, got ", shape.directions);
   const int64_t each = static_cast<int64_t>(weights.size()) / shape.directions;
   LSTM_CHECK(
       each * shape.directions == static_cast<int64_t>(weights.size()) && each >= 2 && each <= 5,
@@ -77,9 +75,16 @@ void check_device(const Tensor& tensor, const char* name, const Layer& layer) {
 
 // T of padded sequences.
 void read_steps(const Tensor& input, Layer& layer) {
-  layer.shape.steps = input.size(0);
+  layer.shape.steps = layer.steps = input.size(0);
   LSTM_CHECK(input.size(1) == layer.shape.batch, "h_0 must hold ", input.size(1),
              " rows as input does, got ", layer.shape.batch);
+}
+
+// Before a product of sizes is made.
+void check_sizes(const LstmShape& shape) {
+  check_shape(shape);
+  LSTM_CHECK(shape.steps >= 1, "Expected sequence length to be larger than 0 in RNN");
+  LSTM_CHECK(shape.input_size >= 1, "input must have at least 1 feature, got ", shape.input_size);
 }
 
 void check_weights(const std::vector<Tensor>& weights, Layer& layer) {
@@ -105,10 +110,7 @@ void check_tensors(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
                    const std::vector<Tensor>& weights, const std::optional<Tensor>& reset_mask,
                    Layer& layer) {
   const LstmShape& shape = layer.shape;
-  check_shape(shape);
-  LSTM_CHECK(shape.steps >= 1, "Expected sequence length to be larger than 0 in RNN");
-  LSTM_CHECK(shape.input_size >= 1, "input must have at least 1 feature, got ", shape.input_size);
-  layer.input = to_contiguous(input);
+  layer.input = to_contiguous(input, "input");
   layer.h_0 = checked(h_0, "h_0", {shape.directions, shape.batch, shape.output_size}, layer);
   layer.c_0 = checked(c_0, "c_0", {shape.directions, shape.batch, shape.hidden_size}, layer);
   check_weights(weights, layer);
@@ -116,10 +118,10 @@ void check_tensors(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
     LSTM_CHECK(reset_mask->scalar_type() == ScalarType::Bool, "reset_mask must be bool, got ",
                torch::headeronly::toString(reset_mask->scalar_type()));
     check_device(*reset_mask, "reset_mask", layer);
-    const Sizes sizes = {shape.steps, shape.batch};
+    const Sizes sizes = {layer.steps, shape.batch};
     LSTM_CHECK(sizes.equals(*reset_mask), "reset_mask must have shape ", sizes.text(), ", got ",
                shape_text(*reset_mask));
-    layer.reset_mask = to_contiguous(*reset_mask);
+    layer.reset_mask = to_contiguous(*reset_mask, "reset_mask");
   }
 }
 
@@ -131,7 +133,7 @@ Tensor checked(const Tensor& tensor, const char* name, const Sizes& sizes, const
   check_device(tensor, name, layer);
   LSTM_CHECK(tensor.scalar_type() == layer.input.scalar_type(), name, " must have input's dtype, ",
              dtype_name(layer.dtype));
-  return to_contiguous(tensor);
+  return to_contiguous(tensor, name);
 }
 
 Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
@@ -146,15 +148,19 @@ Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
   // Lay out the sequences.
   if (batch_sizes) {
     LSTM_CHECK(!lengths && !reset_mask, "lengths and reset_mask do not go with batch_sizes");
-    layer.layout = packed_layout(read_integers(*batch_sizes, "batch_sizes"));
-    shape.steps = layer.layout.steps();
+    std::vector<int64_t> sizes = read_integers(*batch_sizes, "batch_sizes");
+    LSTM_CHECK(sizes.empty() || sizes[0] <= shape.batch, "batch_sizes must not exceed the ",
+               shape.batch, " rows of h_0, got ", sizes[0]);
+    shape.steps = layer.steps = static_cast<int64_t>(sizes.size());
+    check_sizes(shape);
+    layer.layout = packed_layout(std::move(sizes));
     LSTM_CHECK(layer.layout.data_rows() == input.size(0), "batch_sizes must add up to ",
                input.size(0), " rows of input, got ", layer.layout.data_rows());
-    LSTM_CHECK(shape.steps == 0 || layer.layout.active[0] <= shape.batch,
-               "batch_sizes must not exceed the ", shape.batch, " rows of h_0, got ",
-               layer.layout.active[0]);
   } else {
     read_steps(input, layer);
+    check_sizes(shape);
+    // However many steps no rows have, there is nothing to go through.
+    if (shape.batch == 0) shape.steps = 0;
     if (lengths) {
       const std::vector<int64_t> values = read_integers(*lengths, "lengths");
       LSTM_CHECK(static_cast<int64_t>(values.size()) == shape.batch, "lengths must have shape (",
@@ -182,11 +188,14 @@ Layer make_cell_layer(const Tensor& input, const Tensor& h, const Tensor& c,
   layer.dtype = to_dtype(input.scalar_type());
   layer.device = device_of(input);
   const int64_t batch = input.size(0), hidden = h.size(1);
+  layer.steps = 1;
   layer.shape = {1, batch, input.size(1), hidden, hidden, 1, false};
   check_shape(layer.shape);
+  LSTM_CHECK(layer.shape.input_size >= 1, "input must have at least 1 feature, got ",
+             layer.shape.input_size);
   layer.layout = dense_layout(1, batch);
   layer.data_rows = layer.sequence_rows = batch;
-  layer.input = to_contiguous(input);
+  layer.input = to_contiguous(input, "input");
   layer.h_0 = checked(h, "h", {batch, hidden}, layer);
   layer.c_0 = checked(c, "c", {batch, hidden}, layer);
   check_weights(weights, layer);
@@ -200,6 +209,7 @@ Layer make_device_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_
   read_shape(input, h_0, c_0, weights, false, layer);
   read_steps(input, layer);
   const LstmShape& shape = layer.shape;
+  check_sizes(shape);
   if (lengths) {
     const Sizes sizes = {shape.batch};
     LSTM_CHECK(sizes.equals(*lengths), "lengths must have shape ", sizes.text(), ", got ",
@@ -208,12 +218,8 @@ Layer make_device_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_
     const ScalarType type = lengths->scalar_type();
     LSTM_CHECK(type == ScalarType::Long || type == ScalarType::Int,
                "lengths must be int32 or int64, got ", torch::headeronly::toString(type));
-    if (type == ScalarType::Long) {
-      layer.lengths = to_contiguous(*lengths);
-    } else {
-      Tensor converted = new_tensor(sizes, ScalarType::Long, layer.device);
-      layer.lengths = torch::stable::copy_(converted, *lengths);
-    }
+    layer.lengths = to_contiguous(*lengths, "lengths");
+    if (type == ScalarType::Int) layer.lengths = converted(*layer.lengths, ScalarType::Long);
   }
   layer.data_rows = layer.sequence_rows = shape.steps * shape.batch;
   check_tensors(input, h_0, c_0, weights, reset_mask, layer);

@@ -18,6 +18,7 @@ struct Layer {
   LstmShape shape;
   DType dtype = DType::kFloat32;
   Device device;                     // input's, and that of all others
+  int64_t steps = 0;                 // T of x and y; shape's is 0 where no row goes through them
   int64_t sequence_rows = 0;         // rows of x and y
   int64_t data_rows = 0;             // M
   SequenceLayout layout;             // make_layer only

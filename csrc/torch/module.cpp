@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <limits>
 #include <map>
 #include <string>
 #include <vector>
@@ -12,6 +14,8 @@
 #include "cpu/cpu_features.h"
 #include "cpu/plan.h"
 #include "cuda/plan.h"
+#include "torch/python_torch.h"
+#include "torch/registration.h"
 
 namespace lstm_fused {
 namespace {
@@ -52,14 +56,19 @@ cuda::DeviceFacts parse_facts(const std::map<std::string, int64_t>& values) {
     LSTM_CHECK(found != values.end(), "device facts must hold ", name);
     return found->second;
   };
+  // What no int holds is no fact either, and refused with the plan.
+  const auto count = [&](const char* name) {
+    const int64_t most = std::numeric_limits<int>::max();
+    return static_cast<int>(std::clamp<int64_t>(value(name), -1, most));
+  };
   cuda::DeviceFacts facts;
-  facts.major = static_cast<int>(value("major"));
-  facts.minor = static_cast<int>(value("minor"));
-  facts.sm_count = static_cast<int>(value("sm_count"));
+  facts.major = count("major");
+  facts.minor = count("minor");
+  facts.sm_count = count("sm_count");
   facts.shared_per_sm = value("shared_per_sm");
   facts.shared_per_block = value("shared_per_block");
-  facts.registers_per_sm = static_cast<int>(value("registers_per_sm"));
-  facts.max_threads_per_sm = static_cast<int>(value("max_threads_per_sm"));
+  facts.registers_per_sm = count("registers_per_sm");
+  facts.max_threads_per_sm = count("max_threads_per_sm");
   facts.l2_bytes = value("l2_bytes");
   return facts;
 }
@@ -86,18 +95,31 @@ std::vector<std::string> available_isas() {
   return names;
 }
 
+// Registers them as the module is loaded, before Python can ask for anything in it.
+const bool registered = register_ops();
+
 }  // namespace
 }  // namespace lstm_fused
 
 PYBIND11_MODULE(_C, m) {
   namespace py = pybind11;
+  if (!lstm_fused::registered) throw py::import_error(lstm_fused::kTakenError);
+  lstm_fused::set_ask_torch(lstm_fused::ask_python_torch);
   m.doc() = "Compiled part of lstm_fused; importing it registers torch.ops.lstm_fused.*";
   m.def("available_isas", &lstm_fused::available_isas,
         "Instruction sets that this build holds and this processor runs, in rising order.");
   m.def(
       "best_isa",
       [] { return std::string(lstm_fused::cpu::isa_name(lstm_fused::cpu::best_isa())); },
-      "The instruction set in use: the best one, or the best that LSTM_FUSED_MAX_ISA allows.");
+      "The instruction set in use: the best one, or the best that LSTM_FUSED_MAX_ISA allowed when "
+      "this module was loaded.");
+  m.def("set_max_isa", &lstm_fused::cpu::set_max_isa, py::arg("name"),
+        "Puts an instruction set, or \"any\", in the place of LSTM_FUSED_MAX_ISA; gives the one "
+        "before.");
+  m.def(
+      "set_cuda_variant", &lstm_fused::cuda::set_variant, py::arg("name"),
+      "Puts \"auto\" or \"stepwise\" in the place of LSTM_FUSED_CUDA_VARIANT, for cuda_plan_text; "
+      "gives the one before.");
   m.def(
       "compiler", [] { return std::string(lstm_fused::kCompiler); },
       "The compiler that built this.");

@@ -9,6 +9,8 @@
 #include <string>
 
 #include "cuda/device_facts.h"
+#include "cuda/plan.h"
+#include "torch/python_torch.h"
 
 namespace {
 
@@ -27,10 +29,14 @@ std::map<std::string, int64_t> device_facts(int device) {
 }  // namespace
 
 PYBIND11_MODULE(_C_cuda, m) {
+  lstm_fused::set_ask_torch(lstm_fused::ask_python_torch);
   m.doc() =
       "CUDA part of lstm_fused; importing it registers torch.ops.lstm_fused.* on CUDA tensors";
   m.def("device_facts", &device_facts, pybind11::arg("device"),
         "What plans depend on, of the CUDA device with this index.");
+  m.def("set_cuda_variant", &lstm_fused::cuda::set_variant, pybind11::arg("name"),
+        "Puts \"auto\" or \"stepwise\" in the place of LSTM_FUSED_CUDA_VARIANT, for the ops; gives "
+        "the one before.");
   m.def(
       "architectures", [] { return std::string(LSTM_CUDA_ARCHITECTURES); },
       "What the kernels were compiled for, as nvcc names it, separated by spaces.");

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The ops on CPU tensors: allocate, and call the core.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include "common/error.h"
@@ -10,7 +9,10 @@
 #include "cpu/lstm_forward.h"
 #include "cpu/rebuild_gates.h"
 #include "torch/call.h"
+#include "torch/cell_cpu.h"
+#include "torch/guard.h"
 #include "torch/layer.h"
+#include "torch/registration.h"
 #include "torch/sample_gradients.h"
 #include "torch/torch_parallel.h"
 
@@ -160,11 +162,15 @@ BackwardResult lstm_sample_gradients_cpu(
 }
 
 }  // namespace
-}  // namespace lstm_fused
 
-STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) {
-  m.impl("lstm_forward", TORCH_BOX(&lstm_fused::lstm_forward_cpu));
-  m.impl("lstm_inference", TORCH_BOX(&lstm_fused::lstm_inference_cpu));
-  m.impl("lstm_backward", TORCH_BOX(&lstm_fused::lstm_backward_cpu));
-  m.impl("lstm_sample_gradients", TORCH_BOX(&lstm_fused::lstm_sample_gradients_cpu));
-}
+const Kernel kCpuKernels[] = {
+    {"lstm_forward", TORCH_BOX(&Guarded<&lstm_forward_cpu>::call)},
+    {"lstm_inference", TORCH_BOX(&Guarded<&lstm_inference_cpu>::call)},
+    {"lstm_backward", TORCH_BOX(&Guarded<&lstm_backward_cpu>::call)},
+    {"lstm_sample_gradients", TORCH_BOX(&Guarded<&lstm_sample_gradients_cpu>::call)},
+    {"lstm_cell", TORCH_BOX(&Guarded<&lstm_cell_cpu>::call)},
+    {"lstm_cell_backward", TORCH_BOX(&Guarded<&lstm_cell_backward_cpu>::call)},
+    {nullptr, nullptr},
+};
+
+}  // namespace lstm_fused

@@ -7,6 +7,7 @@
 
 #include "common/error.h"
 #include "torch/cuda_context.h"
+#include "torch/guard.h"
 #include "torch/ops_cuda.h"
 
 namespace lstm_fused {
@@ -15,11 +16,11 @@ CudaContext current_cuda_context(const Device& device) {
   CudaContext context;
   context.device_guard = std::make_shared<torch::stable::accelerator::DeviceGuard>(device.index);
   void* stream = nullptr;
-  LSTM_CHECK(aoti_torch_get_current_cuda_stream(device.index, &stream) == AOTI_TORCH_SUCCESS,
-             "torch must give its current stream on ", device.text());
+  check_torch(aoti_torch_get_current_cuda_stream(device.index, &stream) == AOTI_TORCH_SUCCESS,
+              "give its current CUDA stream");
   context.stream = static_cast<cudaStream_t>(stream);
-  LSTM_CHECK(torch_get_current_cuda_blas_handle(&context.blas_handle) == AOTI_TORCH_SUCCESS,
-             "torch must give its cuBLAS handle on ", device.text());
+  check_torch(torch_get_current_cuda_blas_handle(&context.blas_handle) == AOTI_TORCH_SUCCESS,
+              "give its cuBLAS handle");
   context.facts = cuda::query_device_facts(device.index);
   return context;
 }
@@ -27,7 +28,8 @@ CudaContext current_cuda_context(const Device& device) {
 }  // namespace lstm_fused
 
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CUDA, m) {
-  m.impl("lstm_forward", TORCH_BOX(&lstm_fused::lstm_forward_cuda));
-  m.impl("lstm_backward", TORCH_BOX(&lstm_fused::lstm_backward_cuda));
-  m.impl("lstm_gate_gradients", TORCH_BOX(&lstm_fused::lstm_gate_gradients_cuda));
+  m.impl("lstm_forward", TORCH_BOX(&lstm_fused::Guarded<&lstm_fused::lstm_forward_cuda>::call));
+  m.impl("lstm_backward", TORCH_BOX(&lstm_fused::Guarded<&lstm_fused::lstm_backward_cuda>::call));
+  m.impl("lstm_gate_gradients",
+         TORCH_BOX(&lstm_fused::Guarded<&lstm_fused::lstm_gate_gradients_cuda>::call));
 }

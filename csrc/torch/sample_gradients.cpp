@@ -38,7 +38,9 @@ cpu::RowPointers previous_states(const Layer& layer, const Tensor& y, int d, con
 }
 
 Tensor zero_state(const Layer& layer) {
-  return ts::new_zeros(layer.input, {layer.shape.output_size});
+  Tensor zeros = new_tensor({layer.shape.output_size}, layer.input.scalar_type(), layer.device);
+  fill_with_zeros(zeros);
+  return zeros;
 }
 
 // Sums over the rows of each sample.
@@ -46,11 +48,6 @@ class Sums {
  public:
   Sums(const Layer& layer, int64_t samples)
       : layer_(layer), samples_(samples), rows_(cpu::sample_rows(layer.layout, samples)) {}
-
-  Tensor new_weight(int64_t rows, int64_t columns) const {
-    return new_storage({samples_, rows, columns});
-  }
-  Tensor new_bias(int64_t size) const { return new_storage({samples_, size}); }
 
   // The rows in the order that `run` takes them.
   cpu::RowPointers ordered(const cpu::RowPointers& rows) const {
@@ -66,20 +63,28 @@ class Sums {
   }
 
  private:
-  Tensor new_storage(const Sizes& sizes) const {
-    return new_tensor(sizes, layer_.input.scalar_type(), layer_.device);
-  }
-
   const Layer& layer_;
   const int64_t samples_;
   const cpu::SampleRows rows_;
 };
 
+// (B, …) for each weight.
+std::vector<Tensor> new_gradients(const Layer& layer, int64_t samples) {
+  std::vector<Tensor> grads;
+  for (const Tensor& weight : layer.weights) {
+    const int64_t rows = weight.size(0);
+    const Sizes sizes =
+        weight.dim() == 1 ? Sizes{samples, rows} : Sizes{samples, rows, weight.size(1)};
+    grads.push_back(new_tensor(sizes, weight.scalar_type(), layer.device));
+  }
+  return grads;
+}
+
 // dW_hr = Σ grad_outputᵀ·(o·tanh(c)).
-Tensor projection_gradient(const Layer& layer, const Tensor& grad_output, const Tensor& output,
-                           const Sums& sums, cpu::Isa isa, const cpu::Parallel& parallel) {
+void projection_gradient(const Layer& layer, const Tensor& grad_output, const Tensor& output,
+                         const Sums& sums, cpu::Isa isa, const cpu::Parallel& parallel,
+                         const Tensor& grad) {
   const LstmShape& s = layer.shape;
-  const Tensor grad = sums.new_weight(s.output_size, s.hidden_size);
   const int64_t size = dtype_size(layer.dtype), rows = layer.data_rows;
   const cpu::RowPointers grads = sums.ordered(
       cpu::matrix_rows(const_element(grad_output, 0, size), rows, s.output_size * size));
@@ -90,7 +95,6 @@ Tensor projection_gradient(const Layer& layer, const Tensor& grad_output, const 
   args.grad_columns = s.output_size;
   args.weight[0] = {operands.data(), s.hidden_size, grad.mutable_data_ptr()};
   sums.run(args, isa, parallel);
-  return grad;
 }
 
 }  // namespace
@@ -100,7 +104,8 @@ Tensor unprojected_output(const Layer& layer, const BackwardTensors& tensors, cp
   const int64_t hidden = layer.shape.hidden_size;
   const int64_t size = dtype_size(layer.dtype);
   const int directions = layer.shape.projection ? layer.shape.directions : 0;
-  Tensor output = ts::new_empty(layer.input, {directions, layer.data_rows, hidden});
+  Tensor output =
+      new_tensor({directions, layer.data_rows, hidden}, layer.input.scalar_type(), layer.device);
   const cpu::KernelTable& table = cpu::kernel_table(isa, layer.dtype);
   for (int d = 0; d < directions; ++d) {
     const void* gates = direction_of(tensors.gates, d).const_data_ptr();
@@ -120,34 +125,32 @@ std::vector<Tensor> sample_gradients(const Layer& layer, const BackwardTensors& 
                                      const cpu::Parallel& parallel) {
   const LstmShape& s = layer.shape;
   const int64_t gates = kGates * s.hidden_size, size = dtype_size(layer.dtype);
+  // NOTE: before the sums' table of samples, which would fill the memory that these do not get.
+  const std::vector<Tensor> weight_grads = new_gradients(layer, samples);
   const Sums sums(layer, samples);
   const cpu::RowPointers x = sums.ordered(input_rows(layer));
   const Tensor zeros = zero_state(layer);
-  std::vector<Tensor> weight_grads;
+  const int each = layer.weights_per_direction();
   for (int d = 0; d < s.directions; ++d) {
     const Tensor grad_gates = direction_of(tensors.grad_gates, d);
     const cpu::RowPointers grads = sums.ordered(
         cpu::matrix_rows(const_element(grad_gates, 0, size), layer.data_rows, gates * size));
     const cpu::RowPointers previous = sums.ordered(previous_states(layer, tensors.y, d, zeros));
+    const Tensor* to = weight_grads.data() + d * each;
     cpu::WeightGradientArgs args;
     args.grads = grads.data();
     args.grad_columns = gates;
-    weight_grads.push_back(sums.new_weight(gates, s.input_size));
-    args.weight[0] = {x.data(), s.input_size, weight_grads.back().mutable_data_ptr()};
-    weight_grads.push_back(sums.new_weight(gates, s.output_size));
-    args.weight[1] = {previous.data(), s.output_size, weight_grads.back().mutable_data_ptr()};
+    args.weight[0] = {x.data(), s.input_size, to[0].mutable_data_ptr()};
+    args.weight[1] = {previous.data(), s.output_size, to[1].mutable_data_ptr()};
     args.weights = 2;
     if (layer.has_bias()) {
-      for (void*& grad_bias : args.grad_bias) {
-        weight_grads.push_back(sums.new_bias(gates));
-        grad_bias = weight_grads.back().mutable_data_ptr();
-      }
+      args.grad_bias[0] = to[2].mutable_data_ptr();
+      args.grad_bias[1] = to[3].mutable_data_ptr();
     }
     sums.run(args, isa, parallel);
     if (s.projection) {
-      weight_grads.push_back(projection_gradient(layer, direction_of(tensors.grad_output, d),
-                                                 direction_of(unprojected, d), sums, isa,
-                                                 parallel));
+      projection_gradient(layer, direction_of(tensors.grad_output, d), direction_of(unprojected, d),
+                          sums, isa, parallel, to[each - 1]);
     }
   }
   return weight_grads;

@@ -19,6 +19,7 @@ using torch::stable::Tensor;
 class Sizes {
  public:
   Sizes(std::initializer_list<int64_t> sizes);
+  explicit Sizes(const Tensor& tensor);  // of up to three dimensions
   int64_t dim() const { return dim_; }
   const int64_t* data() const { return sizes_; }
   bool equals(const Tensor& tensor) const;
@@ -41,14 +42,29 @@ struct Device {
 };
 Device device_of(const Tensor& tensor);
 
-// An uninitialised, contiguous tensor.
+// Bytes of such a tensor. Throws Error where int64 does not hold them.
+int64_t byte_count(const Sizes& sizes, ScalarType dtype);
+
+// An uninitialised, contiguous tensor. Where there is no memory it throws what torch throws.
 Tensor new_tensor(const Sizes& sizes, ScalarType dtype, const Device& device);
 
 // Pointer to element `offset`, of `size` bytes each; null for tensors without elements.
 void* element(const Tensor& tensor, int64_t offset, int64_t size);
 const void* const_element(const Tensor& tensor, int64_t offset, int64_t size);
 
-// The tensor itself if it is contiguous, else a copy that is.
-Tensor to_contiguous(const Tensor& tensor);
+// The tensor itself if it is contiguous, else a copy that is. Throws Error unless all elements lie
+// in its storage, which a program may have resized (to free the memory, as FSDP does).
+Tensor to_contiguous(const Tensor& tensor, const char* name);
+
+// A contiguous copy.
+Tensor converted(const Tensor& tensor, ScalarType dtype);
+
+void fill_with_zeros(const Tensor& tensor);
+
+// Throws Error, in torch's words if it has any, where a call of torch that should `what` failed.
+void check_torch(bool success, const char* what);
+
+// What torch said of its last failure in this thread; empty before torch 2.13, which says nothing.
+std::string last_error_of_torch();
 
 }  // namespace lstm_fused

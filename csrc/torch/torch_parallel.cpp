@@ -3,12 +3,45 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <atomic>
+#include <exception>
+
+#include "torch/tensors.h"
+
 namespace lstm_fused {
 namespace {
 
+// Brings the first exception of the pool's threads to the caller. NOTE: torch would, but for what
+// it says, which is lost on the way through the stable ABI.
+class Work {
+ public:
+  Work(cpu::Parallel::Body body, void* context) : body_(body), context_(context) {}
+
+  void run(int64_t begin, int64_t end) {
+    try {
+      body_(begin, end, context_);
+    } catch (...) {
+      if (!has_failed_.test_and_set()) exception_ = std::current_exception();
+    }
+  }
+  void rethrow() const {
+    if (exception_) std::rethrow_exception(exception_);
+  }
+
+ private:
+  const cpu::Parallel::Body body_;
+  void* const context_;
+  std::atomic_flag has_failed_ = ATOMIC_FLAG_INIT;
+  std::exception_ptr exception_;
+};
+
 void run_on_torch_pool(int64_t n, cpu::Parallel::Body body, void* context) {
-  torch::stable::parallel_for(0, n, 1,
-                              [=](int64_t begin, int64_t end) { body(begin, end, context); });
+  Work work(body, context);
+  const auto run = [](int64_t begin, int64_t end, void* of) {
+    static_cast<Work*>(of)->run(begin, end);
+  };
+  check_torch(torch_parallel_for(0, n, 1, run, &work) == AOTI_TORCH_SUCCESS, "use its threads");
+  work.rethrow();
 }
 
 }  // namespace

@@ -219,21 +219,28 @@ void test_projection() {
   CHECK(!cuda::make_forward_plan(shape_of(7, 3, 11, 16), DType::kFloat64, settings).composite);
 }
 
-void test_environment() {
-  unsetenv("LSTM_FUSED_CUDA_VARIANT");
+void test_variant() {
   CHECK(cuda::allows_persistent());
-  setenv("LSTM_FUSED_CUDA_VARIANT", "auto", 1);
-  CHECK(cuda::allows_persistent());
-  setenv("LSTM_FUSED_CUDA_VARIANT", "stepwise", 1);
+  CHECK_EQ(cuda::set_variant("stepwise"), "auto");
   CHECK(!cuda::allows_persistent());
-  setenv("LSTM_FUSED_CUDA_VARIANT", "cudnn", 1);
-  CHECK_EQ(error_of([] { cuda::allows_persistent(); }),
+  CHECK_EQ(error_of([] { cuda::set_variant("cudnn"); }),
            "LSTM_FUSED_CUDA_VARIANT must be auto or stepwise, got cudnn");
-  unsetenv("LSTM_FUSED_CUDA_VARIANT");
+  CHECK(!cuda::allows_persistent());
+  CHECK_EQ(cuda::set_variant("auto"), "stepwise");
+  CHECK(cuda::allows_persistent());
 }
 
 void test_errors() {
   const PlanSettings settings = settings_of(kDevices[0].facts);
+  PlanSettings no_sms = settings;
+  no_sms.facts.sm_count = 0;
+  for (const bool projection : {false, true}) {
+    const LstmShape shape = shape_of(9, 3, 5, 700, projection ? 4 : 0);
+    CHECK_EQ(error_of([&] { cuda::make_forward_plan(shape, DType::kFloat32, no_sms); }),
+             "device facts: sm_count must be between 1 and 65536, got 0");
+    CHECK_EQ(error_of([&] { cuda::make_backward_plan(shape, DType::kFloat32, no_sms); }),
+             "device facts: sm_count must be between 1 and 65536, got 0");
+  }
   CHECK(!error_of([&] {
            cuda::make_forward_plan(shape_of(1, 1, 1, 0), DType::kFloat32, settings);
          }).empty());
@@ -251,7 +258,7 @@ int main() {
   lstm_fused::test::test_texts();
   lstm_fused::test::test_choice();
   lstm_fused::test::test_projection();
-  lstm_fused::test::test_environment();
+  lstm_fused::test::test_variant();
   lstm_fused::test::test_errors();
   return lstm_fused::test::finish();
 }

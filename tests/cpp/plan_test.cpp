@@ -294,19 +294,19 @@ void test_explanations() {
 void test_isas() {
   const std::vector<Isa> available = cpu::available_isas();
   CHECK(available.front() == Isa::kBaseline);
-  unsetenv("LSTM_FUSED_MAX_ISA");
   CHECK(cpu::best_isa() == available.back());
+  std::string before = "any";
   for (Isa limit : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
-    const Scope scope("LSTM_FUSED_MAX_ISA=", cpu::isa_name(limit));
-    setenv("LSTM_FUSED_MAX_ISA", cpu::isa_name(limit), 1);
+    const Scope scope("set_max_isa: ", cpu::isa_name(limit));
+    CHECK_EQ(cpu::set_max_isa(cpu::isa_name(limit)), before);
+    before = cpu::isa_name(limit);
     CHECK(cpu::best_isa() == std::min(limit, available.back()));
     CHECK(cpu::cpu_facts(3).isa == cpu::best_isa());
   }
-  setenv("LSTM_FUSED_MAX_ISA", "mmx", 1);
-  const std::string error = error_of([] { cpu::best_isa(); });
-  CHECK(mentions(error, "LSTM_FUSED_MAX_ISA") && mentions(error, "mmx"));
-  CHECK(mentions(error, "baseline") && mentions(error, "avx512_bf16"));
-  unsetenv("LSTM_FUSED_MAX_ISA");
+  CHECK_EQ(error_of([] { cpu::set_max_isa("mmx"); }),
+           "LSTM_FUSED_MAX_ISA must be baseline, avx2, avx512 or avx512_bf16, got mmx");
+  CHECK_EQ(cpu::set_max_isa("any"), before);
+  CHECK(cpu::best_isa() == available.back());
   CHECK_EQ(cpu::cpu_facts(3).threads, 3);
   CHECK_LT(0, cpu::cpu_facts(3).l2_bytes);
   for (size_t i = 0; i + 1 < available.size(); ++i) CHECK(available[i] < available[i + 1]);

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cuda/plan.h"
 #include "cuda/status.h"
 #include "torch/cuda_context.h"
 #include "torch/ops_cuda.h"
@@ -51,7 +52,7 @@ int64_t element_bytes(ScalarType dtype) {
 }
 
 Tensor to_device(const Tensor& tensor) {
-  const Tensor from = to_contiguous(tensor);
+  const Tensor from = to_contiguous(tensor, "an argument");
   const int64_t bytes = from.numel() * element_bytes(from.scalar_type());
   const Tensor to = [&] {
     const auto sizes = from.sizes();
@@ -155,6 +156,12 @@ extern "C" __attribute__((visibility("default"))) void* lstm_emulated_blas_handl
 // Has every tensor from now on begin so many elements behind a boundary.
 extern "C" __attribute__((visibility("default"))) void lstm_emulated_set_offset(int elements) {
   lstm_fused::offset = elements;
+}
+
+// Allows persistent kernels, or does not, in the place of LSTM_FUSED_CUDA_VARIANT.
+extern "C" __attribute__((visibility("default"))) void lstm_emulated_allow_persistent(
+    bool allowed) {
+  lstm_fused::cuda::set_variant(allowed ? "auto" : "stepwise");
 }
 
 // Expands LSTM_EMULATED_OPS before torch's macros make text of it.

@@ -37,7 +37,7 @@ class EmulatedOps:
     def use(self, variant: str) -> Iterator[Device]:
         """Have FusedLSTM run these ops in place of the CPU's; "auto" leaves the choice to plans."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("LSTM_FUSED_CUDA_VARIANT", variant)
+            self.library.lstm_emulated_allow_persistent(ctypes.c_bool(variant == "auto"))
             patch.setattr(_native, "lstm_forward_op", self.ops.lstm_forward.default)
             patch.setattr(_native, "lstm_inference_op", None)
             patch.setattr(_native, "lstm_backward_op", self.ops.lstm_backward.default)

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "common/setting.h"
+
+#include <cstdlib>
+
+#include "check.h"
+
+namespace lstm_fused::test {
+namespace {
+
+constexpr const char* kVariable = "LSTM_FUSED_TEST_SETTING";
+
+Setting make_setting() { return Setting(kVariable, {"any", "one", "two"}, "one or two"); }
+
+void test_environment() {
+  unsetenv(kVariable);
+  CHECK_EQ(make_setting().index(), 0);
+  setenv(kVariable, "", 1);
+  CHECK_EQ(make_setting().index(), 0);
+  setenv(kVariable, "two", 1);
+  CHECK_EQ(make_setting().index(), 2);
+  setenv(kVariable, "three", 1);
+  CHECK_EQ(error_of([] { make_setting().index(); }),
+           "LSTM_FUSED_TEST_SETTING must be one or two, got three");
+  unsetenv(kVariable);
+}
+
+void test_the_environment_is_read_once() {
+  setenv(kVariable, "one", 1);
+  const Setting setting = make_setting();
+  setenv(kVariable, "two", 1);
+  CHECK_EQ(setting.index(), 1);
+  unsetenv(kVariable);
+  CHECK_EQ(setting.index(), 1);
+}
+
+void test_set() {
+  setenv(kVariable, "three", 1);
+  Setting setting = make_setting();
+  CHECK_EQ(setting.set("two"), "any");
+  CHECK_EQ(setting.index(), 2);
+  CHECK_EQ(error_of([&] { setting.set("three"); }),
+           "LSTM_FUSED_TEST_SETTING must be one or two, got three");
+  CHECK_EQ(setting.set("one"), "two");
+  CHECK_EQ(setting.index(), 1);
+  unsetenv(kVariable);
+}
+
+}  // namespace
+}  // namespace lstm_fused::test
+
+int main() {
+  lstm_fused::test::test_environment();
+  lstm_fused::test::test_the_environment_is_read_once();
+  lstm_fused::test::test_set();
+  return lstm_fused::test::finish();
+}
