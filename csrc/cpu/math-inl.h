@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // exp, sigmoid and tanh on vectors: σ within 2.5 ulp and tanh within 1.5 of the exact value
-// (measured by tests/cpp/math_test.cpp); torch's own σ: 2. NaN stays NaN. Below
-// -88 (float) or -709 (double) σ stays at a number just under the smallest normal one.
+// (measured by tests/cpp/math_test.cpp); torch's own σ: 2. NaN stays NaN. Below -87.3 (float) or
+// -708.3 (double), where it would soon be a denormal number, σ is 0: a closed gate lets nothing
+// through, however large.
 //
 // exp takes the usual reduction y = n·ln2 + r, |r| ≤ ln2/2, so that exp(y) = 2^n·exp(r).
 
@@ -16,9 +17,10 @@ struct ExpConstants<float> {
   static constexpr float kLog2E = 0x1.715476p0f;
   static constexpr float kLn2High = 0x1.62e400p-1f;  // 15 bits: n·kLn2High is exact
   static constexpr float kLn2Low = 0x1.7f7d1cp-20f;
-  // 2^n stays a normal number, so that s and s·p neither overflow nor flush.
-  static constexpr float kMax = 88.0f;
-  static constexpr float kMin = -87.0f;
+  // exp(kMax) and its inverse are normal numbers. Below kMin 1 + exp is 1, in σ alone: tanh comes
+  // with positive numbers only.
+  static constexpr float kMax = 87.3f;
+  static constexpr float kMin = -30.0f;
 };
 
 template <>
@@ -29,8 +31,8 @@ struct ExpConstants<double> {
   static constexpr double kLog2E = 0x1.71547652b82fep0;
   static constexpr double kLn2High = 0x1.62e42fee00000p-1;  // 32 bits
   static constexpr double kLn2Low = 0x1.a39ef35793c76p-33;
-  static constexpr double kMax = 709.0;
-  static constexpr double kMin = -708.0;
+  static constexpr double kMax = 708.3;
+  static constexpr double kMin = -60.0;
 };
 
 // exp(r) - 1 = r + r²·(1/2! + r/3! + …): the Taylor series is as good as a minimax polynomial of
@@ -116,7 +118,10 @@ struct VectorMath {
 
   template <typename V>
   LSTM_INLINE V sigmoid(V x) {
-    return 1 / (1 + exponential(-x));
+    using T = Element<V>;
+    const V y = -x;
+    const V open = 1 / (1 + exponential(y));
+    return y > ExpConstants<T>::kMax ? V{} : open;
   }
 
   template <typename V>
