@@ -29,12 +29,12 @@ class FlushDenormals {
 
  private:
 #if defined(__x86_64__)
-  using Register = unsigned int;  // MXCSR
+  using Register = unsigned int;              // MXCSR
   static constexpr Register kFlush = 0x8040;  // results and operands
   static Register read() { return _mm_getcsr(); }
   static void write(Register value) { _mm_setcsr(value); }
 #elif defined(__aarch64__)
-  using Register = uint64_t;  // FPCR
+  using Register = uint64_t;                   // FPCR
   static constexpr Register kFlush = 1 << 24;  // both; 16-bit formats stay as they are
   static Register read() {
     Register value;

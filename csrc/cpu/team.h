@@ -20,8 +20,8 @@ struct Parallel {
   int threads = 1;
   For run = nullptr;
 
-  // Calls function(i) for every i in [0, n), denormal numbers being flushed to zero in it. Where a
-  // function calls for_each of a pool of more threads, that is not so: see FlushDenormals.
+  // Calls function(i) for every i in [0, n), denormal numbers being flushed to zero meanwhile;
+  // hence the function must not call for_each of a pool with threads (see FlushDenormals).
   template <typename Function>
   void for_each(int64_t n, const Function& function) const {
     const auto body = [](int64_t begin, int64_t end, void* context) {

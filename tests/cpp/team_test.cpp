@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -181,6 +182,39 @@ void check_for_each(const Pool& pool) {
   }
 }
 
+// What this thread makes of a product that is denormal.
+bool keeps_denormals() {
+  volatile float small = 0x1p-120f, factor = 0x1p-20f;
+  const volatile float product = small * factor;
+  int32_t bits;
+  const float value = product;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits != 0;
+}
+
+// Denormal numbers are flushed in the loop's functions and nowhere else, whoever calls them and
+// however they end.
+void check_denormals(const Pool& pool, bool throws) {
+  const Scope scope(pool.name);
+  const auto body = [&](int64_t i) {
+    CHECK(!keeps_denormals());
+    Parallel{}.for_each(1, [](int64_t) { CHECK(!keeps_denormals()); });
+    CHECK(!keeps_denormals());
+    if (throws && i == 2) throw i;
+  };
+  for (int64_t n : {1, 5}) {
+    try {
+      pool.parallel.for_each(n, body);
+    } catch (int64_t) {
+    }
+    CHECK(keeps_denormals());
+  }
+  // Who flushes them on its own account goes on doing so.
+  const cpu::FlushDenormals mine;
+  Parallel{}.for_each(5, [](int64_t) {});
+  CHECK(!keeps_denormals());
+}
+
 }  // namespace
 }  // namespace lstm_fused::test
 
@@ -194,8 +228,10 @@ int main() {
   for (const auto& pools : {serial_pools(), threaded_pools()}) {
     for (const Pool& pool : pools) {
       check_for_each(pool);
+      check_denormals(pool, /*throws=*/false);
       check_teams(pool);
     }
   }
+  for (const Pool& pool : serial_pools()) check_denormals(pool, /*throws=*/true);
   return finish();
 }
