@@ -22,7 +22,7 @@ using cpu::KernelTable;
 // csrc/cpu/math-inl.h promises these.
 constexpr double kMaxSigmoidUlp = 2.5, kMaxTanhUlp = 1.5;
 template <typename T>
-constexpr T kSigmoidZero = sizeof(T) == 8 ? T(-708.3) : T(-87.3);  // σ is 0 below
+constexpr T kSigmoidZero = sizeof(T) == 8 ? T(-709.7827128934) : T(-88.72284);  // 0 from here
 
 // Whether denormal numbers are flushed to zero while a kernel runs, as Parallel has it.
 enum class Denormals { kKept, kFlushed };
@@ -41,7 +41,6 @@ template <typename T>
 constexpr DType kDTypeOf = sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32;
 
 // ---- σ and tanh
-// ----------------------------------------------------------------------------------
 
 // The four gates of one row without products, whose pre-activations are all x: [4][n].
 template <typename T>
@@ -102,11 +101,17 @@ void check_activations(const KernelTable& table, const std::vector<T>& x,
   const std::vector<T> cell_tanhs = tanh_of_cells(table, x, denormals);
   const size_t n = x.size();
   for (size_t i = 0; i < n; ++i) {
-    // A closed gate is 0; denormal numbers, which are their own tanh, may be.
-    const bool closed = x[i] < kSigmoidZero<T>;
-    const bool flushed =
-        denormals == Denormals::kFlushed && std::fabs(x[i]) < std::numeric_limits<T>::min();
-    const double sigmoid_error = ulp_error(gates[i], closed ? 0 : sigmoids[i]);
+    // Denormal numbers are 0 where they are flushed: arguments, which are their own tanh, and σ of
+    // a gate that is not closed yet, whose error may take it across the bound.
+    const auto flushes = [&](long double value) {
+      return denormals == Denormals::kFlushed && std::fabs(value) < std::numeric_limits<T>::min();
+    };
+    const bool flushed = flushes(x[i]);
+    double sigmoid_error = ulp_error(gates[i], x[i] <= kSigmoidZero<T> ? 0 : sigmoids[i]);
+    if (flushes(sigmoids[i] * (1 - 1e-6L))) {
+      CHECK(!flushes(gates[i]) || gates[i] == 0);
+      sigmoid_error = std::min(sigmoid_error, ulp_error(gates[i], 0));
+    }
     const double tanh_error = ulp_error(gates[kCellGate * n + i], flushed ? 0 : tanhs[i]);
     const double cell_error = ulp_error(cell_tanhs[i], flushed ? 0 : tanhs[i]);
     if (sigmoid_error > kMaxSigmoidUlp || std::max(tanh_error, cell_error) > kMaxTanhUlp) {
@@ -147,9 +152,10 @@ std::vector<T> sweep() {
   for (double worst : {-0x1.0a2bd8p+4, 0x1.41b1cap-1, -0x1.25e9f1147309ap+5, 0x1.4204270f5bf7p-1}) {
     x.push_back(static_cast<T>(worst));
   }
-  // Where a gate closes, and where exp would reach infinity and the end of the denormal numbers.
-  for (const T bound : {kSigmoidZero<T>, T(-88), T(-103.98), T(-709), T(-745.2)}) {
-    x.insert(x.end(), {bound, std::nextafter(bound, -HUGE_VAL), std::nextafter(bound, T(0))});
+  // Where a gate closes, the last denormal σ, and where 2^n changes on the way there.
+  for (const T bound : {kSigmoidZero<T>, T(-87.3365), T(-88.376), T(-103.98), T(-708.396),
+                        T(-709.436), T(-745.2)}) {
+    for (int i = -2000; i <= 2000; ++i) x.push_back(bound + i * T(0x1p-12));
   }
   std::mt19937_64 random(1);
   constexpr int kExponents = Limits::max_exponent - Limits::min_exponent + Limits::digits;
@@ -196,7 +202,6 @@ void test_activations(Denormals denormals) {
 }
 
 // ---- Conversions
-// ---------------------------------------------------------------------------------
 
 using Convert = void (*)(const void* source, int64_t n, void* out);
 
