@@ -8,7 +8,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -180,16 +179,6 @@ void check_for_each(const Pool& pool) {
     pool.parallel.for_each(n, [&](int64_t i) { ++runs.at(i); });
     for (const std::atomic<int>& count : runs) CHECK_EQ(count.load(), 1);
   }
-}
-
-// What this thread makes of a product that is denormal.
-bool keeps_denormals() {
-  volatile float small = 0x1p-120f, factor = 0x1p-20f;
-  const volatile float product = small * factor;
-  int32_t bits;
-  const float value = product;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return bits != 0;
 }
 
 // Denormal numbers are flushed in the loop's functions and nowhere else, whoever calls them and
