@@ -27,6 +27,9 @@ MODES = ("inference", "training", "op")
 # How rows of unequal length are handed over. packed: a PackedSequence goes in and comes out;
 # lengths: padded tensors go in and come out, so that a peer that needs packing packs in its time.
 RAGGED = ("", "packed", "lengths")
+# What drives gates to 0 and 1. inputs: a feature of x is some 100000 large, so that they all are;
+# a number: the input gate's bias, for a gate that is almost or altogether closed.
+SATURATED = ("", "inputs", "-60", "-1e4")
 
 
 class CaseError(ValueError):
@@ -49,6 +52,7 @@ class Case:
     ragged: str = ""
     # The share of steps at which a row's state is reset.
     resets: float = 0.0
+    saturated: str = ""
     # FusedLSTM's option: the backward rebuilds the gates. The others run as without it.
     recompute: bool = False
     # "time": seconds of a call; "latency": the same, with percentiles; "memory": peak bytes.
@@ -72,6 +76,9 @@ class Case:
             raise CaseError(f"mode must be one of {', '.join(MODES)}, got {self.mode}")
         if self.ragged not in RAGGED:
             raise CaseError(f"ragged must be packed or lengths, got {self.ragged}")
+        if self.saturated not in SATURATED:
+            known = ", ".join(SATURATED[1:])
+            raise CaseError(f"saturated must be one of {known}, got {self.saturated}")
 
     @property
     def training(self) -> bool:
@@ -105,6 +112,7 @@ class Case:
         words += [f"P={self.P}"] * bool(self.P) + [f"layers={self.layers}"] * (self.layers > 1)
         words += ["bidirectional"] * self.bidirectional + [self.ragged] * bool(self.ragged)
         words += [f"resets={self.resets:g}"] * bool(self.resets)
+        words += [f"saturated={self.saturated}"] * bool(self.saturated)
         words += ["recompute"] * self.recompute
         words += [self.dtype] * (self.dtype != "float32")
         words += [f"threads={self.threads}"] * bool(self.threads) + ["busy"] * self.busy

@@ -49,13 +49,22 @@ def make_data(case: Case) -> Data:
             weights[f"weight_ih{end}"] = uniform(GATES * case.H, case.input_size(layer))
             weights[f"weight_hh{end}"] = uniform(GATES * case.H, case.output_size)
             weights[f"bias_ih{end}"] = uniform(GATES * case.H)
+            if case.saturated not in ("", "inputs"):
+                weights[f"bias_ih{end}"][: case.H] = rounded(
+                    np.full(case.H, case.saturated, dtype=kind), case.dtype
+                )
             weights[f"bias_hh{end}"] = uniform(GATES * case.H)
             if case.P:
                 weights[f"weight_hr{end}"] = uniform(case.P, case.H)
     lengths = case.row_lengths
     live = np.arange(case.T)[:, None, None] < lengths[None, :, None]
+    x = normal(case.T, case.N, case.D) * live
+    if case.saturated == "inputs":
+        # NOTE: one feature alone: sums of large terms that cancel would have errors of any size.
+        scale = 1e4 if case.dtype == "float16" else 1e5
+        x[:, :, 0] = rounded(x[:, :, 0] * kind(scale), case.dtype)
     return Data(
-        x=normal(case.T, case.N, case.D) * live,
+        x=x,
         h_0=normal(blocks, case.N, case.output_size) * (not case.zero_states),
         c_0=normal(blocks, case.N, case.H) * (not case.zero_states),
         weights=weights,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.case import CaseError
+from benchmarks.case import CaseError, from_record
 from benchmarks.peers import REFERENCE
 from benchmarks.stats import geometric_mean
 
@@ -80,8 +80,11 @@ class Results:
 
 
 def key_of(row: Record) -> tuple[str, ...]:
-    """What makes two rows of different runs the same measurement."""
-    case = json.dumps(row["case"], sort_keys=True)
+    """What makes two rows of different runs the same measurement.
+
+    A field of Case that is younger than a row has its default there.
+    """
+    case = json.dumps(from_record(row["case"]).as_record(), sort_keys=True)
     return (row["suite"], row["peer"], row["device"], str(row["threads"]), case)
 
 

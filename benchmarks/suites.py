@@ -99,6 +99,10 @@ _BOTH = ({"mode": "inference"}, {"mode": "training"})
 _LOWP = tuple({**mode, "dtype": dtype} for dtype in ("bfloat16", "float16") for mode in _BOTH)
 _RAGGED = tuple({"mode": "training", "ragged": kind} for kind in ("packed", "lengths"))
 _TINY = Case(T=1, N=1, D=1, H=1, measure="latency")
+_NARROW = Case(60, 32, 1, 64)
+_SATURATED = tuple(
+    {"saturated": kind, **mode} for kind in ("inputs", "-60", "-1e4") for mode in _BOTH
+)
 _MEMORY = {"measure": "memory", "mode": "training"}
 _MEMORY_OPTIONS = tuple(
     {"bidirectional": two, "recompute": recompute}
@@ -141,6 +145,15 @@ _ALL = (
         _entries(Case(128, 16, 256, 256), [{"resets": 0.03, "mode": "training"}])
         + _entries(Case(128, 16, 256, 256), [{"resets": 0.03}], level="full"),
         ({"resets": 0.03, **_BOTH[0]}, {"resets": 0.03, **_BOTH[1]}),
+    ),
+    Suite(
+        "saturated",
+        "gates at 0 and 1, by large inputs or by the input gate's bias, beside the same without",
+        _entries(_NARROW, [*_BOTH, _SATURATED[0], _SATURATED[-1]])
+        + _entries(replace(_NARROW, dtype="bfloat16"), [_SATURATED[0], _SATURATED[-1]])
+        + _entries(_NARROW, _SATURATED[1:-1], level="full")
+        + _entries(replace(_NARROW, dtype="bfloat16"), [*_BOTH, *_SATURATED[1:-1]], level="full"),
+        (*_BOTH, *_SATURATED),
     ),
     Suite(
         "options",

@@ -45,6 +45,13 @@ def test_compare_finds_a_change_of_one_row() -> None:
     assert [c.after for c in slower] == [row]
 
 
+def test_compare_pairs_rows_that_are_older_than_a_field_of_their_cases() -> None:
+    before, after = make_results(), make_results(1.2, seed=1)
+    for row in before.rows:
+        del row["case"]["saturated"]
+    assert verdicts(before, after) == {"slower"}
+
+
 def test_compare_says_where_rounds_are_too_few() -> None:
     before, after = make_results(rounds=3), make_results(1.5, rounds=3, seed=1)
     assert verdicts(before, after) == {"too few rounds"}

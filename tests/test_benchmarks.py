@@ -154,6 +154,23 @@ def test_data_are_the_same_in_every_process_and_mode() -> None:
     assert all(not one.x[length:, row].any() for row, length in enumerate(one.lengths))
 
 
+def test_saturated_data_differ_from_plain_ones_where_they_say() -> None:
+    case = Case(T=4, N=3, D=2, H=5, bidirectional=True, dtype="bfloat16")
+    plain = make_data(case)
+    large = make_data(replace(case, saturated="inputs"))
+    assert np.array_equal(large.x[:, :, 0], rounded(plain.x[:, :, 0] * 1e5, "bfloat16"))
+    assert np.array_equal(large.x[:, :, 1], plain.x[:, :, 1])
+    assert all(np.array_equal(large.weights[k], plain.weights[k]) for k in plain.weights)
+    closed = make_data(replace(case, saturated="-60"))
+    assert np.array_equal(closed.x, plain.x)
+    for name, weight in closed.weights.items():
+        kept = 5 if name.startswith("bias_ih") else 0
+        assert (weight[:kept] == -60).all()
+        assert np.array_equal(weight[kept:], plain.weights[name][kept:])
+    with pytest.raises(CaseError, match="saturated must be one of inputs, -60, -1e4, got 3"):
+        Case(saturated="3")
+
+
 def test_find_fault() -> None:
     truth = {"y": np.zeros((2, 3)), "h_n": np.zeros(3)}
     allowed = budgets({"y": np.full((2, 3), 1e-3), "h_n": np.zeros(3)}, truth, "float32")

@@ -54,7 +54,8 @@ LSTM_HOST_DEVICE CellGradient<V> lstm_cell_backward(const Gates<V>& gates, V c, 
   const V dc_total = Math::multiply_add(dh * gates.o, (1 - tanh_c) * (1 + tanh_c), dc);
   CellGradient<V> grad;
   grad.gates.i = dc_total * gates.g * gates.i * (1 - gates.i);
-  grad.gates.f = dc_total * c_prev * gates.f * (1 - gates.f);
+  // NOTE: c_prev·f first: dc·c_prev may overflow where f is 0, and infinity times 0 is NaN.
+  grad.gates.f = dc_total * (c_prev * gates.f) * (1 - gates.f);
   grad.gates.g = dc_total * gates.i * ((1 - gates.g) * (1 + gates.g));
   grad.gates.o = dh * tanh_c * gates.o * (1 - gates.o);
   grad.c_prev = dc_total * gates.f;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // exp, sigmoid and tanh on vectors: σ within 2.5 ulp and tanh within 1.5 of the exact value
-// (measured by tests/cpp/math_test.cpp); torch's own σ: 2. NaN stays NaN. Below
-// -88 (float) or -709 (double) σ stays at a number just under the smallest normal one.
+// (measured by tests/cpp/math_test.cpp); torch's own σ: 2. NaN stays NaN. Where exp overflows,
+// below -88.72 (float) or -709.78 (double), σ is 0: a closed gate lets nothing through, however
+// large. Above that to -87.34 or -708.4 σ is a denormal number; 0 where these are flushed.
 //
 // exp takes the usual reduction y = n·ln2 + r, |r| ≤ ln2/2, so that exp(y) = 2^n·exp(r).
 
@@ -16,9 +17,9 @@ struct ExpConstants<float> {
   static constexpr float kLog2E = 0x1.715476p0f;
   static constexpr float kLn2High = 0x1.62e400p-1f;  // 15 bits: n·kLn2High is exact
   static constexpr float kLn2Low = 0x1.7f7d1cp-20f;
-  // 2^n stays a normal number, so that s and s·p neither overflow nor flush.
-  static constexpr float kMax = 88.0f;
-  static constexpr float kMin = -87.0f;
+  // exp(kMax) is infinite and its half is not. Below kMin 1 + exp is 1.
+  static constexpr float kMax = 89.0f;
+  static constexpr float kMin = -30.0f;
 };
 
 template <>
@@ -29,8 +30,8 @@ struct ExpConstants<double> {
   static constexpr double kLog2E = 0x1.71547652b82fep0;
   static constexpr double kLn2High = 0x1.62e42fee00000p-1;  // 32 bits
   static constexpr double kLn2Low = 0x1.a39ef35793c76p-33;
-  static constexpr double kMax = 709.0;
-  static constexpr double kMin = -708.0;
+  static constexpr double kMax = 710.0;
+  static constexpr double kMin = -60.0;
 };
 
 // exp(r) - 1 = r + r²·(1/2! + r/3! + …): the Taylor series is as good as a minimax polynomial of
@@ -90,8 +91,11 @@ LSTM_INLINE VecD tanh_polynomial(VecD z) {
   return multiply_add(q, z, broadcast(-0x1.5555555555555p-2));
 }
 
+// 1 + exp(y).
+// NOTE: half of exp(y) is doubled at the end, where it becomes infinite if it must. 2^n would be so
+// before, and infinity times a negative exp(r) - 1, plus infinity, is NaN.
 template <typename V>
-LSTM_INLINE V exponential(V y) {
+LSTM_INLINE V one_plus_exp(V y) {
   using T = Element<V>;
   using C = ExpConstants<T>;
   // NOTE: the comparisons are false for NaN, which passes through.
@@ -102,9 +106,10 @@ LSTM_INLINE V exponential(V y) {
   const V rest = multiply_add(n, broadcast(-C::kLn2High), y);
   const V r = multiply_add(n, broadcast(-C::kLn2Low), rest);
   // The low bits of `shifted` are n in two's complement; those of kMagic are zero.
-  const V scale =
-      bit_cast<V>((bit_cast<Integers<T>>(shifted) + C::kExponentBias) << C::kMantissaBits);
-  return multiply_add(scale, exp_polynomial(r), scale);
+  const V half_scale =
+      bit_cast<V>((bit_cast<Integers<T>>(shifted) + (C::kExponentBias - 1)) << C::kMantissaBits);
+  const V half = multiply_add(half_scale, exp_polynomial(r), half_scale);
+  return multiply_add(half, broadcast(T(2)), broadcast(T(1)));
 }
 
 // σ and tanh in the form that common/lstm_cell.h takes.
@@ -116,7 +121,7 @@ struct VectorMath {
 
   template <typename V>
   LSTM_INLINE V sigmoid(V x) {
-    return 1 / (1 + exponential(-x));
+    return 1 / one_plus_exp(-x);
   }
 
   template <typename V>
@@ -126,7 +131,7 @@ struct VectorMath {
     const Bits sign_bit = bit_cast<Bits>(broadcast(T(-0.0)));
     const Bits sign = bit_cast<Bits>(x) & sign_bit;
     const V magnitude = bit_cast<V>(bit_cast<Bits>(x) & ~sign_bit);
-    const V far = 1 - 2 / (exponential(2 * magnitude) + 1);
+    const V far = 1 - 2 / one_plus_exp(2 * magnitude);
     const V z = x * x;
     const V near = multiply_add(magnitude * z, tanh_polynomial(z), magnitude);
     const V result = magnitude <= T(kTanhBound) ? near : far;

@@ -95,6 +95,7 @@ void Packer::add(Item item, int64_t panels) {
 }
 
 void Packer::run(const Parallel& parallel) const {
+  if (items_.empty()) return;
   int64_t bytes = 0;
   for (const Item& item : items_) bytes += item.bytes;
   const int64_t shares = std::clamp<int64_t>(bytes / kMinPackedBytes, 1, parallel.threads);

@@ -8,6 +8,8 @@
 #include <memory>
 #include <mutex>
 
+#include "cpu/flush_denormals.h"
+
 namespace lstm_fused::cpu {
 
 // A thread pool: calls body(begin, end, context) for disjoint ranges that cover [0, n), on any
@@ -18,14 +20,16 @@ struct Parallel {
   int threads = 1;
   For run = nullptr;
 
-  // Calls function(i) for every i in [0, n).
+  // Calls function(i) for every i in [0, n), denormal numbers being flushed to zero meanwhile;
+  // hence the function must not call for_each of a pool with threads (see FlushDenormals).
   template <typename Function>
   void for_each(int64_t n, const Function& function) const {
     const auto body = [](int64_t begin, int64_t end, void* context) {
+      const FlushDenormals flush;
       for (int64_t i = begin; i < end; ++i) (*static_cast<const Function*>(context))(i);
     };
     if (n == 1 || threads == 1) {
-      for (int64_t i = 0; i < n; ++i) function(i);
+      body(0, n, const_cast<Function*>(&function));
     } else {
       run(n, body, const_cast<Function*>(&function));
     }

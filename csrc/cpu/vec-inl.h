@@ -204,11 +204,13 @@ LSTM_INLINE VecF widen_fp16(VecH h) {
   const VecU bits = __builtin_convertvector(h, VecU);
   const VecU sign = (bits & 0x8000u) << 16;
   const VecU magnitude = (bits & 0x7FFFu) << 13;
-  // 2^112 moves the exponent bias from 15 to 127, and makes subnormals normal.
-  const VecF scaled = bit_cast<VecF>(magnitude) * 0x1p112f;
-  const VecU finite = bit_cast<VecU>(scaled);
+  const VecU normal = magnitude + 0x38000000u;  // moves the exponent bias from 15 to 127
+  // Subnormal: the mantissa of 0.5 counts in units of 2^-24.
+  const VecU subnormal = bit_cast<VecU>(bit_cast<VecF>((bits & 0x03FFu) | 0x3F000000u) - 0.5f);
   const VecU special = magnitude | 0x7F800000u;  // inf and NaN
-  return bit_cast<VecF>(sign | ((bits & 0x7FFFu) >= 0x7C00u ? special : finite));
+  VecU out = magnitude < 0x00800000u ? subnormal : normal;
+  out = magnitude >= 0x0F800000u ? special : out;
+  return bit_cast<VecF>(sign | out);
 }
 LSTM_INLINE VecH narrow_fp16(VecF f) {
   const VecU bits = bit_cast<VecU>(f);

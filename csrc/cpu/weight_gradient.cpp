@@ -169,11 +169,15 @@ void weight_gradient(const WeightGradientArgs& args, Isa isa, const Parallel& pa
 void sample_weight_gradients(const WeightGradientArgs& args, int64_t samples,
                              const int64_t* first_row, Isa isa, const Parallel& parallel) {
   const Parallel threads = work_of(args) < kMinParallelWork ? Parallel{} : parallel;
+  const auto add_sample = [&](int64_t sample, const Parallel& within) {
+    weight_gradient(args_of_sample(args, sample, first_row), isa, within);
+  };
   // Samples side by side; or, of few, one after the other by all threads.
-  const bool few = samples < threads.threads;
-  (few ? Parallel{} : threads).for_each(samples, [&](int64_t sample) {
-    weight_gradient(args_of_sample(args, sample, first_row), isa, few ? threads : Parallel{});
-  });
+  if (samples < threads.threads) {
+    for (int64_t sample = 0; sample < samples; ++sample) add_sample(sample, threads);
+  } else {
+    threads.for_each(samples, [&](int64_t sample) { add_sample(sample, Parallel{}); });
+  }
 }
 
 }  // namespace lstm_fused::cpu

@@ -4,12 +4,14 @@
 #include <cmath>
 #include <cstdio>
 #include <limits>
+#include <optional>
 #include <random>
 #include <vector>
 
 #include "arrays.h"
 #include "check.h"
 #include "cpu/cpu_features.h"
+#include "cpu/flush_denormals.h"
 
 namespace lstm_fused::test {
 namespace {
@@ -19,16 +21,30 @@ using cpu::KernelTable;
 
 // csrc/cpu/math-inl.h promises these.
 constexpr double kMaxSigmoidUlp = 2.5, kMaxTanhUlp = 1.5;
+template <typename T>
+constexpr T kSigmoidZero = sizeof(T) == 8 ? T(-709.7827128934) : T(-88.72284);  // 0 from here
+
+// Whether denormal numbers are flushed to zero while a kernel runs, as Parallel has it.
+enum class Denormals { kKept, kFlushed };
+
+class Mode {
+ public:
+  explicit Mode(Denormals denormals) {
+    if (denormals == Denormals::kFlushed) flush_.emplace();
+  }
+
+ private:
+  std::optional<cpu::FlushDenormals> flush_;
+};
 
 template <typename T>
 constexpr DType kDTypeOf = sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32;
 
 // ---- σ and tanh
-// ----------------------------------------------------------------------------------
 
 // The four gates of one row without products, whose pre-activations are all x: [4][n].
 template <typename T>
-std::vector<T> activate(const KernelTable& table, const std::vector<T>& x) {
+std::vector<T> activate(const KernelTable& table, const std::vector<T>& x, Denormals denormals) {
   const int64_t n = static_cast<int64_t>(x.size()), width = table.vector_width;
   const int64_t panels = (n + width - 1) / width;
   std::vector<T> bias(panels * width * kGates), c(n, 0), h(n), gates(kGates * n);
@@ -45,15 +61,18 @@ std::vector<T> activate(const KernelTable& table, const std::vector<T>& x) {
   step.c = c.data();
   step.h = {h.data(), n, nullptr};
   step.gates = {gates.data(), kGates * n, nullptr};
+  const Mode mode(denormals);
   table.forward_step(step);
   return gates;
 }
 
 // tanh(x) as the backward has it: from cells, with open output gates.
 template <typename T>
-std::vector<T> tanh_of_cells(const KernelTable& table, const std::vector<T>& x) {
+std::vector<T> tanh_of_cells(const KernelTable& table, const std::vector<T>& x,
+                             Denormals denormals) {
   const int64_t n = static_cast<int64_t>(x.size());
   std::vector<T> gates(kGates * n, 1), out(n);
+  const Mode mode(denormals);
   table.unprojected_output(gates.data(), x.data(), 1, n, out.data());
   return out;
 }
@@ -77,20 +96,24 @@ struct Worst {
 template <typename T>
 void check_activations(const KernelTable& table, const std::vector<T>& x,
                        const std::vector<long double>& sigmoids,
-                       const std::vector<long double>& tanhs, Worst& worst) {
-  const std::vector<T> gates = activate(table, x), cell_tanhs = tanh_of_cells(table, x);
+                       const std::vector<long double>& tanhs, Denormals denormals, Worst& worst) {
+  const std::vector<T> gates = activate(table, x, denormals);
+  const std::vector<T> cell_tanhs = tanh_of_cells(table, x, denormals);
   const size_t n = x.size();
   for (size_t i = 0; i < n; ++i) {
-    double sigmoid_error = 0;
-    if (std::fabs(sigmoids[i]) < std::numeric_limits<T>::min()) {
-      // Below the normal numbers σ saturates.
-      CHECK_LE(0, gates[i]);
-      CHECK_LE(gates[i], std::numeric_limits<T>::min());
-    } else {
-      sigmoid_error = ulp_error(gates[i], sigmoids[i]);
+    // Denormal numbers are 0 where they are flushed: arguments, which are their own tanh, and σ of
+    // a gate that is not closed yet, whose error may take it across the bound.
+    const auto flushes = [&](long double value) {
+      return denormals == Denormals::kFlushed && std::fabs(value) < std::numeric_limits<T>::min();
+    };
+    const bool flushed = flushes(x[i]);
+    double sigmoid_error = ulp_error(gates[i], x[i] <= kSigmoidZero<T> ? 0 : sigmoids[i]);
+    if (flushes(sigmoids[i] * (1 - 1e-6L))) {
+      CHECK(!flushes(gates[i]) || gates[i] == 0);
+      sigmoid_error = std::min(sigmoid_error, ulp_error(gates[i], 0));
     }
-    const double tanh_error = ulp_error(gates[kCellGate * n + i], tanhs[i]);
-    const double cell_error = ulp_error(cell_tanhs[i], tanhs[i]);
+    const double tanh_error = ulp_error(gates[kCellGate * n + i], flushed ? 0 : tanhs[i]);
+    const double cell_error = ulp_error(cell_tanhs[i], flushed ? 0 : tanhs[i]);
     if (sigmoid_error > kMaxSigmoidUlp || std::max(tanh_error, cell_error) > kMaxTanhUlp) {
       const Scope scope("x = ", x[i]);
       CHECK_LE(sigmoid_error, kMaxSigmoidUlp);
@@ -129,6 +152,11 @@ std::vector<T> sweep() {
   for (double worst : {-0x1.0a2bd8p+4, 0x1.41b1cap-1, -0x1.25e9f1147309ap+5, 0x1.4204270f5bf7p-1}) {
     x.push_back(static_cast<T>(worst));
   }
+  // Where a gate closes, the last denormal σ, and where 2^n changes on the way there.
+  for (const T bound : {kSigmoidZero<T>, T(-87.3365), T(-88.376), T(-103.98), T(-708.396),
+                        T(-709.436), T(-745.2)}) {
+    for (int i = -2000; i <= 2000; ++i) x.push_back(bound + i * T(0x1p-12));
+  }
   std::mt19937_64 random(1);
   constexpr int kExponents = Limits::max_exponent - Limits::min_exponent + Limits::digits;
   for (int i = 0; i < 150000; ++i) {
@@ -146,7 +174,7 @@ std::vector<T> sweep() {
 }
 
 template <typename T>
-void test_activations() {
+void test_activations(Denormals denormals) {
   const std::vector<T> all = sweep<T>();
   std::vector<Worst> worst(cpu::available_isas().size());
   constexpr size_t kChunk = 4099;  // not a multiple of any vector
@@ -160,7 +188,8 @@ void test_activations() {
     size_t i = 0;
     for (Isa isa : cpu::available_isas()) {
       const Scope scope(cpu::isa_name(isa), ", ", dtype_name(kDTypeOf<T>));
-      check_activations(cpu::kernel_table(isa, kDTypeOf<T>), x, sigmoids, tanhs, worst[i++]);
+      check_activations(cpu::kernel_table(isa, kDTypeOf<T>), x, sigmoids, tanhs, denormals,
+                        worst[i++]);
     }
   }
   size_t i = 0;
@@ -173,13 +202,13 @@ void test_activations() {
 }
 
 // ---- Conversions
-// ---------------------------------------------------------------------------------
 
 using Convert = void (*)(const void* source, int64_t n, void* out);
 
 template <typename From, typename To>
-std::vector<To> converted(Convert convert, const std::vector<From>& from) {
+std::vector<To> converted(Convert convert, const std::vector<From>& from, Denormals denormals) {
   std::vector<To> out(from.size());
+  const Mode mode(denormals);
   convert(from.data(), static_cast<int64_t>(from.size()), out.data());
   return out;
 }
@@ -192,9 +221,9 @@ std::vector<uint16_t> all_16_bit_values() {
   return values;
 }
 
-void check_widening(DType dtype, Convert convert) {
+void check_widening(DType dtype, Convert convert, Denormals denormals) {
   const std::vector<uint16_t> from = all_16_bit_values();
-  const std::vector<float> got = converted<uint16_t, float>(convert, from);
+  const std::vector<float> got = converted<uint16_t, float>(convert, from, denormals);
   for (size_t i = 0; i < from.size(); ++i) {
     const double wanted = widen(dtype, from[i]);
     if (std::isnan(wanted)) {
@@ -240,9 +269,9 @@ std::vector<float> floats_to_narrow(DType dtype) {
   return values;
 }
 
-void check_narrowing(DType dtype, Convert convert) {
+void check_narrowing(DType dtype, Convert convert, Denormals denormals) {
   const std::vector<float> from = floats_to_narrow(dtype);
-  const std::vector<uint16_t> got = converted<float, uint16_t>(convert, from);
+  const std::vector<uint16_t> got = converted<float, uint16_t>(convert, from, denormals);
   const int quiet = 1 << (format_of(dtype).mantissa_bits - 1);
   for (size_t i = 0; i < from.size(); ++i) {
     if (std::isnan(from[i])) {
@@ -319,8 +348,10 @@ void test_conversions() {
       check_lengths(dtype, table);
       check_state(dtype, table);
       if (dtype_size(dtype) > 2) continue;
-      check_widening(dtype, table.storage_to_accumulator);
-      check_narrowing(dtype, table.accumulator_to_storage);
+      for (Denormals denormals : {Denormals::kKept, Denormals::kFlushed}) {
+        check_widening(dtype, table.storage_to_accumulator, denormals);
+        check_narrowing(dtype, table.accumulator_to_storage, denormals);
+      }
       check_round_trip(dtype, table);
     }
   }
@@ -358,9 +389,12 @@ void test_scalar_conversions() {
 }  // namespace lstm_fused::test
 
 int main() {
-  lstm_fused::test::test_scalar_conversions();
-  lstm_fused::test::test_conversions();
-  lstm_fused::test::test_activations<float>();
-  lstm_fused::test::test_activations<double>();
-  return lstm_fused::test::finish();
+  using namespace lstm_fused::test;
+  test_scalar_conversions();
+  test_conversions();
+  for (auto denormals : {Denormals::kKept, Denormals::kFlushed}) {
+    test_activations<float>(denormals);
+    test_activations<double>(denormals);
+  }
+  return finish();
 }

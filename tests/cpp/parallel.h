@@ -3,25 +3,43 @@
 #pragma once
 
 #include <chrono>
+#include <cstring>
 #include <functional>
 #include <thread>
 #include <vector>
 
+#include "check.h"
 #include "cpu/team.h"
 
 namespace lstm_fused::test {
 
 using cpu::Parallel;
 
+// Whether this thread computes with denormal numbers, or flushes them.
+inline bool keeps_denormals() {
+  const volatile float small = 0x1p-120f, factor = 0x1p-20f;
+  const float product = small * factor;
+  int32_t bits;
+  std::memcpy(&bits, &product, sizeof(bits));
+  return bits != 0;
+}
+
 // All of [0, n) in one call on the caller's thread.
-inline void run_at_once(int64_t n, Parallel::Body body, void* context) { body(0, n, context); }
+// NOTE: every pool checks its caller: threads that it starts would flush denormals as that one
+// does.
+inline void run_at_once(int64_t n, Parallel::Body body, void* context) {
+  CHECK(keeps_denormals());
+  body(0, n, context);
+}
 
 inline void run_in_reverse(int64_t n, Parallel::Body body, void* context) {
+  CHECK(keeps_denormals());
   for (int64_t i = n; i-- > 0;) body(i, i + 1, context);
 }
 
 // A thread for each index, which ends before the next begins.
 inline void run_in_turn(int64_t n, Parallel::Body body, void* context) {
+  CHECK(keeps_denormals());
   for (int64_t i = 0; i < n; ++i) std::thread(body, i, i + 1, context).join();
 }
 
@@ -29,6 +47,7 @@ inline void run_in_turn(int64_t n, Parallel::Body body, void* context) {
 // or done. The caller's is thread 0, as in torch's pool.
 template <int kThreads>
 void run_in_threads(int64_t n, Parallel::Body body, void* context, int late) {
+  CHECK(keeps_denormals());
   const auto work = [&](int thread) {
     if (thread == late) std::this_thread::sleep_for(std::chrono::microseconds(300));
     const int64_t begin = n * thread / kThreads, end = n * (thread + 1) / kThreads;

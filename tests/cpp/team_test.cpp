@@ -181,6 +181,29 @@ void check_for_each(const Pool& pool) {
   }
 }
 
+// Denormal numbers are flushed in the loop's functions and nowhere else, whoever calls them and
+// however they end.
+void check_denormals(const Pool& pool, bool throws) {
+  const Scope scope(pool.name);
+  const auto body = [&](int64_t i) {
+    CHECK(!keeps_denormals());
+    Parallel{}.for_each(1, [](int64_t) { CHECK(!keeps_denormals()); });
+    CHECK(!keeps_denormals());
+    if (throws && i == 2) throw i;
+  };
+  for (int64_t n : {1, 5}) {
+    try {
+      pool.parallel.for_each(n, body);
+    } catch (int64_t) {
+    }
+    CHECK(keeps_denormals());
+  }
+  // Who flushes them on its own account goes on doing so.
+  const cpu::FlushDenormals mine;
+  Parallel{}.for_each(5, [](int64_t) {});
+  CHECK(!keeps_denormals());
+}
+
 }  // namespace
 }  // namespace lstm_fused::test
 
@@ -194,8 +217,10 @@ int main() {
   for (const auto& pools : {serial_pools(), threaded_pools()}) {
     for (const Pool& pool : pools) {
       check_for_each(pool);
+      check_denormals(pool, /*throws=*/false);
       check_teams(pool);
     }
   }
+  for (const Pool& pool : serial_pools()) check_denormals(pool, /*throws=*/true);
   return finish();
 }
