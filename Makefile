@@ -71,7 +71,8 @@ ctest: $(REQUIREMENTS)
 # every torch >= 2.11 (it keeps to the stable ABI); a second build in this tree would replace it. The
 # code of csrc/torch is compiled against that version's headers too, in a build directory of its own,
 # for those who build there. An environment takes some 5 GB: PyPI's torch is a CUDA build, which does
-# not load without its libraries; what could be left out comes to a sixth.
+# not load without its libraries; what could be left out comes to a sixth. Inductor's cache is each
+# version's own: two versions give their precompiled headers one name, and break each other's build.
 test-versions: $(VERSIONS:%=test-version-%)
 
 VERSION_VENV = .venv-torch-$*
@@ -96,7 +97,8 @@ $(VERSIONS:%=test-version-%): test-version-%: setup .venv-torch-%/.lstm_fused-re
 		-DLSTM_TORCH_INCLUDE_DIR=$$torch/include -DLSTM_TORCH_LIB_DIR=$$torch/lib
 	$(BIN)/cmake --build $(VERSION_BUILD) $(if $(MAX_JOBS),--parallel $(MAX_JOBS)) \
 		--target lstm_fused_torch CMakeFiles/_C.dir/csrc/torch/module.cpp.o
-	PYTHONPATH=$(CURDIR) $(VERSION_PYTHON) -m pytest $(PYTEST) $(VERSION_TESTS)
+	PYTHONPATH=$(CURDIR) TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/$(VERSION_BUILD)/inductor \
+		$(VERSION_PYTHON) -m pytest $(PYTEST) $(VERSION_TESTS)
 
 lint: $(REQUIREMENTS)
 	$(BIN)/ruff check
