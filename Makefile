@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# make setup | test | lint | format | demo | bench | cuda-report | gpu | clean
+# make setup | test | test-versions | lint | format | demo | bench | cuda-report | gpu | clean
 #
 #   BENCH   arguments of 'make bench', as BENCH="--suite step --quick"
 #   GPU     arguments of 'make gpu', as GPU="--quick"
 #   PYTEST  arguments of pytest in 'make test'; by default those that spread it over the processors
 #   PYTHON  the interpreter that the virtual environment is made with; the one that runs 'make gpu'
 #   VENV    the virtual environment; an existing one is used as it is, and completed
+#   VERSIONS  the versions of torch that 'make test-versions' tests, as VERSIONS=2.11.0
 PYTEST ?= -n auto --maxprocesses 8 --dist worksteal
 PYTHON ?= python3
 VENV ?= .venv
+VERSIONS ?= 2.11.0 2.14.1
 
 BIN := $(abspath $(VENV))/bin
 # Stamps: newer than their inputs once the environment matches these.
@@ -21,7 +23,7 @@ BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc)
 SANITIZE_BUILD := build/sanitize
 DEMOS := classify_digits generate_text forecast_series
 
-.PHONY: setup system-packages test ctest lint format demo bench cuda-report gpu clean force
+.PHONY: setup system-packages test test-versions $(VERSIONS:%=test-version-%) ctest lint format demo bench cuda-report gpu clean force
 
 setup: $(INSTALLED)
 
@@ -63,6 +65,40 @@ ctest: $(REQUIREMENTS)
 		-DLSTM_BUILD_TESTS=ON -DLSTM_SANITIZE=ON
 	$(BIN)/cmake --build $(SANITIZE_BUILD) $(if $(MAX_JOBS),--parallel $(MAX_JOBS))
 	$(BIN)/ctest --test-dir $(SANITIZE_BUILD) --output-on-failure --no-tests=error --parallel 2
+
+# The oldest torch that is declared and the newest, each in an environment of its own, kept between
+# runs. What is tested there is the module that 'make setup' has built, since one binary is to serve
+# every torch >= 2.11 (it keeps to the stable ABI); a second build in this tree would replace it. The
+# code of csrc/torch is compiled against that version's headers too, in a build directory of its own,
+# for those who build there. An environment takes some 5 GB: PyPI's torch is a CUDA build, which does
+# not load without its libraries; what could be left out comes to a sixth. Inductor's cache is each
+# version's own: two versions give their precompiled headers one name, and break each other's build.
+test-versions: $(VERSIONS:%=test-version-%)
+
+VERSION_VENV = .venv-torch-$*
+VERSION_PYTHON = $(VERSION_VENV)/bin/python
+.venv-torch-%/.lstm_fused-requirements: requirements-versions.txt | $(BIN)/python
+	$(BIN)/python -m venv $(VERSION_VENV)
+	$(VERSION_PYTHON) -m pip install --disable-pip-version-check -q torch==$* \
+		-r requirements-versions.txt
+	touch $@
+
+# Left out: numbers, which are the kernels' own whatever the torch; CUDA; benchmarks; and the tests of
+# packages that the environments do not hold.
+VERSION_TESTS := $(filter-out $(addprefix tests/test_,$(addsuffix .py,parity pieces random reference \
+	cuda% gpu% benchmark% onnx opacus integrations)),$(sort $(wildcard tests/test_*.py)))
+VERSION_BUILD = build/torch-$*
+
+$(VERSIONS:%=test-version-%): test-version-%: setup .venv-torch-%/.lstm_fused-requirements
+	torch=$$(echo $(CURDIR)/$(VERSION_VENV)/lib/python3*/site-packages/torch) && \
+	$(BIN)/cmake -S . -B $(VERSION_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
+		-DLSTM_BUILD_PYTHON=ON -DPython_EXECUTABLE=$(BIN)/python \
+		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" \
+		-DLSTM_TORCH_INCLUDE_DIR=$$torch/include -DLSTM_TORCH_LIB_DIR=$$torch/lib
+	$(BIN)/cmake --build $(VERSION_BUILD) $(if $(MAX_JOBS),--parallel $(MAX_JOBS)) \
+		--target lstm_fused_torch CMakeFiles/_C.dir/csrc/torch/module.cpp.o
+	PYTHONPATH=$(CURDIR) TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/$(VERSION_BUILD)/inductor \
+		$(VERSION_PYTHON) -m pytest $(PYTEST) $(VERSION_TESTS)
 
 lint: $(REQUIREMENTS)
 	$(BIN)/ruff check

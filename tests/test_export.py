@@ -126,6 +126,8 @@ def test_aot_inductor_from_python_and_from_cpp(tmp_path: Path) -> None:
         [cmake, "--build", build],
     ):
         done = subprocess.run(command, capture_output=True, text=True)
+        if "PyTorch: CUDA cannot be found" in done.stderr:
+            pytest.skip("the CMake package of a CUDA build of torch needs the CUDA toolkit")
         assert done.returncode == 0, done.stdout + done.stderr
     for sizes in ((20, 4), (7, 9)):
         command = [str(build / "run_lstm"), path, *map(str, (*sizes, example.INPUT_SIZE))]
