@@ -193,9 +193,11 @@ def from_onnx(
         bias=has_bias,
         batch_first=batch_first,
         bidirectional=directions == 2,
+        device=first.device,
         dtype=first.dtype,
     )
-    gates = torch.cat([torch.arange(hidden_size) + k * hidden_size for k in _FROM_ONNX])
+    unit = torch.arange(hidden_size, device=first.device)
+    gates = torch.cat([unit + k * hidden_size for k in _FROM_ONNX])
     state: dict[str, Tensor] = {}
     for layer, (w, r, b) in enumerate(tensors):
         for d in range(directions):
@@ -224,7 +226,7 @@ def _to_tensor(value: Any) -> Tensor:
         from onnx import numpy_helper
 
         value = numpy_helper.to_array(value)
-    return torch.tensor(value)
+    return torch.tensor(value, device="cpu")
 
 
 def _settings(node: Any) -> tuple[int, str, bool]:
