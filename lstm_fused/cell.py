@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lstm_fused._autocast import result_dtypes
 from lstm_fused._direct import can_run_directly, run_directly
 from lstm_fused._share import share_state
 from lstm_fused._weights import weights_of
@@ -84,8 +85,10 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
 
         states = (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
         _, h, c, _ = lstm_stack(input.unsqueeze(0), states, self._weights())
-        # NOTE: under autocast nn.LSTMCell's states keep their dtype, and so do ours.
-        h, c = h.squeeze(0).to(hx[0].dtype), c.squeeze(0).to(hx[1].dtype)
+        h, c = h.squeeze(0), c.squeeze(0)
+        dtypes = result_dtypes(input, hx[1], cell=True)
+        if dtypes is not None:
+            h, c = h.to(dtypes[0]), c.to(dtypes[1])
         return (h, c) if is_batched else (h.squeeze(0), c.squeeze(0))
 
     def _weights(self) -> list[Tensor]:
