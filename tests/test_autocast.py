@@ -10,10 +10,11 @@ import torch
 from conftest import D, H
 from kit.numeric import assert_within_budget
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import lstm_fused
-from lstm_fused import FusedLSTM, _native
+from lstm_fused import FusedLSTM, _autocast, _native
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
@@ -183,3 +184,13 @@ def test_compiled_results_have_the_same_dtypes() -> None:
     for mine, eager in zip(*map(torch.utils._pytree.tree_leaves, (results, expected)), strict=True):
         assert mine.dtype == F32
         assert torch.equal(mine, eager)
+
+
+def test_other_devices_give_autocasts_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As nn.LSTM does there: cuDNN's layers, and cells by autocast's list, cast all they get."""
+    monkeypatch.setattr(_autocast, "is_autocast_enabled", lambda device: True)
+    with FakeTensorMode():
+        x, c_0 = torch.empty(6, 4, D, device="cuda"), torch.empty(1, 4, H, device="cuda")
+        for options in ({}, {"packed": True}, {"projected": True}, {"cell": True}):
+            assert _autocast.result_dtypes(x, c_0, **options) == (F16, F16)
+        assert _autocast.result_dtypes(x.double(), c_0.double()) == (torch.float64,) * 2
