@@ -1,5 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Autocast: cast on the way in, and out of its sight from there on."""
+"""Autocast: cast on the way in, out of its sight from there on, and results of nn.LSTM's dtypes.
+
+Layers compute in autocast's dtype (float64 stays). Their results are what nn.LSTM's are, which
+depends on the kernels that it takes: fused ones cast everything, others keep a wider state.
+
+    on the CPU                                        y, h_n         c_n, every c_t
+    padded, input of float32 or bfloat16 (oneDNN)     autocast's     autocast's
+    padded, input of float16; a PackedSequence        wider          wider
+    with proj_size                                    autocast's     wider
+    FusedLSTMCell                                     wider          wider
+    on other devices (cuDNN), all                     autocast's     autocast's
+
+wider: the dtype to which autocast's and c_0's promote; without c_0, autocast's and input's. Values
+have the precision of autocast's dtype all the same.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +51,27 @@ def cast_for_autocast(
         return tensor.to(compute_dtype(tensor))
 
     return cast(input), (cast(hx[0]), cast(hx[1])), [cast(w) for w in weights]
+
+
+def result_dtypes(
+    input: Tensor, c_0: Tensor, *, packed: bool = False, projected: bool = False, cell: bool = False
+) -> tuple[torch.dtype, torch.dtype] | None:
+    """Dtypes of y and h_n, and of c_n and every c_t, by the table above; None where autocast is
+    off.
+
+    Args:
+        input, c_0: as the caller gave them.
+    """
+    if not is_autocast_enabled(input.device):
+        return None
+    own = compute_dtype(input)
+    if input.device.type != "cpu":
+        return own, own
+    is_one_dnn = input.dtype in (torch.float32, torch.bfloat16) and not (
+        packed or projected or cell
+    )
+    wider = own if is_one_dnn else torch.promote_types(own, c_0.dtype)
+    return own if projected else wider, wider
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:

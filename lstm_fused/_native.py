@@ -21,6 +21,7 @@ from lstm_fused._batching import (
     weight_gradients_of_samples,
 )
 from lstm_fused._checks import check_layer, check_saved
+from lstm_fused._flops import register_flop_formulas
 
 GATES = 4
 
@@ -303,3 +304,4 @@ if compiled is not None:
     torch.library.register_vmap(
         "lstm_fused::lstm_gate_gradients", partial(vmap_one_by_one, lstm_gate_gradients_op)
     )
+    register_flop_formulas()

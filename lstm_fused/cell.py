@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lstm_fused._autocast import is_autocast_enabled
+from lstm_fused._autocast import is_autocast_enabled, result_dtypes
 from lstm_fused._checks import check_tensors
 from lstm_fused._direct import can_run_directly, run_cell_directly
 from lstm_fused._share import share_state
@@ -75,8 +75,10 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
             hx = (zeros, zeros)
         states = (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
         _, h, c, _ = lstm_stack(input.unsqueeze(0), states, self._weights())
-        # NOTE: under autocast nn.LSTMCell's states keep their dtype, and so do ours.
-        h, c = h.squeeze(0).to(hx[0].dtype), c.squeeze(0).to(hx[1].dtype)
+        h, c = h.squeeze(0), c.squeeze(0)
+        dtypes = result_dtypes(input, hx[1], cell=True)
+        if dtypes is not None:
+            h, c = h.to(dtypes[0]), c.to(dtypes[1])
         if not is_batched:
             h, c = h.squeeze(0), c.squeeze(0)
         # Copies, since a view cannot be detached in place, which loops over a cell do.

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lstm_fused import _checks, _native
-from lstm_fused._autocast import cast_for_autocast
+from lstm_fused._autocast import cast_for_autocast, result_dtypes
 from lstm_fused.autograd import lstm_layer
 from lstm_fused.packing import (
     pack_rows,
@@ -112,6 +112,10 @@ def lstm_stack(
     recompute: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """:func:`lstm` for a module, whose constructor has checked the counts that `lstm` checks."""
+    per_layer, directions = len(weights) // num_layers, 2 if bidirectional else 1
+    dtypes = result_dtypes(
+        input, hx[1], packed=batch_sizes is not None, projected=per_layer // directions in (3, 5)
+    )
     input, hx, weights = cast_for_autocast(input, hx, weights)
     _checks.check_tensors(input, hx, weights)
     time_dim = 1 if batch_first and batch_sizes is None else 0
@@ -137,8 +141,6 @@ def lstm_stack(
         input = pad_rows(input, positions, batch_sizes.numel(), batch)
         batch_sizes = None
     h_0, c_0 = hx
-    directions = 2 if bidirectional else 1
-    per_layer = len(weights) // num_layers
     final_h: list[Tensor] = []
     final_c: list[Tensor] = []
     cell_states: Tensor | None = None
@@ -176,4 +178,9 @@ def lstm_stack(
             cell_states = cell_states.transpose(0, 1)
     h_n = final_h[0] if num_layers == 1 else torch.cat(final_h)
     c_n = final_c[0] if num_layers == 1 else torch.cat(final_c)
-    return y, h_n, c_n, cell_states if return_cell_states else None
+    if not return_cell_states:
+        cell_states = None
+    if dtypes is not None:
+        y, h_n, c_n = y.to(dtypes[0]), h_n.to(dtypes[0]), c_n.to(dtypes[1])
+        cell_states = None if cell_states is None else cell_states.to(dtypes[1])
+    return y, h_n, c_n, cell_states

@@ -3,26 +3,27 @@
 
 >>> torch.onnx.export(model, (x,), "model.onnx", dynamo=True,
 ...                   custom_translation_table=lstm_fused.onnx.translation_table())
->>> lstm = lstm_fused.from_onnx(node, graph.initializer)
+>>> lstm = lstm_fused.from_onnx(onnx.load("model.onnx"))
 
 The packages onnx (for `from_onnx`) and onnxscript (for the export) are imported when called for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from lstm_fused._onnx_graph import Graph, label_of
+from lstm_fused._onnx_node import Settings, settings_of
 from lstm_fused.module import FusedLSTM, Hidden
 
 # ONNX has the gates i, o, f, c where torch has i, f, g, o (c is g). Each list says for a gate of
 # the target which of the source's it is.
 _TO_ONNX = (0, 3, 1, 2)
 _FROM_ONNX = (0, 2, 3, 1)
-_ACTIVATIONS = ["sigmoid", "tanh", "tanh"]
 
 
 # ---- To ONNX ----
@@ -149,55 +150,95 @@ def _flip(input: Tensor, lengths: Tensor | None, time_dim: int) -> Tensor:
     return input.gather(time_dim, index.unsqueeze(-1).expand_as(input))
 
 
-def from_onnx(
-    nodes: Any, initializers: Mapping[str, Any] | Iterable[Any]
-) -> FusedLSTM | ReversedLSTM:
+class _Weights(NamedTuple):
+    w: Tensor  # (L, 4H, D)
+    r: Tensor  # (L, 4H, H)
+    b: Tensor | None  # (L, 8H)
+
+
+def from_onnx(nodes: Any, initializers: Any = None) -> FusedLSTM | ReversedLSTM:
     """A module that computes what ONNX's LSTM node computes, or a chain of them.
 
+    >>> from_onnx(model)                     # its LSTM nodes, which must be one chain
+    >>> from_onnx(node, model)               # one of its nodes, or a sequence of them as layers
+    >>> from_onnx(node, graph.initializer)   # where W, R and B are initializers themselves
+
     Args:
-        nodes: a NodeProto, or a sequence of them as layers, the first one first.
-        initializers: the values of W, R and B: TensorProtos (as `graph.initializer`), or a mapping
-            from a name to a TensorProto, NumPy array or tensor.
+        nodes: a ModelProto; a NodeProto; or NodeProtos as layers, the first one first.
+        initializers: where W, R and B are found. A ModelProto: among its initializers, or computed
+            from them by its nodes, as exporters leave large weights; layers are then checked to be
+            connected as a stack is. TensorProtos (as `graph.initializer`), or a mapping from a name
+            to a TensorProto, NumPy array or tensor: there by name.
 
     The inputs X, sequence_lens, initial_h and initial_c go to the module's call: ``module(x, hx,
     lengths=lengths)``. With layout=1 the module is batch_first; h and c are (L, N, H) all the same.
+    What a model computes before and after its LSTM nodes is not looked at. The bodies of If and
+    Loop are not looked into, nor functions (onnx.inliner inlines these), nor files of external
+    data (onnx.load reads them).
 
     Returns:
-        A FusedLSTM; for direction="reverse" a :class:`ReversedLSTM` around one.
+        A FusedLSTM on the device of W (the CPU, if it is no tensor of another one) and in its
+        dtype; for direction="reverse" a :class:`ReversedLSTM` around one.
 
     Raises:
-        NotImplementedError: peepholes, clip, input_forget, and activations other than the defaults.
-        ValueError: weights that are missing or do not fit.
+        NotImplementedError: peepholes, clip, input_forget, activations other than the defaults, and
+            weights that come from nodes which are not evaluated.
+        TypeError: arguments of other types; weights that are not float32, float64, bfloat16 or
+            float16, or not all of one dtype.
+        ValueError: all else that is wrong with nodes and weights: attributes, shapes, weights that
+            are missing, unreadable, or no constants.
     """
-    layers = list(nodes) if isinstance(nodes, Sequence) else [nodes]
+    import onnx
+
+    if isinstance(nodes, onnx.ModelProto):
+        if initializers is not None:
+            raise TypeError("from_onnx takes a ModelProto alone, got initializers too")
+        layers, initializers = _lstm_nodes(nodes), nodes
+    elif isinstance(nodes, onnx.NodeProto):
+        layers = [nodes]
+    elif isinstance(nodes, Iterable) and not isinstance(nodes, str | bytes):
+        layers = list(nodes)
+    else:
+        raise TypeError(f"from_onnx takes a ModelProto or NodeProtos, got {type(nodes).__name__}")
+    for node in layers:
+        if not isinstance(node, onnx.NodeProto):
+            raise TypeError(f"from_onnx takes NodeProtos as layers, got {type(node).__name__}")
     if not layers:
         raise ValueError("from_onnx needs at least one node, got none")
-    values = _values_by_name(initializers)
-    settings = [_settings(node) for node in layers]
-    hidden_size, direction, batch_first = settings[0]
+    settings = [settings_of(node) for node in layers]
     if any(each != settings[0] for each in settings):
         raise ValueError(
-            "nodes of one stack must agree in hidden_size, direction and layout, got "
-            + ", ".join(str(each) for each in settings)
+            "nodes of one stack must agree in hidden_size, direction, layout and sequence_lens, "
+            "got " + ", ".join(str(each) for each in settings)
         )
-    if direction == "reverse" and len(layers) > 1:
+    own = settings[0]
+    if own.direction == "reverse" and len(layers) > 1:
         raise NotImplementedError("from_onnx takes one node with direction='reverse', got several")
-    directions = 2 if direction == "bidirectional" else 1
-    tensors = [_weights(node, values, hidden_size, directions) for node in layers]
-    has_bias = any(b is not None for _, _, b in tensors)
-    first = tensors[0][0]
+    directions = 2 if own.direction == "bidirectional" else 1
+    graph = Graph(initializers)
+    weights = [_read_weights(node, graph, own.hidden_size, directions) for node in layers]
+    _check_stack(layers, graph, own, directions, weights)
+    module = _make_module(own, directions, weights)
+    return ReversedLSTM(module) if own.direction == "reverse" else module
+
+
+def _make_module(own: Settings, directions: int, weights: Sequence[_Weights]) -> FusedLSTM:
+    first, hidden_size = weights[0].w, own.hidden_size
+    has_bias = any(b is not None for _, _, b in weights)
     module = FusedLSTM(
         first.shape[2],
         hidden_size,
-        len(layers),
+        len(weights),
         bias=has_bias,
-        batch_first=batch_first,
+        batch_first=own.layout == 1,
         bidirectional=directions == 2,
+        device=first.device,
         dtype=first.dtype,
     )
-    gates = torch.cat([torch.arange(hidden_size) + k * hidden_size for k in _FROM_ONNX])
+    unit = torch.arange(hidden_size, device=first.device)
+    gates = torch.cat([unit + k * hidden_size for k in _FROM_ONNX])
     state: dict[str, Tensor] = {}
-    for layer, (w, r, b) in enumerate(tensors):
+    for layer, (w, r, b) in enumerate(weights):
         for d in range(directions):
             suffix = f"l{layer}" + ("_reverse" if d == 1 else "")
             state[f"weight_ih_{suffix}"] = w[d, gates]
@@ -207,71 +248,82 @@ def from_onnx(
                 state[f"bias_ih_{suffix}"] = both[0, gates]
                 state[f"bias_hh_{suffix}"] = both[1, gates]
     module.load_state_dict(state)
-    return ReversedLSTM(module) if direction == "reverse" else module
+    return module
 
 
-def _values_by_name(initializers: Mapping[str, Any] | Iterable[Any]) -> dict[str, Any]:
-    if isinstance(initializers, Mapping):
-        return dict(initializers)
-    tensors: Iterable[Any] = initializers
-    return {tensor.name: tensor for tensor in tensors}
+def _lstm_nodes(model: Any) -> list[Any]:
+    found = [node for node in model.graph.node if node.op_type == "LSTM"]
+    if not found:
+        raise ValueError(
+            "the graph must hold LSTM nodes, got none; from_onnx does not look into the bodies of "
+            "If and Loop, nor into functions, which onnx.inliner inlines"
+        )
+    return found
 
 
-def _to_tensor(value: Any) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
-    if hasattr(value, "SerializeToString"):  # a TensorProto
-        from onnx import numpy_helper
-
-        value = numpy_helper.to_array(value)
-    return torch.tensor(value)
-
-
-def _settings(node: Any) -> tuple[int, str, bool]:
-    """hidden_size, direction, batch_first; raises for what no FusedLSTM computes."""
-    from onnx import helper
-
-    if node.op_type != "LSTM" or node.domain not in ("", "ai.onnx"):
-        raise ValueError(f"from_onnx takes LSTM nodes, got {node.domain}::{node.op_type}")
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    direction = attributes.get("direction", b"forward").decode()
-    if "hidden_size" not in attributes:
-        raise ValueError("LSTM node needs the attribute hidden_size, got none")
-    names = [name.decode().lower() for name in attributes.get("activations", [])]
-    if names != _ACTIVATIONS * (len(names) // 3):
-        raise NotImplementedError(f"activations must be Sigmoid, Tanh, Tanh, got {names}")
-    for name in ("activation_alpha", "activation_beta"):
-        if name in attributes:
-            raise NotImplementedError(f"Sigmoid and Tanh take no {name}, got {attributes[name]}")
-    if "clip" in attributes:
-        raise NotImplementedError(f"FusedLSTM does not clip, got clip={attributes['clip']}")
-    if attributes.get("input_forget", 0):
-        raise NotImplementedError("FusedLSTM does not couple its gates, got input_forget=1")
-    if len(node.input) > 7 and node.input[7]:
-        raise NotImplementedError("FusedLSTM has no peepholes, got the input P")
-    return attributes["hidden_size"], direction, attributes.get("layout", 0) == 1
-
-
-def _weights(
-    node: Any, values: Mapping[str, Any], hidden_size: int, directions: int
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """W (L, 4H, D), R (L, 4H, H), B (L, 8H) or None."""
-
-    def read(place: int, name: str) -> Tensor | None:
-        given = node.input[place] if len(node.input) > place else ""
-        if not given:
-            return None
-        if given not in values:
-            raise ValueError(f"{name} must be among the initializers, got no {given!r}")
-        return _to_tensor(values[given])
-
-    w, r, b = read(1, "W"), read(2, "R"), read(3, "B")
-    if w is None or r is None:
-        raise ValueError("LSTM node needs the inputs W and R, got none")
+def _read_weights(node: Any, graph: Graph, hidden_size: int, directions: int) -> _Weights:
+    w, r = graph.constant("W", node.input[1]), graph.constant("R", node.input[2])
+    b = graph.constant("B", node.input[3]) if len(node.input) > 3 and node.input[3] else None
     rows = 4 * hidden_size
-    expected = [("R", r, (directions, rows, hidden_size)), ("B", b, (directions, 2 * rows))]
-    expected.append(("W", w, (directions, rows, w.shape[-1])))
+    input_size = w.shape[2] if w.dim() == 3 and w.shape[2] > 0 else "D"
+    expected: list[tuple[str, Tensor | None, tuple[Any, ...]]] = [
+        ("R", r, (directions, rows, hidden_size)),
+        ("B", b, (directions, 2 * rows)),
+        ("W", w, (directions, rows, input_size)),
+    ]
     for name, tensor, sizes in expected:
-        if tensor is not None and tuple(tensor.shape) != sizes:
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != sizes:
             raise ValueError(f"{name} must have shape {sizes}, got {tuple(tensor.shape)}")
-    return w, r, b
+        if tensor.dtype != w.dtype:
+            raise TypeError(f"{name} must have W's dtype, {w.dtype}, got {tensor.dtype}")
+        if tensor.device != w.device:
+            raise ValueError(f"{name} must be on W's device, {w.device}, got {tensor.device}")
+    return _Weights(w, r, b)
+
+
+def _check_stack(
+    nodes: Sequence[Any],
+    graph: Graph,
+    own: Settings,
+    directions: int,
+    weights: Sequence[_Weights],
+) -> None:
+    """Each layer reads the outputs of the one below: all of them, and nothing else. Shown on values
+    drawn at random, where the graph is known."""
+    import numpy as np
+
+    first, features = weights[0].w, directions * own.hidden_size
+    for below, node, (w, _, _) in zip(nodes, nodes[1:], weights[1:], strict=False):
+        if w.shape[2] != features:
+            raise ValueError(f"W of an upper layer must have {features} columns, got {w.shape[2]}")
+        if w.dtype != first.dtype:
+            raise TypeError(f"W must have the first layer's dtype, {first.dtype}, got {w.dtype}")
+        if w.device != first.device:
+            raise ValueError(f"W must be on the first layer's device, got {w.device}")
+        if not graph.has_nodes:
+            continue
+        y, x = below.output[0] if below.output else "", node.input[0]
+        # (T, L, N, H), or (N, T, L, H): as exported, if for sizes of its own
+        order = (0, 2, 1, 3) if own.layout == 0 else (0, 1, 2, 3)
+        sizes = [5, 3]
+        known = graph.known_sizes.get(y, [])
+        if len(known) == 4:
+            free = (known[order[0]], known[order[1]])
+            sizes = [size or other for size, other in zip(free, sizes, strict=True)]
+        if sizes[0] * sizes[1] * features > 1 << 26:
+            raise NotImplementedError(
+                f"layers are compared on sizes of the export, got {sizes}, which is too large"
+            )
+        values = np.random.default_rng(0).standard_normal((*sizes, directions, own.hidden_size))
+        values = values.astype(np.float16 if w.dtype.itemsize == 2 else np.float32)
+        problem = f"X of the node {label_of(node)} must be Y of {label_of(below)}"
+        if not y:
+            raise ValueError(f"{problem}, got one without Y")
+        try:
+            found = graph.array("X", x, {y: values.transpose(np.argsort(order))})
+        except (ValueError, NotImplementedError) as error:
+            raise ValueError(f"{problem}: pass the nodes of one stack; {error}") from error
+        if not np.array_equal(found, values.reshape(*sizes, features)):
+            raise ValueError(f"{problem} with its directions joined, got something else")

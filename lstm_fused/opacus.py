@@ -131,9 +131,10 @@ class DPFusedLSTM(nn.Module):
     def from_fused(cls, module: FusedLSTM) -> DPFusedLSTM:
         """A copy of a FusedLSTM; without `recompute`, which gradients of each sample do not use."""
         names = "input_size hidden_size num_layers bias batch_first dropout bidirectional proj_size"
-        own = cls(**{name: getattr(module, name) for name in names.split()})
         weight = next(module.parameters())
-        own.to(device=weight.device, dtype=weight.dtype)
+        with weight.device:
+            own = cls(**{name: getattr(module, name) for name in names.split()})
+        own.to(dtype=weight.dtype)
         own.load_state_dict(module.state_dict())
         return own.train(module.training)
 

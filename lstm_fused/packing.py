@@ -14,16 +14,17 @@ def packed_positions(batch_sizes: Tensor, batch: int) -> Tensor:
         batch_sizes: int64 (T,), on the CPU: rows at each step.
         batch: N.
     """
-    steps = torch.arange(batch_sizes.numel())
+    device = batch_sizes.device
+    steps = torch.arange(batch_sizes.numel(), device=device)
     first = torch.cumsum(batch_sizes, 0) - batch_sizes
     step_of = torch.repeat_interleave(steps, batch_sizes)
-    within = torch.arange(step_of.numel()) - first[step_of]
+    within = torch.arange(step_of.numel(), device=device) - first[step_of]
     return step_of * batch + within
 
 
 def packed_lengths(batch_sizes: Tensor, batch: int) -> Tensor:
     """Lengths (N,) of the sorted rows of a PackedSequence."""
-    rows = torch.arange(batch)
+    rows = torch.arange(batch, device=batch_sizes.device)
     return (batch_sizes[:, None] > rows[None, :]).sum(0)
 
 
@@ -36,7 +37,7 @@ def saved_positions(lengths: Tensor, steps: int) -> Tensor:
         steps: T.
     """
     batch = lengths.numel()
-    batch_sizes = (lengths > torch.arange(steps)[:, None]).sum(1)
+    batch_sizes = (lengths > torch.arange(steps, device=lengths.device)[:, None]).sum(1)
     positions = packed_positions(batch_sizes, batch)
     row_of = torch.argsort(lengths, descending=True, stable=True)
     return positions - positions % batch + row_of[positions % batch]

@@ -130,7 +130,6 @@ def test_forked_child_computes(shape: Shape) -> None:
         expected = compute(module, x)
 
         def child() -> None:
-            assert torch.get_num_threads() == 1
             assert_same(compute(module, x), expected)
             module(x)[0].sum().backward()  # the weights' gradients too
 

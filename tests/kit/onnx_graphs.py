@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""ONNX graphs written by hand, and ONNX Runtime. Where onnx is not, importing this skips."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import D, H
+from torch import Tensor
+
+onnx: Any = pytest.importorskip("onnx", reason="onnx is not installed")
+helper, numpy_helper = onnx.helper, onnx.numpy_helper
+
+# Of inputs.
+STEPS, ROWS = 6, 3
+
+
+def run_in_ort(model: Any, arguments: Sequence[Tensor]) -> list[Tensor]:
+    ort: Any = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    ort.set_default_logger_severity(4)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    given = {name: a.numpy() for name, a in zip(names, arguments, strict=True)}
+    return [torch.from_numpy(result) for result in session.run(None, given)]
+
+
+def integers(*values: int) -> Any:
+    return np.array(values, np.int64)
+
+
+def model_of(
+    nodes: Sequence[Any],
+    values: dict[str, Any],
+    *,
+    dtype: int = 1,
+    opset: int = 17,
+    inputs: Sequence[str] = ("X",),
+    output: str = "Y",
+) -> Any:
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info(name, dtype, None) for name in inputs],
+        [helper.make_tensor_value_info(output, dtype, None)],
+        [numpy_helper.from_array(value, name) for name, value in values.items()],
+    )
+    opsets = [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def lstm_node(*names: str, **attributes: Any) -> Any:
+    names = names or ("X", "W", "R", "B")
+    return helper.make_node("LSTM", names, ["Y"], **{"hidden_size": H} | attributes)
+
+
+def weights(directions: int = 1, inputs: int = D, seed: int = 0) -> dict[str, Any]:
+    draw = np.random.default_rng(seed).standard_normal
+    shapes = {"W": (4 * H, inputs), "R": (4 * H, H), "B": (8 * H,)}
+    return {name: draw((directions, *sizes)).astype("f") for name, sizes in shapes.items()}
