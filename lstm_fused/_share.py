@@ -11,10 +11,12 @@ from torch import nn
 from torch.nn.modules.module import _WrappedHook
 from torch.nn.utils import parametrize
 
+from lstm_fused._flat_weights import carry_list
+
 M = TypeVar("M", bound=nn.Module)
 
-# RNNBase's own list of the weights, and what it was made from.
-_NOT_SHARED = ("_flat_weights", "_flat_weight_refs")
+# Lists of the weights, nn.LSTM's and ours, and what they were made from.
+_NOT_SHARED = ("_flat_weights", "_flat_weight_refs", "_listed", "_listed_from")
 
 
 def share_state(source: nn.Module, target_class: type[M], replaces: bool = False) -> M:
@@ -45,6 +47,9 @@ def share_state(source: nn.Module, target_class: type[M], replaces: bool = False
         parametrize._inject_new_class(target)
         for name in parametrizations:
             parametrize._inject_property(target, name)
+    if isinstance(target, nn.RNNBase):
+        target._init_flat_weights()
+        carry_list(source, target, replaces)
     return target
 
 

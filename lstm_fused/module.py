@@ -12,14 +12,14 @@ from torch.nn.utils.rnn import PackedSequence
 from lstm_fused._autocast import is_autocast_enabled
 from lstm_fused._checks import check_reset_mask, refuse_packed_masks
 from lstm_fused._direct import can_run_directly, run_directly
+from lstm_fused._flat_weights import ByName
 from lstm_fused._share import share_state
-from lstm_fused._weights import weights_of
 from lstm_fused.functional import lstm_stack
 
 Hidden = tuple[Tensor, Tensor]
 
 
-class FusedLSTM(nn.RNNBase):
+class FusedLSTM(ByName):
     """`nn.LSTM` with fused kernels: same arguments, parameters, initial values and results.
 
     It is not a subclass of ``nn.LSTM``, because torch.compile breaks the graph at those. It never
@@ -136,7 +136,7 @@ class FusedLSTM(nn.RNNBase):
         ):
             directions = 2 if self.bidirectional else 1
             result = run_directly(
-                input, hx, self._flat_weights, directions, self.batch_first, self.recompute
+                input, hx, self._weights(), directions, self.batch_first, self.recompute
             )
             if result is not None:
                 return result
@@ -220,7 +220,7 @@ class FusedLSTM(nn.RNNBase):
         reset_mask: Tensor | None = None,
         return_cell_states: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        weights = self._flat_weights
+        weights = self._weights()
         self._check_input(input, batch_sizes, weights[0].dtype)
         if hx is None:
             sizes = self.get_expected_hidden_size(input, batch_sizes)
@@ -320,7 +320,7 @@ class FusedLSTM(nn.RNNBase):
         self, input: Tensor, hidden: Hidden, batch_sizes: Tensor | None
     ) -> None:
         """Raises as nn.LSTM does for shapes and dtypes that do not fit."""
-        self._check_input(input, batch_sizes, self._flat_weights[0].dtype)
+        self._check_input(input, batch_sizes, self._weights()[0].dtype)
         self._check_hidden(input, hidden, batch_sizes)
 
     def permute_hidden(  # type: ignore[override]
@@ -330,34 +330,6 @@ class FusedLSTM(nn.RNNBase):
         if permutation is None:
             return hx
         return hx[0].index_select(1, permutation), hx[1].index_select(1, permutation)
-
-    # ---- Weights: never aliased, never cached ----
-
-    @property
-    def _flat_weights(self) -> list[Any]:
-        return weights_of(self, self._flat_weights_names)
-
-    @_flat_weights.setter
-    def _flat_weights(self, value: list[Any]) -> None:
-        """RNNBase keeps a list of the weights in step; ours is made when it is asked for."""
-
-    def _init_flat_weights(self) -> None:
-        """RNNBase makes its list of the weights here; ours needs no making."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        # NOTE: not RNNBase's, which drops references that back its list of weights.
-        return self.__dict__.copy()
-
-    def _replicate_for_data_parallel(self) -> Any:
-        # NOTE: not RNNBase's, which copies its list of weights.
-        return nn.Module._replicate_for_data_parallel(self)  # type: ignore[no-untyped-call]
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # NOTE: not RNNBase's, which writes into its list of weights.
-        nn.Module.__setattr__(self, name, value)
-
-    def flatten_parameters(self) -> None:
-        """Does nothing: the kernels take the weights where they are. Kept for nn.LSTM's callers."""
 
     # ---- From and to torch ----
 
@@ -373,5 +345,4 @@ class FusedLSTM(nn.RNNBase):
         module = share_state(self, nn.LSTM)
         for name in ("backend", "recompute"):
             module.__dict__.pop(name, None)
-        module._init_flat_weights()
         return module
