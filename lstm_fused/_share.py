@@ -12,11 +12,12 @@ from torch.nn.modules.module import _WrappedHook
 from torch.nn.utils import parametrize
 
 from lstm_fused._flat_weights import carry_list
+from lstm_fused._fx import mark_leaf
 
 M = TypeVar("M", bound=nn.Module)
 
-# Lists of the weights, nn.LSTM's and ours, and what they were made from.
-_NOT_SHARED = ("_flat_weights", "_flat_weight_refs", "_listed", "_listed_from")
+# Lists of the weights, nn.LSTM's and ours, and what they were made from; and what marks our leaves.
+_NOT_SHARED = ("_flat_weights", "_flat_weight_refs", "_listed", "_listed_from", "__module__")
 
 
 def share_state(source: nn.Module, target_class: type[M], replaces: bool = False) -> M:
@@ -47,6 +48,7 @@ def share_state(source: nn.Module, target_class: type[M], replaces: bool = False
         parametrize._inject_new_class(target)
         for name in parametrizations:
             parametrize._inject_property(target, name)
+    mark_leaf(target)
     if isinstance(target, nn.RNNBase):
         target._init_flat_weights()
         carry_list(source, target, replaces)

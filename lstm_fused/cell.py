@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lstm_fused._direct import can_run_directly, run_directly
+from lstm_fused._fx import find_proxy, mark_leaf, record_call
 from lstm_fused._share import share_state
 from lstm_fused._weights import weights_of
 from lstm_fused.functional import lstm_stack
@@ -35,6 +36,7 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size, bias, 4, device, dtype)
+        mark_leaf(self)
 
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
@@ -57,6 +59,10 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
             if result is not None:
                 h, c = result[1]
                 return h.squeeze(0), c.squeeze(0)
+        proxy = find_proxy(input, hx)
+        if proxy is not None:
+            call: tuple[Tensor, Tensor] = record_call(proxy, self, input, hx)
+            return call
         if input.dim() not in (1, 2):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
         if hx is not None:

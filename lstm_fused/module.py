@@ -13,6 +13,7 @@ from lstm_fused._autocast import is_autocast_enabled
 from lstm_fused._checks import check_reset_mask, refuse_packed_masks
 from lstm_fused._direct import can_run_directly, run_directly
 from lstm_fused._flat_weights import ByName
+from lstm_fused._fx import find_proxy, mark_leaf, record_call
 from lstm_fused._share import share_state
 from lstm_fused.functional import lstm_stack
 
@@ -87,6 +88,7 @@ class FusedLSTM(ByName):
         )
         self.backend = backend
         self.recompute = recompute
+        mark_leaf(self)
 
     def extra_repr(self) -> str:
         text: str = super().extra_repr()
@@ -140,6 +142,11 @@ class FusedLSTM(ByName):
             )
             if result is not None:
                 return result
+        proxy = find_proxy(input, hx, lengths, reset_mask)
+        if proxy is not None:
+            masks = {"lengths": lengths, "reset_mask": reset_mask}
+            flags = {"return_cell_states": return_cell_states}
+            return record_call(proxy, self, input, hx, **masks, **flags)
         if isinstance(input, PackedSequence):
             refuse_packed_masks(lengths, reset_mask)
             return self._forward_packed(input, hx, return_cell_states)
