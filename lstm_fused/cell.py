@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from lstm_fused._direct import can_run_directly, run_directly
 from lstm_fused._fx import find_proxy, mark_leaf, record_call
-from lstm_fused._share import share_state
+from lstm_fused._reasons import refuse_unlike
+from lstm_fused._share import share_state, to_torch
 from lstm_fused._weights import weights_of
 from lstm_fused.functional import lstm_stack
 
@@ -26,6 +27,8 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
 
     It has no `recompute`: the gates of one step are not worth a second product.
     """
+
+    _torch_class: type[nn.Module] = nn.LSTMCell
 
     def __init__(
         self,
@@ -116,11 +119,18 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
 
     @classmethod
     def from_torch(cls, module: nn.LSTMCell) -> FusedLSTMCell:
-        """A FusedLSTMCell with the very Parameter objects and hooks of an nn.LSTMCell."""
+        """A FusedLSTMCell with the very Parameter objects and hooks of an nn.LSTMCell.
+
+        Raises:
+            TypeError: as :meth:`FusedLSTM.from_torch`.
+        """
         if not isinstance(module, nn.LSTMCell):
             raise TypeError(f"from_torch takes an nn.LSTMCell, got {type(module).__name__}")
+        refuse_unlike(module, nn.LSTMCell, cls)
         return share_state(module, cls)
 
     def to_torch(self) -> nn.LSTMCell:
-        """An nn.LSTMCell with this module's very Parameter objects and hooks."""
-        return share_state(self, nn.LSTMCell)
+        """An nn.LSTMCell with this module's very Parameter objects and hooks; of a converted
+        subclass, one of that class."""
+        cell: nn.LSTMCell = to_torch(self)
+        return cell

@@ -14,7 +14,8 @@ from lstm_fused._checks import check_reset_mask, refuse_packed_masks
 from lstm_fused._direct import can_run_directly, run_directly
 from lstm_fused._flat_weights import ByName
 from lstm_fused._fx import find_proxy, mark_leaf, record_call
-from lstm_fused._share import share_state
+from lstm_fused._reasons import refuse_unlike
+from lstm_fused._share import share_state, to_torch
 from lstm_fused.functional import lstm_stack
 
 Hidden = tuple[Tensor, Tensor]
@@ -50,6 +51,7 @@ class FusedLSTM(ByName):
     # Also of modules that were an nn.LSTM once.
     backend = "auto"
     recompute = False
+    _torch_class: type[nn.Module] = nn.LSTM
 
     def __init__(
         self,
@@ -342,14 +344,19 @@ class FusedLSTM(ByName):
 
     @classmethod
     def from_torch(cls, module: nn.LSTM) -> FusedLSTM:
-        """A FusedLSTM with the very Parameter objects, hooks and settings of an nn.LSTM."""
+        """A FusedLSTM with the very Parameter objects, hooks and settings of an nn.LSTM.
+
+        Raises:
+            TypeError: it is no nn.LSTM, or computes what a FusedLSTM does not (a forward of its
+                own, a complex dtype); the message says what.
+        """
         if not isinstance(module, nn.LSTM):
             raise TypeError(f"from_torch takes an nn.LSTM, got {type(module).__name__}")
+        refuse_unlike(module, nn.LSTM, cls)
         return share_state(module, cls)
 
     def to_torch(self) -> nn.LSTM:
-        """An nn.LSTM with this module's very Parameter objects, hooks and settings."""
-        module = share_state(self, nn.LSTM)
-        for name in ("backend", "recompute"):
-            module.__dict__.pop(name, None)
+        """An nn.LSTM with this module's very Parameter objects, hooks and settings; of a converted
+        subclass, one of that class."""
+        module: nn.LSTM = to_torch(self)
         return module
