@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lstm_fused._direct import can_run_directly, run_directly
 from lstm_fused._fx import find_proxy, mark_leaf, record_call
+from lstm_fused._jit import refuse_script
 from lstm_fused._reasons import refuse_unlike
 from lstm_fused._share import share_state, to_torch
 from lstm_fused._weights import weights_of
@@ -29,6 +30,7 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
     """
 
     _torch_class: type[nn.Module] = nn.LSTMCell
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,

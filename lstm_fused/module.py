@@ -14,6 +14,7 @@ from lstm_fused._checks import check_reset_mask, refuse_packed_masks
 from lstm_fused._direct import can_run_directly, run_directly
 from lstm_fused._flat_weights import ByName
 from lstm_fused._fx import find_proxy, mark_leaf, record_call
+from lstm_fused._jit import refuse_script
 from lstm_fused._reasons import refuse_unlike
 from lstm_fused._share import share_state, to_torch
 from lstm_fused.functional import lstm_stack
@@ -52,6 +53,7 @@ class FusedLSTM(ByName):
     backend = "auto"
     recompute = False
     _torch_class: type[nn.Module] = nn.LSTM
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,
