@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 
-from lstm_fused import _native
+from lstm_fused import _native, _torchrl
 from lstm_fused._checks import KERNEL_DTYPES
 from lstm_fused._share import NOT_SHARED, original_class
 from lstm_fused._subclass import HARMLESS, why_not_rebased
@@ -87,18 +86,25 @@ def why_foreign(module: nn.Module) -> str | None:
     return None
 
 
-def is_sharding(module: nn.Module) -> bool:
+def why_kept_by(owner: nn.Module) -> str | None:
+    """Why a module must keep the LSTM that it holds; None if it need not."""
+    if type(owner).__name__ == "OptimizedModule":
+        return "it was compiled by torch.compile: swap first, then compile"
+    return _torchrl.why_kept(owner)
+
+
+def why_kept_within(owner: nn.Module) -> str | None:
+    """Why all LSTMs within a module must stay; None if they need not."""
+    return "it is inside of FSDP: swap first, then shard" if _is_fsdp(owner) else None
+
+
+def _is_fsdp(module: nn.Module) -> bool:
     """Whether it is FSDP's, of either generation, and so holds on to the modules within."""
     return any(c.__module__.startswith("torch.distributed.fsdp") for c in type(module).__mro__)
 
 
 def _is_sharded(module: nn.Module) -> bool:
-    distributed: Any = torch.distributed
-    if is_sharding(module):
-        return True
-    if not distributed.is_available():
-        return False
-    return any(type(t).__name__ == "DTensor" for t in _tensors(module))
+    return _is_fsdp(module) or any(type(t).__name__ == "DTensor" for t in _tensors(module))
 
 
 def _tensors(module: nn.Module) -> chain[torch.Tensor]:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lstm_fused._reasons import is_sharding
+from lstm_fused import _torchrl
+from lstm_fused._reasons import why_kept_by, why_kept_within
 from lstm_fused._report import ConversionReport, Converted, Left
 
 
@@ -26,8 +27,8 @@ class Decision:
     is_closed: bool = False  # what stands within is none of ours
 
 
-# (module, is it inside of FSDP, is it what torch.compile wrapped)
-Decide = Callable[[nn.Module, bool, bool], Decision]
+# Of a module, and a reason, if there is one, why what holds it must keep it.
+Decide = Callable[[nn.Module, str | None], Decision]
 
 _NOT_ATTRIBUTES = ("_parameters", "_buffers", "_modules", "_flat_weights", "_listed", "_orig_mod")
 _LOOSE = "it is in a module that a plain attribute holds: convert that module too"
@@ -42,7 +43,7 @@ def swap_modules(model: Any, decide: Decide) -> tuple[Any, ConversionReport]:
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
     walk = _Walk(decide)
-    result = walk.visit(model, "", False, False)
+    result = walk.visit(model, "")
     for path, module in list(walk.visited):
         walk.visit_attributes(module, path)
     return result, walk.report
@@ -56,13 +57,16 @@ class _Walk:
         self.visited: list[tuple[str, nn.Module]] = []
         self.seen: set[int] = set()  # containers, and modules that nothing registers
 
-    def visit(self, module: nn.Module, path: str, is_sharded: bool, is_compiled: bool) -> nn.Module:
-        """What takes the module's place, with all that is registered in it swapped."""
+    def visit(
+        self, module: nn.Module, path: str, outer: str | None = None, deep: str | None = None
+    ) -> nn.Module:
+        """What takes the module's place, with all that is registered in it swapped. Unless for the
+        reason `outer` it must stay, or for the reason `deep` all within must."""
         if id(module) in self.met:
             _, own, decision = self.met[id(module)]
             self._note(module, own, path, decision)
             return own
-        decision = self.decide(module, is_sharded, is_compiled)
+        decision = self.decide(module, deep or outer)
         own = module if decision.make is None else decision.make()
         self.met[id(own)] = (own, own, Decision())
         self.met[id(module)] = (module, own, decision)
@@ -72,13 +76,15 @@ class _Walk:
         is_scripted = isinstance(own, torch.jit.ScriptModule)
         if not is_scripted:
             self.visited.append((path, own))
-        is_sharded = is_sharded or is_sharding(own)
-        is_compiled = type(own).__name__ == "OptimizedModule"
+        deep, outer = deep or why_kept_within(own), why_kept_by(own)
         for name, child in list(own._modules.items()):
             if child is not None:
-                swapped = self.visit(child, _join(path, name), is_sharded, is_compiled)
+                swapped = self.visit(child, _join(path, name), outer, deep)
                 if swapped is not child:
                     own._modules[name] = swapped
+        before = type(own).__name__
+        if _torchrl.settle(own):
+            self.report.converted.append(Converted(path, before, type(own).__name__))
         return own
 
     def _note(self, module: nn.Module, own: nn.Module, path: str, decision: Decision) -> None:
@@ -131,15 +137,15 @@ class _Walk:
         """
         if id(module) in self.met:
             return self.met[id(module)][1]
-        decision = self.decide(module, False, False)
+        decision = self.decide(module, None)
         if decision.make is not None or decision.reason is not None:
-            return self.visit(module, path, False, False)
+            return self.visit(module, path)
         if id(module) not in self.seen:
             parts = dict(module.named_modules())
             self.seen.update(map(id, parts.values()))
             if not any(id(part) in self.met for part in parts.values()):
                 for name, part in parts.items():
-                    inner = self.decide(part, False, False)
+                    inner = self.decide(part, None)
                     if inner.make is not None or inner.reason is not None:
                         reason = inner.reason or _LOOSE
                         left = Left(_join(path, name), type(part).__name__, reason)

@@ -76,7 +76,7 @@ def revert(model: M, *, return_report: bool = False) -> M | tuple[M, ConversionR
     return (model, report) if return_report else model
 
 
-def _fuse(module: nn.Module, is_sharded: bool, is_compiled: bool) -> Decision:
+def _fuse(module: nn.Module, outer: str | None) -> Decision:
     foreign = _reasons.why_foreign(module)
     if foreign is not None:
         return Decision(reason=foreign, is_closed=True)
@@ -84,7 +84,7 @@ def _fuse(module: nn.Module, is_sharded: bool, is_compiled: bool) -> Decision:
     for torch_class, fused_class in _TWINS:
         if issubclass(kind, torch_class):
             reason = (
-                _why_not_inside(is_sharded, is_compiled)
+                outer
                 or _reasons.why_not_fused(module, torch_class, fused_class)
                 or _reasons.why_not_on_its_device(module)
             )
@@ -95,12 +95,11 @@ def _fuse(module: nn.Module, is_sharded: bool, is_compiled: bool) -> Decision:
     return Decision()
 
 
-def _unfuse(module: nn.Module, is_sharded: bool, is_compiled: bool) -> Decision:
+def _unfuse(module: nn.Module, outer: str | None) -> Decision:
     kind: Any = original_class(module)
     for torch_class, fused_class in _TWINS:
         if issubclass(kind, fused_class):
-            reason = _why_not_inside(is_sharded, is_compiled)
-            reason = reason or _reasons.why_not_swapped(module, fused_class)
+            reason = outer or _reasons.why_not_swapped(module, fused_class)
             if rebased(kind._torch_class, torch_class, fused_class) is not kind:
                 reason = f"its class is a subclass of {fused_class.__name__}"
             if reason is not None:
@@ -112,9 +111,3 @@ def _unfuse(module: nn.Module, is_sharded: bool, is_compiled: bool) -> Decision:
             )
             return Decision(partial(to_torch, module, replaces=True), lost=lost)
     return Decision()
-
-
-def _why_not_inside(is_sharded: bool, is_compiled: bool) -> str | None:
-    if is_sharded:
-        return "it is inside of FSDP: swap first, then shard"
-    return "it was compiled by torch.compile: swap first, then compile" if is_compiled else None
