@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from inspect import getattr_static
 from types import CellType, CodeType, FunctionType, new_class
@@ -27,7 +26,8 @@ HARMLESS = frozenset(
 # What a forward that computes by itself, and not by super().forward, has to name.
 _COMPUTES = {"_VF", "_flat_weights", "_update_flat_weights", "weight_ih_l0", "weight_hh_l0"}
 
-_built: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()
+# The attribute by which a class keeps what was built from it: the two live as long as each other.
+_TWIN = "_lstm_fused_twin"
 
 
 def why_not_rebased(kind: type, torch_class: type, fused_class: type) -> str | None:
@@ -114,13 +114,13 @@ def rebased(kind: type, torch_class: type, fused_class: type) -> Any:
     methods and properties, whose super() finds ours."""
     if kind is torch_class:
         return fused_class
-    if kind not in _built:
+    if _TWIN not in vars(kind):
         bases = tuple(
             rebased(base, torch_class, fused_class) if issubclass(base, torch_class) else base
             for base in kind.__bases__
         )
         class_cell = CellType()
-        left_out = ("__dict__", "__weakref__", "_abc_impl")
+        left_out = ("__dict__", "__weakref__", "_abc_impl", _TWIN)
         body = {
             name: _rebound(value, kind, class_cell, {})
             for name, value in vars(kind).items()
@@ -131,8 +131,8 @@ def rebased(kind: type, torch_class: type, fused_class: type) -> Any:
         body["__reduce_ex__"] = _reduce
         own = new_class(f"Fused{kind.__name__}", bases, {}, lambda space: space.update(body))
         class_cell.cell_contents = own
-        _built[kind] = own
-    return _built[kind]
+        setattr(kind, _TWIN, own)
+    return vars(kind)[_TWIN]
 
 
 def _rebound(value: Any, kind: type, class_cell: CellType, made: dict[int, Any]) -> Any:

@@ -126,9 +126,9 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         Raises:
             TypeError: as :meth:`FusedLSTM.from_torch`.
         """
-        if not isinstance(module, nn.LSTMCell):
+        if not isinstance(module, FusedLSTMCell._torch_class):
             raise TypeError(f"from_torch takes an nn.LSTMCell, got {type(module).__name__}")
-        refuse_unlike(module, nn.LSTMCell, cls)
+        refuse_unlike(module, FusedLSTMCell._torch_class, cls)
         return share_state(module, cls)
 
     def to_torch(self) -> nn.LSTMCell:

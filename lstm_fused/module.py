@@ -352,9 +352,10 @@ class FusedLSTM(ByName):
             TypeError: it is no nn.LSTM, or computes what a FusedLSTM does not (a forward of its
                 own, a complex dtype); the message says what.
         """
-        if not isinstance(module, nn.LSTM):
+        # NOTE: not nn.LSTM, which may have been patched to be FusedLSTM since.
+        if not isinstance(module, FusedLSTM._torch_class):
             raise TypeError(f"from_torch takes an nn.LSTM, got {type(module).__name__}")
-        refuse_unlike(module, nn.LSTM, cls)
+        refuse_unlike(module, FusedLSTM._torch_class, cls)
         return share_state(module, cls)
 
     def to_torch(self) -> nn.LSTM:
