@@ -8,9 +8,10 @@
 
 from lstm_fused import functional, onnx, reference
 from lstm_fused._fork import protect_forked_children
+from lstm_fused._report import ConversionReport
 from lstm_fused.autograd import FusedLSTMFunction
 from lstm_fused.cell import FusedLSTMCell
-from lstm_fused.convert import convert
+from lstm_fused.convert import convert, revert
 from lstm_fused.info import build_info, explain
 from lstm_fused.module import FusedLSTM
 from lstm_fused.onnx import from_onnx
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 protect_forked_children()
 
 __all__ = [
+    "ConversionReport",
     "FusedLSTM",
     "FusedLSTMCell",
     "FusedLSTMFunction",
@@ -31,4 +33,5 @@ __all__ = [
     "functional",
     "onnx",
     "reference",
+    "revert",
 ]

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from lstm_fused._autocast import is_autocast_enabled, result_dtypes
 from lstm_fused._checks import check_tensors
 from lstm_fused._direct import can_run_directly, run_cell_directly
-from lstm_fused._share import share_state
+from lstm_fused._fx import find_proxy, mark_leaf, record_call
+from lstm_fused._jit import refuse_script
+from lstm_fused._reasons import refuse_unlike
+from lstm_fused._share import share_state, to_torch
 from lstm_fused._weights import weights_of
 from lstm_fused.functional import lstm_stack
 
@@ -30,6 +33,9 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
     It has no `recompute`: the gates of one step are not worth a second product.
     """
 
+    _torch_class: type[nn.Module] = nn.LSTMCell
+    __prepare_scriptable__ = refuse_script
+
     def __init__(
         self,
         input_size: int,
@@ -39,6 +45,7 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size, bias, 4, device, dtype)
+        mark_leaf(self)
 
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
@@ -63,6 +70,10 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
             # The op's words are not nn.LSTMCell's.
             self._check_arguments(input, hx)
             raise error
+        proxy = find_proxy(input, hx)
+        if proxy is not None:
+            call: tuple[Tensor, Tensor] = record_call(proxy, self, input, hx)
+            return call
         self._check_arguments(input, hx)
         is_batched = input.dim() == 2
         if not is_batched:
@@ -129,11 +140,18 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
 
     @classmethod
     def from_torch(cls, module: nn.LSTMCell) -> FusedLSTMCell:
-        """A FusedLSTMCell with the very Parameter objects and hooks of an nn.LSTMCell."""
-        if not isinstance(module, nn.LSTMCell):
+        """A FusedLSTMCell with the very Parameter objects and hooks of an nn.LSTMCell.
+
+        Raises:
+            TypeError: as :meth:`FusedLSTM.from_torch`.
+        """
+        if not isinstance(module, FusedLSTMCell._torch_class):
             raise TypeError(f"from_torch takes an nn.LSTMCell, got {type(module).__name__}")
+        refuse_unlike(module, FusedLSTMCell._torch_class, cls)
         return share_state(module, cls)
 
     def to_torch(self) -> nn.LSTMCell:
-        """An nn.LSTMCell with this module's very Parameter objects and hooks."""
-        return share_state(self, nn.LSTMCell)
+        """An nn.LSTMCell with this module's very Parameter objects and hooks; of a converted
+        subclass, one of that class."""
+        cell: nn.LSTMCell = to_torch(self)
+        return cell

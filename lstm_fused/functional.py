@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from lstm_fused import _checks, _native
 from lstm_fused._autocast import cast_for_autocast, result_dtypes
+from lstm_fused._jit import refuse_trace_with_gradients
 from lstm_fused.autograd import lstm_layer
 from lstm_fused.packing import (
     pack_rows,
@@ -112,6 +113,7 @@ def lstm_stack(
     recompute: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """:func:`lstm` for a module, whose constructor has checked the counts that `lstm` checks."""
+    refuse_trace_with_gradients(input, hx, weights)
     per_layer, directions = len(weights) // num_layers, 2 if bidirectional else 1
     dtypes = result_dtypes(
         input, hx[1], packed=batch_sizes is not None, projected=per_layer // directions in (3, 5)

@@ -17,14 +17,17 @@ from lstm_fused._checks import (
     refuse_packed_masks,
 )
 from lstm_fused._direct import can_run_directly, run_directly
-from lstm_fused._share import share_state
-from lstm_fused._weights import weights_of
+from lstm_fused._flat_weights import ByName
+from lstm_fused._fx import find_proxy, mark_leaf, record_call
+from lstm_fused._jit import refuse_script
+from lstm_fused._reasons import refuse_unlike
+from lstm_fused._share import share_state, to_torch
 from lstm_fused.functional import lstm_stack
 
 Hidden = tuple[Tensor, Tensor]
 
 
-class FusedLSTM(nn.RNNBase):
+class FusedLSTM(ByName):
     """`nn.LSTM` with fused kernels: same arguments, parameters, initial values and results.
 
     It is not a subclass of ``nn.LSTM``, because torch.compile breaks the graph at those. It never
@@ -54,6 +57,8 @@ class FusedLSTM(nn.RNNBase):
     # Also of modules that were an nn.LSTM once.
     backend = "auto"
     recompute = False
+    _torch_class: type[nn.Module] = nn.LSTM
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,
@@ -92,6 +97,7 @@ class FusedLSTM(nn.RNNBase):
         )
         self.backend = backend
         self.recompute = recompute
+        mark_leaf(self)
 
     def extra_repr(self) -> str:
         text: str = super().extra_repr()
@@ -142,13 +148,18 @@ class FusedLSTM(nn.RNNBase):
             directions = 2 if self.bidirectional else 1
             try:
                 return run_directly(
-                    input, hx, self._flat_weights, directions, self.batch_first, self.recompute
+                    input, hx, self._weights(), directions, self.batch_first, self.recompute
                 )
             except RuntimeError as raised:
                 error = raised
             # The op's words are not nn.LSTM's.
             self._refuse_misfits(input, hx)
             raise error
+        proxy = find_proxy(input, hx, lengths, reset_mask)
+        if proxy is not None:
+            masks = {"lengths": lengths, "reset_mask": reset_mask}
+            flags = {"return_cell_states": return_cell_states}
+            return record_call(proxy, self, input, hx, **masks, **flags)
         if isinstance(input, PackedSequence):
             refuse_packed_masks(lengths, reset_mask)
             return self._forward_packed(input, hx, return_cell_states)
@@ -225,7 +236,7 @@ class FusedLSTM(nn.RNNBase):
         reset_mask: Tensor | None = None,
         return_cell_states: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        weights = self._flat_weights
+        weights = self._weights()
         self._check_input(input, batch_sizes, weights[0].dtype)
         if hx is None:
             sizes = self.get_expected_hidden_size(input, batch_sizes)
@@ -312,10 +323,11 @@ class FusedLSTM(nn.RNNBase):
     def _refuse_misfits(self, input: Tensor, hx: Hidden | None) -> None:
         """Raises where tensors of a call of the fast path do not fit together."""
         self._check_hidden_rank(hx)
-        self._check_input(input, None, self._flat_weights[0].dtype)
+        weights = self._weights()
+        self._check_input(input, None, weights[0].dtype)
         if hx is not None:
             self._check_hidden(input, hx, None)
-        check_tensors(input, hx or (), self._flat_weights)
+        check_tensors(input, hx or (), weights)
         check_steps(input.shape[1 if self.batch_first else 0])
 
     def _check_hidden(self, input: Tensor, hx: Hidden, batch_sizes: Tensor | None) -> None:
@@ -341,7 +353,7 @@ class FusedLSTM(nn.RNNBase):
         self, input: Tensor, hidden: Hidden, batch_sizes: Tensor | None
     ) -> None:
         """Raises as nn.LSTM does for shapes and dtypes that do not fit."""
-        self._check_input(input, batch_sizes, self._flat_weights[0].dtype)
+        self._check_input(input, batch_sizes, self._weights()[0].dtype)
         self._check_hidden(input, hidden, batch_sizes)
 
     def permute_hidden(  # type: ignore[override]
@@ -352,47 +364,24 @@ class FusedLSTM(nn.RNNBase):
             return hx
         return hx[0].index_select(1, permutation), hx[1].index_select(1, permutation)
 
-    # ---- Weights: never aliased, never cached ----
-
-    @property
-    def _flat_weights(self) -> list[Any]:
-        return weights_of(self, self._flat_weights_names)
-
-    @_flat_weights.setter
-    def _flat_weights(self, value: list[Any]) -> None:
-        """RNNBase keeps a list of the weights in step; ours is made when it is asked for."""
-
-    def _init_flat_weights(self) -> None:
-        """RNNBase makes its list of the weights here; ours needs no making."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        # NOTE: not RNNBase's, which drops references that back its list of weights.
-        return self.__dict__.copy()
-
-    def _replicate_for_data_parallel(self) -> Any:
-        # NOTE: not RNNBase's, which copies its list of weights.
-        return nn.Module._replicate_for_data_parallel(self)  # type: ignore[no-untyped-call]
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # NOTE: not RNNBase's, which writes into its list of weights.
-        nn.Module.__setattr__(self, name, value)
-
-    def flatten_parameters(self) -> None:
-        """Does nothing: the kernels take the weights where they are. Kept for nn.LSTM's callers."""
-
     # ---- From and to torch ----
 
     @classmethod
     def from_torch(cls, module: nn.LSTM) -> FusedLSTM:
-        """A FusedLSTM with the very Parameter objects, hooks and settings of an nn.LSTM."""
-        if not isinstance(module, nn.LSTM):
+        """A FusedLSTM with the very Parameter objects, hooks and settings of an nn.LSTM.
+
+        Raises:
+            TypeError: it is no nn.LSTM, or computes what a FusedLSTM does not (a forward of its
+                own, a complex dtype); the message says what.
+        """
+        # NOTE: not nn.LSTM, which may have been patched to be FusedLSTM since.
+        if not isinstance(module, FusedLSTM._torch_class):
             raise TypeError(f"from_torch takes an nn.LSTM, got {type(module).__name__}")
+        refuse_unlike(module, FusedLSTM._torch_class, cls)
         return share_state(module, cls)
 
     def to_torch(self) -> nn.LSTM:
-        """An nn.LSTM with this module's very Parameter objects, hooks and settings."""
-        module = share_state(self, nn.LSTM)
-        for name in ("backend", "recompute"):
-            module.__dict__.pop(name, None)
-        module._init_flat_weights()
+        """An nn.LSTM with this module's very Parameter objects, hooks and settings; of a converted
+        subclass, one of that class."""
+        module: nn.LSTM = to_torch(self)
         return module

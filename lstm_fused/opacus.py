@@ -28,7 +28,7 @@ class _Layer(FusedLSTM):
 
     def forward(self, input: Tensor, *others: Tensor) -> Tensor:  # type: ignore[override]
         by_row = [input, *others] if self.batch_first else _swapped((input, *others))
-        result = self.by_row(self._flat_weights, *by_row)
+        result = self.by_row(self._weights(), *by_row)
         return result if self.batch_first else result.transpose(0, 1)
 
     def by_row(

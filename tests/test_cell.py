@@ -251,15 +251,6 @@ def test_convert_of_a_single_module_returns_the_new_one() -> None:
     assert lstm_fused.convert(linear) is linear
 
 
-class OwnLSTM(nn.LSTM):
-    pass
-
-
-def test_convert_leaves_subclasses_alone() -> None:
-    model = nn.Sequential(OwnLSTM(D, H))
-    assert type(lstm_fused.convert(model)[0]) is OwnLSTM
-
-
 def test_optimiser_goes_on_after_convert() -> None:
     x, goal = torch.randn(6, 4, D, dtype=F64), torch.randn(4, 2, dtype=F64)
     losses: list[list[float]] = []

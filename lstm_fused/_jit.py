@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""TorchScript: what is said where torch would fail without a hint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+
+def refuse_script(module: nn.Module) -> NoReturn:
+    """`__prepare_scriptable__` of our modules: torch.jit.script calls it on each module of a model.
+
+    NOTE: a twin given back here would take the module's place in the user's own model, not in the
+    script alone.
+    """
+    name = type(module).__name__
+    raise RuntimeError(
+        f"{name} cannot be compiled by torch.jit.script. Script its to_torch(), torch's own module "
+        "over the same parameters, or lstm_fused.revert(model); or use torch.jit.trace under "
+        "torch.no_grad(), torch.export or torch.compile"
+    )
+
+
+def refuse_trace_with_gradients(
+    input: Tensor, hx: tuple[Tensor, Tensor], weights: Sequence[Tensor]
+) -> None:
+    """Raises RuntimeError in torch.jit.trace where gradients are to be recorded: the trace would
+    hold a call of Python, which can neither be saved nor be checked."""
+    if torch.compiler.is_compiling() or not torch._C._is_tracing():
+        return
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (input, *hx, *weights)):
+        raise RuntimeError(
+            "FusedLSTM cannot be traced by torch.jit.trace with gradients. Trace under "
+            "torch.no_grad(); or, where the trace is to be trained, trace its to_torch() or "
+            "lstm_fused.revert(model)"
+        )

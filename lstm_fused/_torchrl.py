@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""TorchRL's LSTMModule met in a model, without an import of torchrl where it is not used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+_NAME = ("torchrl.modules.tensordict_module.rnn", "LSTMModule")
+
+
+def _of_torchrl(module: nn.Module) -> Any:
+    """TorchRL's class, if the module is an instance of it or of a subclass."""
+    return next((c for c in type(module).__mro__ if (c.__module__, c.__name__) == _NAME), None)
+
+
+def why_kept(module: nn.Module) -> str | None:
+    """Why the LSTM of a subclass of TorchRL's LSTMModule is left."""
+    kind = _of_torchrl(module)
+    if kind is None or type(module) is kind:
+        return None
+    from lstm_fused.torchrl import FusedLSTMModule
+
+    if isinstance(module, FusedLSTMModule):
+        return None
+    return (
+        f"it is in a {type(module).__name__}, a subclass of TorchRL's LSTMModule: derive that from "
+        "lstm_fused.torchrl.FusedLSTMModule"
+    )
+
+
+def settle(module: nn.Module) -> bool:
+    """Has an LSTMModule take the LSTM that it holds for what it is. Whether its class has
+    changed."""
+    kind = _of_torchrl(module)
+    if kind is None:
+        return False
+    from lstm_fused.torchrl import FusedLSTMModule, settle
+
+    return type(module) in (kind, FusedLSTMModule) and settle(module)
