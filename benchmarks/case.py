@@ -21,9 +21,10 @@ DTYPE_ALIASES = {
 }
 
 # What one call is. inference: module call without gradients; training: forward, and the gradients
-# of the input and of every parameter for a given gradient of y; op: the operator beneath the
+# of the input and of every parameter for a given gradient of y; grad_input: the same, but only the
+# input's gradient is asked for, though parameters require theirs; op: the operator beneath the
 # module, without gradients (what is left of `inference` is Python).
-MODES = ("inference", "training", "op")
+MODES = ("inference", "training", "grad_input", "op")
 # How rows of unequal length are handed over. packed: a PackedSequence goes in and comes out;
 # lengths: padded tensors go in and come out, so that a peer that needs packing packs in its time.
 RAGGED = ("", "packed", "lengths")
@@ -47,6 +48,8 @@ class Case:
     P: int = 0
     layers: int = 1
     bidirectional: bool = False
+    # A Python loop over FusedLSTMCell, and for the reference over nn.LSTMCell.
+    cell: bool = False
     mode: str = "inference"
     dtype: str = "float32"
     ragged: str = ""
@@ -82,7 +85,13 @@ class Case:
 
     @property
     def training(self) -> bool:
-        return self.mode == "training"
+        """Whether the call computes gradients."""
+        return self.mode in ("training", "grad_input")
+
+    @property
+    def products(self) -> int:
+        """Matrix products of a step's size: the forward's, and those of either gradient."""
+        return {"training": 3, "grad_input": 2}.get(self.mode, 1)
 
     @property
     def directions(self) -> int:
@@ -110,6 +119,7 @@ class Case:
         words = [f"T={self.T} N={self.N}"]
         words.append(f"D=H={self.H}" if self.D == self.H else f"D={self.D} H={self.H}")
         words += [f"P={self.P}"] * bool(self.P) + [f"layers={self.layers}"] * (self.layers > 1)
+        words += ["cell"] * self.cell
         words += ["bidirectional"] * self.bidirectional + [self.ragged] * bool(self.ragged)
         words += [f"resets={self.resets:g}"] * bool(self.resets)
         words += [f"saturated={self.saturated}"] * bool(self.saturated)
@@ -133,7 +143,7 @@ class Case:
         for layer in range(self.layers):
             gates = GATES * self.H * (self.input_size(layer) + self.output_size)
             per_step += 2.0 * self.directions * (gates + self.P * self.H)
-        return steps * per_step * (3 if self.training else 1)
+        return steps * per_step * self.products
 
     def recurrent_bytes(self) -> int:
         """Bytes of weights that every step must read anew: the recurrent ones, the projection."""

@@ -16,7 +16,8 @@ from benchmarks.peers.base import Setting
 def write_truth(case: Case, setting: Setting, path: Path) -> None:
     """Writes every result of the case, and what error each may have, into one file."""
     data = make_data(case)
-    plain = replace(case, mode="inference") if case.mode == "op" else case
+    mode = "inference" if case.mode == "op" else case.mode
+    plain = replace(case, mode=mode, cell=False)
     truth = nn_lstm.prepare(replace(plain, dtype="float64"), data, setting).results()
     rival = truth
     if case.dtype != "float64":

@@ -110,6 +110,25 @@ _MEMORY_OPTIONS = tuple(
     for recompute in (False, True)
 )
 
+# What is done with a cell: a step without gradients, a loop of steps in training, the gradient of
+# the input alone; and which (N, H) of the grid a default run has.
+_CELL = Case(cell=True, threads=1)
+_CELL_USES = (
+    ({"T": 1}, ((1, 16), (1, 128), (1, 512))),
+    ({"T": 10, "mode": "training"}, ((1, 16), (1, 128), (1, 512), (4, 256))),
+    ({"T": 1, "mode": "grad_input"}, ((1, 128), (1, 512), (4, 512))),
+)
+_CELL_GRID = [(n, h) for h in (16, 32, 64, 100, 128, 256, 512, 1024) for n in (1, 2, 4, 16)]
+
+
+def _cells() -> tuple[Entry, ...]:
+    return tuple(
+        Entry(replace(_CELL, N=n, D=h, H=h, **use), "default" if (n, h) in default else "full")
+        for use, default in _CELL_USES
+        for n, h in _CELL_GRID
+    )
+
+
 # The short ones stand before the long ones, which a run that is out of time leaves out.
 _ALL = (
     Suite("inference", "whole sequences, without gradients", _goals("inference"), (_BOTH[0],)),
@@ -132,6 +151,12 @@ _ALL = (
         _entries(_TINY, [{}, {"mode": "op"}], level="quick")
         + _entries(_TINY, [{"mode": "training"}]),
         ({"T": 1, "N": 1, "D": 1, "H": 1}, {"T": 1, "N": 1, "D": 1, "H": 1, "mode": "op"}),
+    ),
+    Suite(
+        "cell",
+        "FusedLSTMCell against nn.LSTMCell: a step, a loop in training, the input's gradient alone",
+        _cells(),
+        tuple({"cell": True, "threads": 1, **use} for use, _ in _CELL_USES),
     ),
     Suite(
         "ragged",

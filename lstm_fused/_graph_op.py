@@ -22,7 +22,7 @@ from lstm_fused._layer_function import LayerFunction
 
 LayerResult = tuple[Tensor, Tensor, Tensor, Tensor]
 
-# A change of what `_differentiate` is traced to needs another number (see `_layer_function.copy_op`).
+# NOTE: what `_differentiate` is traced to cannot change under one name: see `copy_op`.
 _NAME = "lstm_layer_v1"
 
 _apply: Any = super(torch.autograd.Function, LayerFunction).apply
@@ -76,7 +76,7 @@ def _differentiate(
 
 lstm_layer_op: Any = None
 if _native.compiled is not None:
-    _library = torch.library.Library("lstm_fused", "FRAGMENT")
+    _library: Any = torch.library.Library("lstm_fused", "FRAGMENT")  # type: ignore[no-untyped-call]
     _library.define(
         f"{_NAME}(Tensor input, Tensor h_0, Tensor c_0, Tensor[] weights, Tensor? lengths, "
         "Tensor? batch_sizes, Tensor? reset_mask, bool return_cell_states, bool recompute) -> "

@@ -128,8 +128,8 @@ def copied_in_trace(tensor: Any) -> Any:
     change in place from call to call, and of which a layer may see a view: Inductor's views share
     no version with what they show.
 
-    NOTE: by an op of our own, since a partitioner that meets `clone` saves what is cloned, and makes
-    the copy in the backward, when it is too late.
+    NOTE: by an op of our own, since a partitioner that meets `clone` saves what is cloned, and
+    makes the copy in the backward, when it is too late.
     """
     if tensor is None or copy_op is None or torch._C._are_functorch_transforms_active():
         return tensor
@@ -140,11 +140,11 @@ def _never() -> bool:
     return False
 
 
-# NOTE: torch keeps compiled graphs on disk, under the names of the ops that they were traced from. A
-# change of what an op of ours is traced to needs another number in its name.
+# NOTE: torch keeps compiled graphs on disk, under the names of the ops that they were traced from.
+# A change of what an op of ours is traced to needs another number in its name.
 copy_op: Any = None
 if _native.compiled is not None:
-    _library = torch.library.Library("lstm_fused", "FRAGMENT")
+    _library: Any = torch.library.Library("lstm_fused", "FRAGMENT")  # type: ignore[no-untyped-call]
     _library.define("copy_v1(Tensor tensor) -> Tensor")
     _library.impl(
         "copy_v1",
@@ -166,7 +166,7 @@ def layer_gradient(
         variables = (saved.input, saved.h_0, saved.c_0, *weights)
         needed = (needs.input, needs.states, needs.states, *([needs.weights] * len(weights)))
         first, by_weight = reference_gradient(grads, variables, needed, saved.masks)
-        return LayerGradient(*first, by_weight)
+        return LayerGradient(first[0], first[1], first[2], by_weight)
     arguments = (*grads, *saved, *needs, *weights)
     if torch.compiler.is_compiling() and torch.is_grad_enabled():
         result = FusedLSTMBackwardFunction.apply(*arguments)  # type: ignore[no-untyped-call]

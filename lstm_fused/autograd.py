@@ -80,10 +80,10 @@ def lstm_layer(
     )
     # A program of torch.export has no backward: nothing is to be saved for it.
     if not (needs_grad or has_forward_mode) or (torch.compiler.is_compiling() and is_exporting()):
-        result = _native.lstm_forward_op(
+        y, h_n, c_n, cell_states, _, _ = _native.lstm_forward_op(
             input, h_0, c_0, weights, *masks, False, return_cell_states
         )
-        return result[:4]
+        return y, h_n, c_n, cell_states
     if torch.compiler.is_compiling():
         y, h_n, c_n, cell_states = lstm_layer_op(
             input, h_0, c_0, weights, *masks, return_cell_states, recompute

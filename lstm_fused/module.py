@@ -320,7 +320,7 @@ class FusedLSTM(ByName):
                 f"also be 3-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
             )
 
-    def _refuse_misfits(self, input: Tensor, hx: Hidden | None) -> None:
+    def _refuse_misfits(self, input: Any, hx: Hidden | None) -> None:
         """Raises where tensors of a call of the fast path do not fit together."""
         self._check_hidden_rank(hx)
         weights = self._weights()

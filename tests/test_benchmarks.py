@@ -18,12 +18,14 @@ from kit.benchmark_results import make_results
 
 from benchmarks import cli
 from benchmarks.case import Case, CaseError, from_record, parse_dtype, parse_shape
-from benchmarks.check import budgets, find_fault
+from benchmarks.check import budgets, find_fault, load_truth
 from benchmarks.clock import CudaClock, count_names
 from benchmarks.compare import compare
 from benchmarks.conduct import Conductor, Options
 from benchmarks.data import make_data, rounded
-from benchmarks.peers import PEERS, Peer
+from benchmarks.judge import write_truth
+from benchmarks.peers import PEERS, Peer, fused, nn_lstm
+from benchmarks.peers.base import Setting
 from benchmarks.pool import Pool
 from benchmarks.records import Results, Writer, read_results
 from benchmarks.report import write_reports
@@ -87,6 +89,7 @@ def test_flops() -> None:
     forward = 10 * 3 * 2 * 4 * 7 * (5 + 7)
     assert case.flops() == forward
     assert replace(case, mode="training").flops() == 3 * forward
+    assert replace(case, mode="grad_input").flops() == 2 * forward
     assert replace(case, bidirectional=True).flops() == 2 * forward
     assert replace(case, layers=2).flops() == forward + 10 * 3 * 2 * 4 * 7 * (7 + 7)
     assert replace(case, P=2).flops() == 10 * 3 * 2 * (4 * 7 * (5 + 2) + 2 * 7)
@@ -112,6 +115,36 @@ def test_cases_survive_their_record() -> None:
         for entry in suite.entries:
             case = entry.case
             assert from_record(json.loads(json.dumps(case.as_record()))) == case
+
+
+@pytest.mark.parametrize("mode", ["inference", "training", "grad_input"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_cells_are_asked_for_what_the_case_says(mode: str, steps: int, tmp_path: Path) -> None:
+    from torch import get_num_threads, is_grad_enabled, set_grad_enabled, set_num_threads
+
+    threads, grad = get_num_threads(), is_grad_enabled()
+    case = Case(T=steps, N=2, D=3, H=5, cell=True, mode=mode)
+    try:
+        write_truth(case, Setting(), tmp_path / "truth.npz")
+        truth, allowed = load_truth(tmp_path / "truth.npz")
+        for peer in (fused, nn_lstm):
+            call = peer.prepare(case, make_data(case), Setting())
+            found = call.results()
+            assert found.keys() == truth.keys() and find_fault(found, truth, allowed) == ""
+            call.run()
+    finally:
+        set_num_threads(threads)
+        set_grad_enabled(grad)
+    gradients = {name for name in truth if name.startswith("grad_")}
+    assert len(gradients) == {"inference": 0, "training": 5, "grad_input": 1}[mode]
+
+
+def test_cells_of_the_default_run_are_some_of_all() -> None:
+    suite = SUITES["cell"]
+    default = [entry.case for entry in suite.select("default")]
+    assert len(default) == 10 and len(suite.entries) == 3 * 4 * 8
+    assert {case.mode for case in default} == {"inference", "training", "grad_input"}
+    assert all(entry.case.threads == 1 and entry.case.cell for entry in suite.entries)
 
 
 def test_own_shapes_reach_every_suite() -> None:

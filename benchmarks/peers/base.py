@@ -46,10 +46,12 @@ def refuse(case: Case, who: str, *options: str) -> None:
 
     Args:
         who: the subject of the message.
-        options: of "training", "op", "ragged", "resets", "layers", "bidirectional", "P".
+        options: of "training", "grad_input", "op", "ragged", "resets", "layers", "bidirectional",
+            "P".
     """
     used = {
         "training": case.training,
+        "grad_input": case.mode == "grad_input",
         "op": case.mode == "op",
         "ragged": bool(case.ragged),
         "resets": case.resets > 0,
@@ -59,6 +61,7 @@ def refuse(case: Case, who: str, *options: str) -> None:
     }
     words = {
         "training": "gradients",
+        "grad_input": "gradient of the input alone",
         "op": "operator beneath a module",
         "ragged": "rows of unequal length",
         "resets": "resets",

@@ -19,15 +19,17 @@ def prepare(case: Case, data: Data, setting: Setting) -> Call:
     return make_call(case, inputs, make_loop(case, cell, inputs), leaves_of(cell))
 
 
-def make_cell(case: Case, data: Data, setting: Setting) -> tuple[nn.LSTMCell, Inputs]:
+def make_cell(
+    case: Case, data: Data, setting: Setting, kind: type[nn.Module] = nn.LSTMCell
+) -> tuple[nn.Module, Inputs]:
     refuse(case, "LSTMCell loop", "op", "ragged", "layers", "bidirectional", "P")
     inputs = make_inputs(case, data, setting)
-    cell = nn.LSTMCell(case.D, case.H, device=inputs.x.device, dtype=inputs.x.dtype)
+    cell = kind(case.D, case.H, device=inputs.x.device, dtype=inputs.x.dtype)
     cell.load_state_dict({name[:-3]: tensor for name, tensor in inputs.weights.items()})
     return cell, inputs
 
 
-def leaves_of(cell: nn.LSTMCell) -> dict[str, Tensor]:
+def leaves_of(cell: nn.Module) -> dict[str, Tensor]:
     return {f"{name}_l0": parameter for name, parameter in cell.named_parameters()}
 
 
@@ -37,11 +39,12 @@ def make_loop(case: Case, step: Step, inputs: Inputs):
     def forward():
         h, c = inputs.hx[0][0], inputs.hx[1][0]
         outputs = []
-        for t, x in enumerate(inputs.x.unbind()):
+        steps = inputs.x.unbind() if case.T > 1 else (inputs.x[0],)
+        for t, x in enumerate(steps):
             if case.resets:
                 h, c = h * keep[t], c * keep[t]
             h, c = step(x, (h, c))
             outputs.append(h)
-        return torch.stack(outputs), h[None], c[None]
+        return torch.stack(outputs) if case.T > 1 else h[None], h[None], c[None]
 
     return forward

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""FusedLSTM, and for mode "op" the operator beneath it."""
+"""FusedLSTM, for mode "op" the operator beneath it, and for cells a loop over FusedLSTMCell."""
 
 import torch
 
 from benchmarks.case import Case
 from benchmarks.data import Data
 from benchmarks.peers.base import Call, Refusal, Setting, refuse
+from benchmarks.peers.cell_loop import leaves_of, make_cell, make_loop
 from benchmarks.peers.torch_kit import Inputs, make_call, make_inputs, make_module
-from lstm_fused import FusedLSTM
+from lstm_fused import FusedLSTM, FusedLSTMCell
 
 
 def prepare(case: Case, data: Data, setting: Setting) -> Call:
+    if case.cell:
+        cell, inputs = make_cell(case, data, setting, FusedLSTMCell)
+        return make_call(case, inputs, make_loop(case, cell, inputs), leaves_of(cell))
     inputs = make_inputs(case, data, setting)
     if case.mode == "op":
         return _prepare_op(case, inputs)

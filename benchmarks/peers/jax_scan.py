@@ -22,7 +22,7 @@ DTYPES = {
 
 
 def prepare(case: Case, data: Data, setting: Setting) -> Call:
-    refuse(case, "JAX scan", "op", "ragged")
+    refuse(case, "JAX scan", "op", "ragged", "grad_input")
     refuse_dtypes(case, "JAX on the CPU", *DTYPES)
     jax.config.update("jax_enable_x64", case.dtype == "float64")
 

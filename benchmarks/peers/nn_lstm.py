@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """torch.nn.LSTM (oneDNN on the CPU, cuDNN on a GPU): the reference that others are compared with.
 
-It knows no resets. There it runs as users run it: one step at a time, in a Python loop that
-multiplies the states by 0 where a row is reset.
+For cells it is a loop over nn.LSTMCell. It knows no resets. There it runs as users run it: one step
+at a time, in a Python loop that multiplies the states by 0 where a row is reset.
 """
 
 import torch
@@ -11,11 +11,14 @@ from torch.nn.utils.rnn import pad_packed_sequence
 
 from benchmarks.case import Case
 from benchmarks.data import Data
+from benchmarks.peers import cell_loop
 from benchmarks.peers.base import Call, Setting, refuse
 from benchmarks.peers.torch_kit import Inputs, make_call, make_inputs, make_module
 
 
 def prepare(case: Case, data: Data, setting: Setting) -> Call:
+    if case.cell:
+        return cell_loop.prepare(case, data, setting)
     inputs = make_inputs(case, data, setting)
     if case.mode == "op":
         return _prepare_op(case, inputs)

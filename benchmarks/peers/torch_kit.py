@@ -90,13 +90,15 @@ def make_call(
     note: str = "",
     unnamed: Sequence[Tensor] = (),
 ) -> Call:
-    """A call of `forward`; in training followed by the gradients of x and of the leaves.
+    """A call of `forward`; in training followed by the gradients of x and, unless the case wants
+    x's alone, of the leaves.
 
     Args:
         leaves: by nn.LSTM's names of the parameters.
         unnamed: parameters without a counterpart there: differentiated, not checked.
     """
-    wanted = [inputs.x, *leaves.values(), *unnamed]
+    alone = case.mode == "grad_input"
+    wanted = [inputs.x] if alone else [inputs.x, *leaves.values(), *unnamed]
     grad_y = inputs.pack(inputs.grad_y).data if case.ragged == "packed" else inputs.grad_y
 
     def train() -> tuple[Any, ...]:

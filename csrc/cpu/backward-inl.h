@@ -42,8 +42,8 @@ LSTM_INLINE void finish_gradients(const BackwardStep& step, Vec<AccumulatorOf<E>
   }
 }
 
-template <typename S, typename E>
-void backward_step(const BackwardStep& step) {
+template <bool kUnpacked, typename S, typename E>
+LSTM_INLINE void run_backward_step(const BackwardStep& step) {
   using A = AccumulatorOf<E>;
   constexpr int64_t width = kWidth<A>;
   const PanelRange panels =
@@ -66,5 +66,15 @@ void backward_step(const BackwardStep& step) {
       }
     }
   };
-  for_each_tile<E>(step.rows, panels, step.product, {}, start, finish);
+  if constexpr (kUnpacked) {
+    for_each_unpacked_tile<S, E>(step.rows, panels, step.product, {}, start, finish);
+  } else {
+    for_each_tile<E>(step.rows, panels, step.product, {}, start, finish);
+  }
+}
+
+template <typename S, typename E>
+void backward_step(const BackwardStep& step) {
+  return step.product.matrix ? run_backward_step<true, S, E>(step)
+                             : run_backward_step<false, S, E>(step);
 }

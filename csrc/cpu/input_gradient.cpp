@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "cpu/plan.h"
 #include "cpu/row_chunks.h"
 
 namespace lstm_fused::cpu {
@@ -28,10 +29,14 @@ bool sums_directions_at_once(const LstmShape& shape, DType dtype) {
   return shape.directions == 2 && dtype_size(dtype) != accumulator_size(dtype);
 }
 
-InputGradient::InputGradient(const InputGradientArgs& args, Isa isa, const Parallel& parallel)
+InputGradient::InputGradient(const InputGradientArgs& args, Isa isa, bool unpacked,
+                             const Parallel& parallel)
     : args_(args),
       table_(kernel_table(isa, args.dtype)),
+      unpacked_(unpacked),
+      panels_(ceil_div(args.shape.input_size, kPanelSlots * table_.vector_width)),
       positions_(positions_in_sequence(*args.layout, args.shape.batch)) {
+  if (unpacked_) return;
   Packer packer(table_);
   for (int d = 0; d < args.shape.directions; ++d) {
     packer.add_direct(args.w_ih[d], args.shape.input_size, kGates * args.shape.hidden_size,
@@ -40,8 +45,8 @@ InputGradient::InputGradient(const InputGradientArgs& args, Isa isa, const Paral
   packer.run(parallel);
 }
 
-void InputGradient::run(int64_t begin, int64_t end, const void* const (&grad_gates)[kMaxDirections],
-                        bool add) const {
+void InputGradient::run(int64_t begin, int64_t end, int64_t panel_begin, int64_t panel_end,
+                        const void* const (&grad_gates)[kMaxDirections], bool add) const {
   const int64_t storage = dtype_size(args_.dtype);
   const int64_t gates = kGates * args_.shape.hidden_size;
   const bool converts = table_.operand_size != storage;
@@ -49,7 +54,8 @@ void InputGradient::run(int64_t begin, int64_t end, const void* const (&grad_gat
     LinearStep step;
     step.rows = std::min(kMaxChunkRows, end - row);
     step.columns = args_.shape.input_size;
-    step.panel_end = w_ih_[0].panels;
+    step.panel_begin = panel_begin;
+    step.panel_end = panel_end;
     Buffer converted[kMaxDirections];
     Product products[kMaxDirections];
     for (int d = 0; d < args_.shape.directions; ++d) {
@@ -60,7 +66,14 @@ void InputGradient::run(int64_t begin, int64_t end, const void* const (&grad_gat
         table_.storage_to_operand(from, step.rows * gates, converted[d].get());
         from = converted[d].get();
       }
-      products[d] = {{from, gates, nullptr}, gates, w_ih_[d].data.get()};
+      products[d].operand = {from, gates, nullptr};
+      products[d].size = gates;
+      if (unpacked_) {
+        products[d].matrix = args_.w_ih[d];
+        products[d].matrix_columns = args_.shape.input_size;
+      } else {
+        products[d].panels = w_ih_[d].data.get();
+      }
     }
     step.product = products[0];
     step.second = products[1];
@@ -76,7 +89,8 @@ void InputGradient::run(int64_t begin, int64_t end, const void* const (&grad_gat
 }
 
 void input_gradient(const InputGradientArgs& args, Isa isa, const Parallel& parallel) {
-  const InputGradient gradient(args, isa, parallel);
+  const bool unpacked = reads_weights_unpacked(args.shape, args.dtype, isa);
+  const InputGradient gradient(args, isa, unpacked, parallel);
   const int64_t rows = args.layout->data_rows();
   if (rows == 0) return;
   const int64_t size = chunk_rows(rows, parallel.threads);
@@ -88,7 +102,7 @@ void input_gradient(const InputGradientArgs& args, Isa isa, const Parallel& para
       grad_gates[d] = advance(args.grad_gates[d], begin * kGates * args.shape.hidden_size,
                               dtype_size(args.dtype));
       if (at_once && d == 0) continue;
-      gradient.run(begin, end, grad_gates, /*add=*/!at_once && d == 1);
+      gradient.run(begin, end, 0, gradient.panels(), grad_gates, /*add=*/!at_once && d == 1);
       grad_gates[d] = nullptr;
     }
   });

@@ -29,17 +29,23 @@ bool sums_directions_at_once(const LstmShape& shape, DType dtype);
 // where it stands among the rows and on the number of threads; here they do not.
 class InputGradient {
  public:
-  // Packs the weights. `args`, whose `grad_gates` are not used, must outlive this.
-  InputGradient(const InputGradientArgs& args, Isa isa, const Parallel& parallel);
+  // Packs the weights, unless they are to be read as they are. `args`, whose `grad_gates` are not
+  // used, must outlive this.
+  InputGradient(const InputGradientArgs& args, Isa isa, bool unpacked, const Parallel& parallel);
 
-  // Rows [begin, end) of data. grad_gates: each direction's row `begin` and those after it, or null
-  // where a direction has no part in this; add: to what is there already.
-  void run(int64_t begin, int64_t end, const void* const (&grad_gates)[kMaxDirections],
-           bool add) const;
+  // Panels of W columns that parts of the work can be cut into; as well as into rows.
+  int64_t panels() const { return panels_; }
+  // Rows [begin, end) of data, and of their columns panels [panel_begin, panel_end). grad_gates:
+  // each direction's row `begin` and those after it, or null where a direction has no part in this;
+  // add: to what is there already.
+  void run(int64_t begin, int64_t end, int64_t panel_begin, int64_t panel_end,
+           const void* const (&grad_gates)[kMaxDirections], bool add) const;
 
  private:
   const InputGradientArgs& args_;
   const KernelTable& table_;
+  const bool unpacked_;
+  const int64_t panels_;
   const std::vector<int64_t> positions_;  // of the rows of data in grad_x; empty: as they come
   PanelMatrix w_ih_[kMaxDirections];
 };

@@ -30,6 +30,8 @@ namespace {
 //
 #include "cpu/pack-inl.h"
 //
+#include "cpu/unpacked-inl.h"
+//
 #include "cpu/backward-inl.h"
 #include "cpu/forward-inl.h"
 //
@@ -91,6 +93,7 @@ const KernelTable& kernel_table() {
       dot_step<S>,
       linear_step<S, E>,
       backward_step<S, E>,
+      outer_products<S, E>,
   };
   return table;
 }

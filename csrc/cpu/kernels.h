@@ -7,6 +7,8 @@
 //   gate order   panel p, slot q, lane l = gate q of unit p·W + l      (forward: the cell's fused)
 //   plain order  panel p, slot q, lane l = column (4p + q)·W + l       (everything else)
 // Columns past the end are zero. With the bfloat16 operand K goes in pairs, [K/2][4][W][2].
+// A product in plain order can also take B as it is, row-major and of the storage type. Its sums
+// have the bits of those from panels.
 //
 // Each step function works on rows [0, rows) of its arguments and on panels
 // [panel_begin, panel_end); it is thread-safe, allocates nothing and throws nothing.
@@ -45,6 +47,10 @@ struct Product {
   Rows operand;                  // operand type
   int64_t size = 0;              // K
   const void* panels = nullptr;  // see above
+  // Instead of panels: B (K, matrix_columns) storage. In linear_step, with columns, and in
+  // backward_step; where a step has two products, in both or in none.
+  const void* matrix = nullptr;
+  int64_t matrix_columns = 0;
 };
 
 // gates = bias + x·W_ihᵀ + h·W_hhᵀ, then the cell.
@@ -107,6 +113,18 @@ struct BackwardStep {
   Resets reset;             // of this step: zero c_prev, dc and operand_out
 };
 
+// out = Σ_k grads[k][begin … end)ᵀ·operands[k], in rising k, nothing packed: the bits of a product
+// of what pack_columns and pack_rows make.
+struct OuterProducts {
+  const void* const* grads = nullptr;     // (K) each points at a row of storage
+  const void* const* operands = nullptr;  // (K) each points at a row of `columns` storage
+  int64_t k_size = 0;                     // K, at most kMaxOuterRows
+  int64_t begin = 0, end = 0;
+  int64_t columns = 0;
+  void* out = nullptr;  // out (end - begin, columns) storage; aliases no input
+};
+constexpr int64_t kMaxOuterRows = 32;
+
 struct KernelTable {
   int64_t vector_width;  // W, accumulators per vector
   int64_t operand_size;  // bytes of an operand element
@@ -143,6 +161,7 @@ struct KernelTable {
   void (*dot_step)(const DotStep&);
   void (*linear_step)(const LinearStep&);
   void (*backward_step)(const BackwardStep&);
+  void (*outer_products)(const OuterProducts&);
 };
 
 // Instruction sets in rising order.

@@ -116,7 +116,7 @@ LayerBackward::LayerBackward(const LayerBackwardArgs& args, const CpuFacts& fact
   if (!args.direction[0].recurrence.gates) {
     gates_.emplace(gates_args_, make_forward_plan(shape_, args.dtype, facts), parallel);
   }
-  if (args.grad_x) input_gradient_.emplace(input_args_, plan_.isa, parallel);
+  if (args.grad_x) input_gradient_.emplace(input_args_, plan_.isa, plan_.unpacked, parallel);
   x_rows_ = data_rows(*args.layout, shape_.batch, args.x, shape_.input_size * storage_);
   for (int d = 0; d < shape_.directions; ++d) prepare_direction(d);
 }
@@ -259,16 +259,21 @@ void LayerBackward::run_input_gradient(int64_t i, int64_t share) const {
   const bool at_once = sums_directions_at_once(shape_, args_.dtype);
   const void* grads[kMaxDirections] = {};
   for (int d = 0; d < shape_.directions; ++d) {
+    // Few rows read weights that cost more than they do: each thread reads its own columns.
     const Range rows = rows_of(d, i);
-    const int64_t size = round_up(ceil_div(rows.size(), shares_.threads), kRowBlock);
-    const int64_t begin = std::min(share * size, rows.size());
+    const int64_t row_shares = plan_.unpacked ? 1 : shares_.threads;
+    const int64_t size = round_up(ceil_div(rows.size(), row_shares), kRowBlock);
+    const int64_t begin = plan_.unpacked ? 0 : std::min(share * size, rows.size());
     const int64_t end = std::min(begin + size, rows.size());
     grads[d] =
         advance(directions_[d].grad_gates.get(), begin * kGates * shape_.hidden_size, storage_);
     if (at_once && d == 0) continue;
     // The other direction was here before; in the middle piece both come at once, 0 first.
     const bool add = !at_once && shape_.directions == 2 && 2 * i + d >= pieces_;
-    input_gradient_->run(rows.begin + begin, rows.begin + end, grads, add);
+    const int64_t panels = input_gradient_->panels();
+    const int64_t first = plan_.unpacked ? panels * share / shares_.threads : 0;
+    const int64_t last = plan_.unpacked ? panels * (share + 1) / shares_.threads : panels;
+    input_gradient_->run(rows.begin + begin, rows.begin + end, first, last, grads, add);
     grads[d] = nullptr;
   }
 }

@@ -22,8 +22,8 @@ LSTM_INLINE void finish_columns(const LinearStep& step, Vec<AccumulatorOf<E>> v,
   }
 }
 
-template <typename S, typename E>
-void linear_step(const LinearStep& step) {
+template <bool kUnpacked, typename S, typename E>
+LSTM_INLINE void run_linear_step(const LinearStep& step) {
   using A = AccumulatorOf<E>;
   constexpr int64_t width = kWidth<A>;
   const PanelRange panels = step.columns == 0
@@ -59,5 +59,15 @@ void linear_step(const LinearStep& step) {
       }
     }
   };
-  for_each_tile<E>(step.rows, panels, step.product, step.second, start, finish);
+  if constexpr (kUnpacked) {
+    for_each_unpacked_tile<S, E>(step.rows, panels, step.product, step.second, start, finish);
+  } else {
+    for_each_tile<E>(step.rows, panels, step.product, step.second, start, finish);
+  }
+}
+
+template <typename S, typename E>
+void linear_step(const LinearStep& step) {
+  return step.product.matrix || step.second.matrix ? run_linear_step<true, S, E>(step)
+                                                   : run_linear_step<false, S, E>(step);
 }

@@ -58,6 +58,8 @@ class BackwardGroup {
   void run_output_gradients(int64_t k, int share);
   void run_cells(int64_t k, int share);
   Product recurrent_product(int64_t k, int64_t row) const;
+  Product product_with(const Buffer& operands, int64_t stride, int64_t row, int64_t size,
+                       const PanelMatrix& packed, const void* weights, int64_t columns) const;
   // The group's rows of step t within those of the piece.
   template <typename View, typename Pointer>
   View piece_rows(Pointer base, int64_t stride, int64_t t) const {
@@ -138,10 +140,24 @@ void BackwardGroup::run(int64_t phase, int share) {
 
 // What step k - 1 sends back to h, for rows from `row` on.
 Product BackwardGroup::recurrent_product(int64_t k, int64_t row) const {
-  return {
-      {advance(grad_gates_[k % 2].get(), row * gates_stride_, operand_), gates_stride_, nullptr},
-      kGates * args_.shape.hidden_size,
-      weights_.w_hh.data.get()};
+  return product_with(grad_gates_[k % 2], gates_stride_, row, kGates * args_.shape.hidden_size,
+                      weights_.w_hh, direction_.weights.w_hh, args_.shape.output_size);
+}
+
+// Rows of operands from `row` on times weights (size, columns), packed or as they are.
+Product BackwardGroup::product_with(const Buffer& operands, int64_t stride, int64_t row,
+                                    int64_t size, const PanelMatrix& packed, const void* weights,
+                                    int64_t columns) const {
+  Product product;
+  product.operand = {advance(operands.get(), row * stride, operand_), stride, nullptr};
+  product.size = size;
+  if (plan_.unpacked) {
+    product.matrix = weights;
+    product.matrix_columns = columns;
+  } else {
+    product.panels = packed.data.get();
+  }
+  return product;
 }
 
 // Gradients of h_0 of the rows whose first step was k.
@@ -151,8 +167,9 @@ void BackwardGroup::run_initial_gradients(int64_t k, int share) {
   step.rows = group_.active(time(k)) - row;
   if (!direction_.grad_h_0 || step.rows <= 0) return;
   step.columns = args_.shape.output_size;
-  step.panel_begin = panel_of(share, weights_.w_hh.panels);
-  step.panel_end = panel_of(share + 1, weights_.w_hh.panels);
+  const int64_t panels = ceil_div(step.columns, kPanelSlots * table_.vector_width);
+  step.panel_begin = panel_of(share, panels);
+  step.panel_end = panel_of(share + 1, panels);
   step.product = recurrent_product(k + 1, row);
   step.out = skip_rows(
       group_.batch_rows<MutableRows>(direction_.grad_h_0, args_.shape.output_size, storage_), row,
@@ -209,10 +226,8 @@ void BackwardGroup::run_cells(int64_t k, int share) {
 
     // The gradient of h.
     if (shape.projection) {
-      step.product = {
-          {advance(grad_output_.get(), row * output_stride_, operand_), output_stride_, nullptr},
-          shape.output_size,
-          weights_.w_hr.data.get()};
+      step.product = product_with(grad_output_, output_stride_, row, shape.output_size,
+                                  weights_.w_hr, direction_.weights.w_hr, hidden);
     } else {
       step.addends[0] = skip_rows(grad_y_rows(t), row, storage_);
       if (row < enter) {
@@ -280,7 +295,7 @@ LstmBackward::LstmBackward(const LstmBackwardArgs& args, const LstmPlan& plan,
 
   // Bring the weights into the kernels' layout. A single step does not use W_hh but for h_0.
   Packer packer(table_);
-  for (int d = 0; d < shape.directions; ++d) {
+  for (int d = 0; d < shape.directions && !plan_.unpacked; ++d) {
     const LstmBackwardDirection& direction = args.direction[d];
     if (shape.steps > 1 || direction.grad_h_0) {
       packer.add_direct(direction.weights.w_hh, shape.output_size, kGates * shape.hidden_size,

@@ -23,7 +23,8 @@ struct BackwardPiece {
   void* grad_output = nullptr;  // out (rows, P) storage; null without projection
 };
 
-// The weights of the recurrence as its kernels want them.
+// The weights of the recurrence as its kernels want them; without data where the plan is to read
+// them as they are.
 struct BackwardWeights {
   PanelMatrix w_hh;  // dh = d(pre-activations)·W_hh
   PanelMatrix w_hr;  // d(o·tanh(c)) = dh·W_hr, with projection
@@ -33,8 +34,8 @@ class BackwardGroup;
 
 class LstmBackward {
  public:
-  // Packs the weights. `args`, whose gates, grad_gates and grad_output are not used, must outlive
-  // this.
+  // Packs the weights, unless the plan reads them as they are. `args`, whose gates, grad_gates and
+  // grad_output are not used, must outlive this.
   LstmBackward(const LstmBackwardArgs& args, const LstmPlan& plan, const Parallel& parallel);
   ~LstmBackward();
 

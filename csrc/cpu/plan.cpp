@@ -13,7 +13,7 @@ namespace {
 // microseconds, in which a core does some 10^6.
 constexpr int64_t kMinWorkPerThread = 1'000'000;
 
-// The same for dot products on unpacked weights, which wait for each weight to come from a cache: a
+// The same for products with unpacked weights, which wait for each weight to come from a cache: a
 // core reads those of this many in 20 to 30 microseconds.
 constexpr int64_t kMinDotWorkPerThread = 250'000;
 
@@ -44,6 +44,22 @@ constexpr int64_t kMaxDotPasses = 8, kMaxDotStepsOfLarge = 6;
 constexpr int64_t kMinFreeDotBatch = 4;              // from which on passes do not matter
 constexpr int64_t kDotRows = 4, kNarrowDotRows = 2;  // that share a pass
 constexpr int64_t kLargeWeights = 32 << 20;          // bytes
+
+// Rows up to which a backward's products, of whole rows of the weights, and its weight gradients,
+// of whole rows of the data, cost less than packing these first. With float32 and H = 256 a
+// backward of one row takes half as long, one of 32 rows two thirds, and one of 64 nine tenths or,
+// with AVX2 and H = 64, longer. Each pass converts 16-bit weights anew: float16 by one instruction,
+// where there is one; bfloat16 by several, as into pairs.
+constexpr int64_t kMaxUnpackedRows = 32;
+constexpr int64_t kMaxPairedRows = 8, kMaxNarrowPairedRows = 4;
+constexpr int64_t kMaxEmulatedRows = 1;
+static_assert(kMaxUnpackedRows <= kMaxOuterRows, "the kernels take no more");
+
+// A step of one row reads the weights for that row alone: half as many rows pay for it.
+constexpr int64_t kUnpackedRowsOfStep = 2;
+
+// Rows that share a reading of the weights.
+constexpr int64_t kUnpackedRowBlock = 6, kNarrowUnpackedRowBlock = 3;
 
 struct DotLimits {
   int64_t rows, steps;
@@ -104,9 +120,17 @@ bool is_short(const LstmShape& shape, int64_t weights) {
 // the threads.
 void split_over_threads(const LstmShape& shape, int64_t step_work, bool prefer_team,
                         int64_t max_team, const CpuFacts& facts, LstmPlan& plan) {
-  const int64_t work = step_work * shape.steps * shape.directions;
+  const int64_t steps = shape.steps * shape.directions;
   const int64_t least = plan.dot ? kMinDotWorkPerThread : kMinWorkPerThread;
-  const int64_t threads = std::clamp<int64_t>(work / least, 1, std::max(facts.threads, 1));
+  int64_t threads = step_work * steps / least;
+  if (plan.unpacked) {
+    const bool wide = plan.isa == Isa::kAvx512 || plan.isa == Isa::kAvx512Bf16;
+    const int64_t block = wide ? kUnpackedRowBlock : kNarrowUnpackedRowBlock;
+    const int64_t rows = std::max<int64_t>(shape.batch, 1);
+    const int64_t read = step_work / rows * ceil_div(rows, block) * steps;
+    threads = std::max(threads, read / kMinDotWorkPerThread);
+  }
+  threads = std::clamp<int64_t>(threads, 1, std::max(facts.threads, 1));
   if (threads == 1) return;
   const int64_t per_direction = ceil_div(threads, shape.directions);
   // A team whose threads have as many panels each, or nearly.
@@ -173,10 +197,27 @@ LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& 
   return plan;
 }
 
+int64_t max_unpacked_rows(DType dtype, Isa isa) {
+  const bool narrow = isa == Isa::kBaseline;
+  if (dtype == DType::kBFloat16) return narrow ? kMaxNarrowPairedRows : kMaxPairedRows;
+  if (dtype == DType::kFloat16 && narrow) return kMaxEmulatedRows;
+  return kMaxUnpackedRows;
+}
+
+int64_t max_unpacked_steps(DType dtype, Isa isa) {
+  return ceil_div(max_unpacked_rows(dtype, isa), kUnpackedRowsOfStep);
+}
+
+bool reads_weights_unpacked(const LstmShape& shape, DType dtype, Isa isa) {
+  return shape.steps <= max_unpacked_steps(dtype, isa) &&
+         shape.steps * shape.batch <= max_unpacked_rows(dtype, isa);
+}
+
 LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts) {
   check_shape(shape);
   LstmPlan plan;
   plan.isa = isa_for(dtype, facts);
+  plan.unpacked = reads_weights_unpacked(shape, dtype, plan.isa);
   const KernelTable& table = kernel_table(plan.isa, dtype);
   const int64_t weights =
       shape.hidden_size * shape.output_size * (kGates + (shape.projection ? 1 : 0));
@@ -189,6 +230,7 @@ LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const CpuFacts&
 std::string describe_backward(const LstmPlan& plan) {
   std::ostringstream text;
   text << isa_name(plan.isa) << ", " << plan.row_groups << " row group(s) x team of " << plan.team;
+  if (plan.unpacked) text << ", weights as they are";
   return text.str();
 }
 
@@ -228,7 +270,17 @@ std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts&
 
 std::string explain_backward(const LstmShape& shape, DType dtype, const CpuFacts& facts) {
   const LstmPlan plan = make_backward_plan(shape, dtype, facts);
-  return describe_backward(plan) + " (" + explain_threads(plan, shape, facts) + ")";
+  std::ostringstream text;
+  text << describe_backward(plan) << " (" << explain_threads(plan, shape, facts);
+  if (plan.unpacked) {
+    const int64_t rows = max_unpacked_rows(dtype, plan.isa);
+    const int64_t steps = max_unpacked_steps(dtype, plan.isa);
+    text << "; packing pays from T*N = " << rows + 1;
+    if (steps < rows) text << " or T = " << steps + 1;
+    text << " on";
+  }
+  text << ")";
+  return text.str();
 }
 
 }  // namespace lstm_fused::cpu

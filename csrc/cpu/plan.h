@@ -15,6 +15,8 @@ struct LstmPlan {
   // Weights are used as they are, one dot product per gate and unit, since packing would cost more
   // than the call. Not with projection, nor with projection_steps.
   bool dot = false;
+  // Backward: weights are read as they are, row by row, for the same reason.
+  bool unpacked = false;
   // Batches are cut into groups of rows, which never wait for one another.
   int row_groups = 1;
   // Threads that share a group, each with its own hidden units, in step with one another.
@@ -27,6 +29,11 @@ struct LstmPlan {
 // Throw Error where check_shape does.
 LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts);
 LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts);
+
+// Whether a backward's products read the weights as they are: LstmPlan::unpacked.
+bool reads_weights_unpacked(const LstmShape& shape, DType dtype, Isa isa);
+// Rows of data up to which packing costs more than it saves, whatever T is.
+int64_t max_unpacked_rows(DType dtype, Isa isa);
 
 // The plan in one line.
 std::string describe_forward(const LstmPlan& plan);

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "cpu/cpu_features.h"
+#include "cpu/plan.h"
 
 namespace lstm_fused::cpu {
 namespace {
@@ -65,6 +66,7 @@ WeightGradient::WeightGradient(const WeightGradientArgs& args, Isa isa, int thre
       block_stride_(round_up(block_rows_, table_.vector_width * table_.k_multiple)),
       parts_(std::clamp<int64_t>(threads, 1, ceil_div(args.grad_columns, kPartColumns))),
       is_direct_(at_once && args.rows > 0 && args.rows <= block_rows_),
+      is_outer_(is_direct_ && args.rows <= max_unpacked_rows(args.dtype, isa)),
       part_(parts_) {
   int64_t most_panels = 0;
   for (int i = 0; i < args.weights; ++i) {
@@ -73,7 +75,7 @@ WeightGradient::WeightGradient(const WeightGradientArgs& args, Isa isa, int thre
     sums_[i] = Buffer(args.grad_columns * panels(i) * panel_columns_ * accumulator_);
   }
   if (args.grad_bias[0] || args.grad_bias[1]) bias_sums_ = Buffer(args.grad_columns * accumulator_);
-  for (int64_t p = 0; p < parts_; ++p) {
+  for (int64_t p = 0; p < parts_ && !is_outer_; ++p) {
     const int64_t columns = part_begin(p + 1) - part_begin(p);
     part_[p].columns = Buffer(columns * block_stride_ * table_.operand_size);
     part_[p].panels = Buffer(most_panels * panel_columns_ * block_stride_ * table_.operand_size);
@@ -110,10 +112,20 @@ void WeightGradient::add_block(Part& part, int64_t row, int64_t count, int64_t c
   LinearStep step;
   step.rows = column_end - column_begin;
   step.accumulate = part.has_sums;
-  table_.pack_columns(grads, count, column_begin, column_end, block_stride_, part.columns.get());
   if (bias_sums_.get()) {
     table_.sum_rows(grads, count, column_begin, column_end, part.has_sums, bias_sums(column_begin));
   }
+  if (is_outer_) {
+    for (int i = 0; i < args_.weights; ++i) {
+      const WeightGradientArgs::Weight& weight = args_.weight[i];
+      table_.outer_products({grads, weight.operands + row, count, column_begin, column_end,
+                             weight.columns,
+                             advance(weight.grad_weight, column_begin * weight.columns, storage_)});
+    }
+    part.has_sums = true;
+    return;
+  }
+  table_.pack_columns(grads, count, column_begin, column_end, block_stride_, part.columns.get());
   for (int i = 0; i < args_.weights; ++i) {
     const WeightGradientArgs::Weight& weight = args_.weight[i];
     table_.pack_rows(weight.operands + row, count, weight.columns, part.panels.get());

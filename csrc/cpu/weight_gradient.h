@@ -68,6 +68,7 @@ class WeightGradient {
   const int64_t block_stride_;  // of whole vectors
   int64_t parts_ = 1;
   bool is_direct_;    // all rows are one block, whose sums are the results
+  bool is_outer_;     // and so few that packing them would cost more than the sums
   Buffer sums_[2];    // (grad_columns, whole panels) accumulator; unless direct
   Buffer bias_sums_;  // (grad_columns) accumulator
   std::vector<Part> part_;

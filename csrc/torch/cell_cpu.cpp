@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// One step, on tensors of two dimensions as the cell has them, since making views of three in Python
-// takes longer than a small step does.
+// One step, on tensors of two dimensions as the cell has them, since making views of three in
+// Python takes longer than a small step does.
 #include "torch/cell_cpu.h"
 
 #include "common/error.h"
@@ -35,8 +35,8 @@ CellResult lstm_cell_cpu(const Tensor& input, const std::optional<Tensor>& h,
   const ScalarType dtype = layer.input.scalar_type();
   const Tensor h_next = new_tensor({rows, hidden}, dtype, layer.device);
   const Tensor c_next = new_tensor({rows, hidden}, dtype, layer.device);
-  const Tensor gates = new_tensor(save_for_backward ? Sizes{rows, kGates * hidden} : Sizes{0},
-                                  dtype, layer.device);
+  const Tensor gates =
+      new_tensor(save_for_backward ? Sizes{rows, kGates * hidden} : Sizes{0}, dtype, layer.device);
   const Tensor cells = new_tensor(save_for_backward ? Sizes{rows, hidden} : Sizes{0},
                                   accumulator_type(layer), layer.device);
 

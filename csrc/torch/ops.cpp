@@ -7,9 +7,10 @@
 namespace lstm_fused {
 namespace {
 
-constexpr const char* kSchemas[] = {kLstmForwardSchema, kLstmInferenceSchema, kLstmBackwardSchema,
-                                    kLstmSampleGradientsSchema, kLstmGateGradientsSchema,
-                                    kLstmCellSchema, kLstmCellBackwardSchema};
+constexpr const char* kSchemas[] = {kLstmForwardSchema,       kLstmInferenceSchema,
+                                    kLstmBackwardSchema,      kLstmSampleGradientsSchema,
+                                    kLstmGateGradientsSchema, kLstmCellSchema,
+                                    kLstmCellBackwardSchema};
 
 // NOTE: not STABLE_TORCH_LIBRARY, which crashes where torch refuses the name.
 class Registration {

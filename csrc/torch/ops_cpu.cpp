@@ -55,9 +55,7 @@ InferenceResult lstm_inference_cpu(const Tensor& input, const std::optional<Tens
   const int64_t rows = input.size(1);
   const Tensor h = h_0 ? *h_0 : zero_state(input, directions, rows, output);
   const bool needs_zeros = h_0 || output != hidden;
-  const Tensor c = c_0           ? *c_0
-                   : needs_zeros ? zero_state(input, directions, rows, hidden)
-                                 : h;
+  const Tensor c = c_0 ? *c_0 : needs_zeros ? zero_state(input, directions, rows, hidden) : h;
   const Layer layer = make_layer(input, h, c, weights, {}, {}, {});
   LSTM_CHECK(layer.shape.directions == directions, "h_0 must hold ", directions,
              " directions, got ", layer.shape.directions);

@@ -51,8 +51,8 @@ constexpr const char* kLstmGateGradientsSchema =
     "Tensor? lengths, Tensor? batch_sizes, Tensor? reset_mask, Tensor y, Tensor gates, "
     "Tensor cells) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)";
 
-// One step, of FusedLSTMCell: input (N, D), h and c (N, H), zero if absent. Returns the next h and c
-// and, for the backward (else empty), gates (N, 4H) and cells (N, H). For eager calls on the CPU.
+// One step, of FusedLSTMCell: input (N, D), h and c (N, H), zero if absent. Returns the next h and
+// c and, for the backward (else empty), gates (N, 4H) and cells (N, H). For eager calls on the CPU.
 constexpr const char* kLstmCellSchema =
     "lstm_cell(Tensor input, Tensor? h, Tensor? c, Tensor[] weights, bool save_for_backward) -> "
     "(Tensor, Tensor, Tensor, Tensor)";

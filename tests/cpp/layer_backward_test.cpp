@@ -340,6 +340,8 @@ void check_parallel_cases(DType dtype, cpu::Isa isa) {
   pools.insert(pools.end(), threaded_pools().begin(), threaded_pools().end());
   check_case({40, 1, 5, 130}, dtype, isa, {7}, pools);
   check_case(Case{14, 26, 6, 40}.reset(0.2), dtype, isa, {5}, pools);
+  // Few rows: shares of the input's columns, and teams that read the weights as they are.
+  check_case(Case{2, 3, 270, 150}.both_ways(), dtype, isa, {}, pools);
   // Fewer parts of W_hr's gradient than threads.
   check_case(Case{14, 26, 6, 34}.project(17).both_ways(), dtype, isa, {5}, pools);
 }

@@ -22,7 +22,7 @@ namespace {
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
 
 std::string plan_name(const cpu::LstmPlan& plan, const Pool& pool) {
-  return text(cpu::describe_forward(plan), ", ", pool.name);
+  return text(cpu::describe_forward(plan), plan.unpacked ? ", unpacked, " : ", ", pool.name);
 }
 
 // What a plan may choose that changes the order of operations; one group and one thread.
@@ -127,6 +127,9 @@ void check_backward(const Problem& problem, cpu::Isa isa, double& worst) {
   base.run(form, kOneThread.parallel);
   judge_backward(judge, problem, base, saved, grads);
   check_divisions(other, form, base.outputs);
+  cpu::LstmPlan unpacked = form;
+  unpacked.unpacked = true;
+  check_divisions(other, unpacked, base.outputs);
 
   // Gradients that are absent, in or out.
   BackwardCall plain(problem, saved, grads, false);

@@ -58,7 +58,8 @@ void check_bounds(const LstmPlan& plan, const LstmShape& shape, const CpuFacts& 
 }
 
 bool same(const LstmPlan& a, const LstmPlan& b) {
-  return a.isa == b.isa && a.dot == b.dot && a.row_groups == b.row_groups && a.team == b.team &&
+  return a.isa == b.isa && a.dot == b.dot && a.unpacked == b.unpacked &&
+         a.row_groups == b.row_groups && a.team == b.team &&
          a.projection_steps == b.projection_steps;
 }
 
@@ -85,6 +86,13 @@ void test_bounds() {
                   // The dot kernel has no projection; x of another type is converted ahead.
                   if (shape.projection) CHECK(!forward.dot);
                   CHECK(!backward.dot && backward.projection_steps == 0);
+                  CHECK(!forward.unpacked);
+                  // Input gradients, which have no plan of their own, go the same way.
+                  CHECK_EQ(backward.unpacked,
+                           cpu::reads_weights_unpacked(shape, dtype, backward.isa));
+                  if (backward.unpacked) {
+                    CHECK_LE(steps * batch, cpu::max_unpacked_rows(dtype, backward.isa));
+                  }
                   if (!forward.dot && table.operand_size != dtype_size(dtype)) {
                     CHECK_LE(1, forward.projection_steps);
                   }
@@ -168,6 +176,21 @@ void test_choices() {
         }
       }
       CHECK_EQ(forward(shape_of(2, 16, 512, 512), 1).dot, !converts_weights);
+      // A backward too: of one row with every type, of several where weights need no conversion or
+      // an instruction does it.
+      const bool by_instruction =
+          dtype != DType::kBFloat16 && (dtype != DType::kFloat16 || isa != Isa::kBaseline);
+      for (int64_t hidden : {16, 64, 512, 1024}) {
+        CHECK(backward(shape_of(1, 1, hidden, hidden), 1).unpacked);
+        CHECK(backward(shape_of(1, 1, hidden, hidden, hidden / 2), 1).unpacked);
+        CHECK_EQ(backward(shape_of(1, 16, hidden, hidden), 1).unpacked, by_instruction);
+        CHECK_EQ(backward(shape_of(8, 1, hidden, hidden), 1).unpacked, by_instruction);
+        CHECK(!backward(shape_of(1, 200, hidden, hidden), 1).unpacked);
+        CHECK(!backward(shape_of(100, 1, hidden, hidden), 1).unpacked);
+      }
+      // Reading weights that no core's own cache holds is work for two threads.
+      CHECK_EQ(backward(shape_of(1, 1, 1024, 1024), 2).team, 2);
+      CHECK_EQ(backward(shape_of(1, 1, 128, 128), 2).team, 1);
       CHECK(!forward(shape_of(2, 128, 512, 512), 1).dot);
       CHECK(!forward(shape_of(9, 2, 512, 512), 1).dot);    // W_ih, at each step
       CHECK(!forward(shape_of(7, 4, 2048, 2048), 1).dot);  // from memory, at each step
@@ -204,6 +227,13 @@ void test_descriptions() {
         backwards.insert(backward);
         ++backward_count;
         std::vector<std::string> texts = {backward};
+        CHECK(!mentions(backward, "as they are"));
+        plan.unpacked = true;
+        texts.push_back(cpu::describe_backward(plan));
+        CHECK(mentions(texts.back(), "weights as they are"));
+        backwards.insert(texts.back());
+        ++backward_count;
+        plan.unpacked = false;
         for (int64_t projection_steps : {0, 1, 43}) {
           plan.projection_steps = projection_steps;
           texts.push_back(cpu::describe_forward(plan));
@@ -289,6 +319,13 @@ void test_explanations() {
   explained(both, 2, "a direction for each thread");
   explained(step, 2, "too little work");
   explained(step, 2, "packing pays from T*N = 9");
+  const auto explained_backward = [](const LstmShape& shape, DType dtype) {
+    return cpu::explain_backward(shape, dtype, facts_of(Isa::kBaseline, 1));
+  };
+  CHECK(
+      mentions(explained_backward(step, DType::kFloat32), "packing pays from T*N = 33 or T = 17"));
+  CHECK(mentions(explained_backward(step, DType::kFloat16), "packing pays from T*N = 2 on"));
+  CHECK(!mentions(explained_backward(big, DType::kFloat32), "packing"));
 }
 
 void test_isas() {
@@ -326,6 +363,9 @@ void test_isas() {
 
 int main() {
   lstm_fused::test::test_isas();
+  lstm_fused::test::test_isa_of_types();
+  lstm_fused::test::test_shapes_that_are_refused();
+  lstm_fused::test::test_explanations();
   lstm_fused::test::test_descriptions();
   lstm_fused::test::test_choices();
   lstm_fused::test::test_bounds();
