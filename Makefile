@@ -85,7 +85,7 @@ VERSION_PYTHON = $(VERSION_VENV)/bin/python
 
 # Left out: numbers, which are the kernels' own whatever the torch; CUDA; benchmarks; and the tests of
 # packages that the environments do not hold.
-VERSION_TESTS := $(filter-out $(addprefix tests/test_,$(addsuffix .py,parity pieces random reference \
+VERSION_TESTS := $(filter-out $(addprefix tests/test_,$(addsuffix .py,parity pieces random reference saturated \
 	cuda% gpu% benchmark% onnx opacus integrations)),$(sort $(wildcard tests/test_*.py)))
 VERSION_BUILD = build/torch-$*
 
