@@ -85,8 +85,9 @@ VERSION_PYTHON = $(VERSION_VENV)/bin/python
 
 # Left out: numbers, which are the kernels' own whatever the torch; CUDA; benchmarks; and the tests of
 # packages that the environments do not hold.
-VERSION_TESTS := $(filter-out $(addprefix tests/test_,$(addsuffix .py,parity pieces random reference saturated \
-	cuda% gpu% benchmark% onnx opacus integrations)),$(sort $(wildcard tests/test_*.py)))
+VERSION_TESTS := $(filter-out $(addprefix tests/test_,$(addsuffix .py,parity pieces random reference \
+	saturated cuda% gpu% benchmark% onnx from_onnx from_bad_onnx opacus integrations torchrl)),\
+	$(sort $(wildcard tests/test_*.py)))
 VERSION_BUILD = build/torch-$*
 
 $(VERSIONS:%=test-version-%): test-version-%: setup .venv-torch-%/.lstm_fused-requirements

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from lstm_fused import _checks, _native
 from lstm_fused._autocast import cast_for_autocast, result_dtypes
+from lstm_fused._graph_op import is_exporting
 from lstm_fused._jit import refuse_trace_with_gradients
 from lstm_fused.autograd import lstm_layer
 from lstm_fused.packing import (
@@ -171,7 +172,7 @@ def lstm_stack(
             cell_states = pack_rows(cell_states, positions)
     if time_dim == 1:
         y = y.transpose(0, 1)
-        if torch.compiler.is_compiling() and y.requires_grad:
+        if torch.compiler.is_compiling() and y.requires_grad and not is_exporting():
             # Inductor's views share no version with what they show: a caller who overwrites the
             # view would overwrite what the backward reads, unnoticed.
             y = y.contiguous()

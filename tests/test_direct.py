@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The short way of eager calls gives what the long way gives, and leaves to it what it must."""
+"""The fast path of eager calls gives what the general path gives, and leaves to it what it must."""
 
 import warnings
 from collections.abc import Callable
@@ -28,24 +28,25 @@ inference_op: Any = torch.ops.lstm_fused.lstm_inference.default
 
 
 class Spy:
-    """Stands in for what the short way calls, and counts the calls that succeeded."""
+    """Stands in for what the fast path calls, and counts the calls that succeeded."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.inferred = self.trained = 0
-        op, apply = _native.lstm_inference_op, _direct._apply
+        for place, name in ((_native, "lstm_inference_op"), (_native, "lstm_cell_op")):
+            monkeypatch.setattr(place, name, self.counting("inferred", getattr(place, name)))
+        for place, name in ((_direct, "_apply"), (_direct, "_apply_cell")):
+            monkeypatch.setattr(place, name, self.counting("trained", getattr(place, name)))
 
-        def infer(*arguments: Any) -> Any:
-            result = op(*arguments)
-            self.inferred += 1
+    def counting(self, counter: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            # A cell in training calls the op that one without gradients calls.
+            before = self.inferred
+            result = function(*arguments)
+            self.inferred = before
+            setattr(self, counter, getattr(self, counter) + 1)
             return result
 
-        def train(*arguments: Any) -> Any:
-            result = apply(*arguments)
-            self.trained += 1
-            return result
-
-        monkeypatch.setattr(_native, "lstm_inference_op", infer)
-        monkeypatch.setattr(_direct, "_apply", train)
+        return call
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def flat(result: Any) -> list[Tensor]:
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("sizes", [(1, 1), (1, 3), (5, 4), (3, 0)], ids=str)
 @pytest.mark.parametrize("given", [False, True], ids=["zero", "hx"])
-def test_short_and_long_way_agree_bit_for_bit(
+def test_fast_and_general_path_agree_bit_for_bit(
     options: dict[str, Any],
     dtype: torch.dtype,
     sizes: tuple[int, int],
@@ -89,13 +90,13 @@ def test_short_and_long_way_agree_bit_for_bit(
         return [*inferred, *trained, *torch.autograd.grad(loss, [x, *module.parameters()])]
 
     spy = Spy(monkeypatch)
-    short = run()
+    fast = run()
     assert (spy.inferred, spy.trained) == (1, 1)
-    monkeypatch.setattr(_native, "lstm_inference_op", None)  # which the long way does without
-    for ours, expected in zip(short, run(), strict=True):
+    monkeypatch.setattr(_native, "lstm_inference_op", None)  # which the general path does without
+    for ours, expected in zip(fast, run(), strict=True):
         assert_bitwise_equal(ours, expected)
         assert ours.requires_grad == expected.requires_grad
-    assert short[0].stride() == short[3].stride()
+    assert fast[0].stride() == fast[3].stride()
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -106,11 +107,11 @@ def test_cell(bias: bool, given: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     hx = (torch.randn(3, H), torch.randn(3, H)) if given else None
     spy = Spy(monkeypatch)
     with torch.no_grad():
-        short = cell(x, hx)
+        inferred = cell(x, hx)
     trained = cell(x, hx)
     assert (spy.inferred, spy.trained) == (1, 1)
     monkeypatch.setattr(_native, "lstm_inference_op", None)
-    for results in zip(short, trained, cell(x, hx), strict=True):
+    for results in zip(inferred, trained, cell(x, hx), strict=True):
         assert_bitwise_equal(results[0], results[2])
         assert_bitwise_equal(results[1], results[2])
 
@@ -127,12 +128,12 @@ def autocast(module: FusedLSTM, x: Tensor) -> None:
 
 
 def trace(module: FusedLSTM, x: Tensor) -> None:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of comparing sizes
         torch.jit.trace(module, x, check_trace=False)
 
 
-LONG: dict[str, Callable[[FusedLSTM, Tensor], Any]] = {
+GENERAL: dict[str, Callable[[FusedLSTM, Tensor], Any]] = {
     "forward mode": dual,
     "autocast": autocast,
     "vmap": lambda m, x: torch.vmap(lambda row: m(row)[0])(x.expand(2, *x.shape)),
@@ -147,8 +148,8 @@ LONG: dict[str, Callable[[FusedLSTM, Tensor], Any]] = {
 }
 
 
-@pytest.mark.parametrize("call", LONG.values(), ids=LONG)
-def test_other_calls_take_the_long_way(call: Callable[..., Any], spy: Spy) -> None:
+@pytest.mark.parametrize("call", GENERAL.values(), ids=GENERAL)
+def test_other_calls_take_the_general_path(call: Callable[..., Any], spy: Spy) -> None:
     module = FusedLSTM(D, H)
     for mode in (torch.no_grad(), torch.enable_grad()):
         with mode:

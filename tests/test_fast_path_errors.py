@@ -31,7 +31,7 @@ def test_a_hook_that_raises_is_called_once(make: Callable[[], tuple[Any, Tensor]
 
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-        pytest.raises(RuntimeError, match="^the disk is full$"),
+        pytest.raises(RuntimeError, match=r"^the disk is full$"),
     ):
         module(x)
     assert len(calls) == 1
@@ -54,7 +54,7 @@ def test_errors_of_an_op_pass(
     for name in ("lstm_inference_op", "lstm_cell_op", "lstm_forward_op"):
         monkeypatch.setattr(_native, name, fail)
     for grad in (False, True):
-        with torch.set_grad_enabled(grad), pytest.raises(error, match="^can't allocate memory$"):
+        with torch.set_grad_enabled(grad), pytest.raises(error, match=r"^can't allocate memory$"):
             module(x)
     assert len(calls) == 2
 

@@ -322,15 +322,11 @@ def test_gradients_do_not_share_memory() -> None:
     assert len({grad.data_ptr() for grad in grads if grad is not None}) == len(grads)
 
 
-def test_change_in_place_before_backward_is_noticed() -> None:
+def test_change_of_a_weight_before_backward_is_noticed() -> None:
     module: Any = FusedLSTM(2, 3)
     y, _ = module(torch.randn(4, 2, 2))
     with torch.no_grad():
         module.weight_hh_l0.mul_(2)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        y.sum().backward()
-    y, _ = module(torch.randn(4, 2, 2))
-    y.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
 

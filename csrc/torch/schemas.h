@@ -14,7 +14,7 @@ constexpr const char* kLstmForwardSchema =
     "bool return_cell_states, bool recompute=False) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
     "Tensor)";
 
-// The short way for a call that needs no gradients, masks or cell states: the first three results
+// The fast path of a call that needs no gradients, masks or cell states: the first three results
 // of lstm_forward, input being (T, N, D). Without h_0 or c_0 that state is zero. For eager calls on
 // the CPU alone, where a step of a small LSTM takes less time than making the other results does.
 constexpr const char* kLstmInferenceSchema =
