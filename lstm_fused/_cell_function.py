@@ -32,9 +32,13 @@ class CellFunction(torch.autograd.Function):
         input, h, c, gates, cells, *weights = ctx.saved_tensors
         own = ctx.needs_input_grad
         needs = needed_gradients(ctx, Needs(own[0], own[1] or own[2], any(own[3:])), len(weights))
-        if torch.is_grad_enabled() or any(map(is_legacy_batched, grads)):
+        is_traced = torch.compiler.is_compiling()  # by compiled autograd, which follows no builtin
+        if torch.is_grad_enabled() or (not is_traced and any(map(is_legacy_batched, grads))):
             return _layer_gradient_of_step(grads, (input, h, c, gates, cells), weights, needs)
-        grad_input, grad_h, grad_c, grad_weights = _native.lstm_cell_backward_op(
+        op = _native.lstm_cell_backward_op
+        if is_traced:
+            op = torch.ops.lstm_fused.lstm_cell_backward.default
+        grad_input, grad_h, grad_c, grad_weights = op(
             *grads, input, h, c, weights, gates, cells, *needs
         )
         return (
@@ -51,7 +55,8 @@ def _layer_gradient_of_step(
     needs: Needs,
 ) -> tuple[Tensor | None, ...]:
     """The gradient as a layer's of one step, which can be differentiated and batched."""
-    input, h, c, gates, cells = (tensor.unsqueeze(0) for tensor in saved)
+    with torch.enable_grad():  # batched gradients are found by differentiating by these
+        input, h, c, gates, cells = (tensor.unsqueeze(0) for tensor in saved)
     unread = torch.zeros_like(h)  # y, which the gradient of one step does not depend on
     layer = SavedLayer(input, h, c, None, None, None, unread, gates, cells)
     grad_h, grad_c = (None if grad is None else grad.unsqueeze(0) for grad in grads)

@@ -159,7 +159,6 @@ def check_layer(
     def fits(tensor: Tensor, name: str, *sizes: int) -> None:
         _fits(tensor, name, sizes, input.device)
 
-    wanted = _wanted
     wanted(
         input.dtype in KERNEL_DTYPES,
         f"input must be float32, float64, bfloat16 or float16, got {input.dtype}",
@@ -223,25 +222,23 @@ def check_layer(
         fits(reset_mask, "reset_mask", steps, batch)
 
 
-def _wanted(condition: bool, sentence: str) -> None:
+def wanted(condition: bool, sentence: str) -> None:
     torch._check(condition, lambda: sentence)  # type: ignore[no-untyped-call]
 
 
 def _fits(tensor: Tensor, name: str, sizes: Sequence[int], device: torch.device) -> None:
     sizes = tuple(sizes)
     sentence = f"{name} must have shape {sizes}, got {tuple(tensor.shape)}"
-    _wanted(tensor.dim() == len(sizes), sentence)
+    wanted(tensor.dim() == len(sizes), sentence)
     for got, size in zip(tensor.shape, sizes, strict=True):
-        _wanted(got == size, sentence)
-    _wanted(
-        tensor.device == device, f"{name} must be on {device}, as input is, got {tensor.device}"
-    )
+        wanted(got == size, sentence)
+    wanted(tensor.device == device, f"{name} must be on {device}, as input is, got {tensor.device}")
 
 
 def _check_integers(tensor: Tensor, name: str) -> None:
-    _wanted(tensor.dim() == 1, f"{name} must have 1 dimension, got {tensor.dim()}")
+    wanted(tensor.dim() == 1, f"{name} must have 1 dimension, got {tensor.dim()}")
     is_integer = tensor.dtype in (torch.int32, torch.int64)
-    _wanted(is_integer, f"{name} must be int32 or int64, got {tensor.dtype}")
+    wanted(is_integer, f"{name} must be int32 or int64, got {tensor.dtype}")
 
 
 def check_saved(
@@ -282,7 +279,7 @@ def check_saved(
     for name, tensor, sizes, dtype in expected:
         if tensor is not None:
             _fits(tensor, name, sizes, input.device)
-            _wanted(tensor.dtype == dtype, f"{name} must be {dtype}, got {tensor.dtype}")
+            wanted(tensor.dtype == dtype, f"{name} must be {dtype}, got {tensor.dtype}")
 
 
 def check_values(

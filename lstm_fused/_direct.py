@@ -15,16 +15,15 @@ from torch._C._functorch import unwrap_if_dead
 from torch.autograd import forward_ad
 
 from lstm_fused import _native
+from lstm_fused._apply import single_level_apply
 from lstm_fused._cell_function import CellFunction
 from lstm_fused._layer_function import LayerFunction
 
 Hidden = tuple[Tensor, Tensor]
 
 
-# NOTE: Function.apply binds its arguments by inspect.signature, which takes 35 us; this is what it
-# comes to where no transform is active.
-_apply: Any = super(torch.autograd.Function, LayerFunction).apply
-_apply_cell: Any = super(torch.autograd.Function, CellFunction).apply
+_apply = single_level_apply(LayerFunction)
+_apply_cell = single_level_apply(CellFunction)
 
 
 def can_run_directly(input: Any, hx: Any, rank: int) -> bool:
@@ -100,7 +99,7 @@ def _requires_grad(input: Tensor, hx: Hidden | None, weights: list[Tensor]) -> b
         or any(weight.requires_grad for weight in weights)
         or input.requires_grad
         or (hx is not None and (hx[0].requires_grad or hx[1].requires_grad))
-    )
+    ) and not torch.is_inference_mode_enabled()
 
 
 def _zero_states(x: Tensor, w_hh: Tensor, directions: int) -> Hidden:

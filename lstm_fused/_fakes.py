@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lstm_fused._checks import check_layer, check_saved
+from lstm_fused._checks import check_layer, check_saved, wanted
 
 GATES = 4
 
@@ -56,11 +56,18 @@ def fake_lstm_forward(
 def fake_lstm_inference(
     input: Tensor, h_0: Tensor | None, c_0: Tensor | None, weights: list[Tensor], directions: int
 ) -> tuple[Tensor, Tensor, Tensor]:
+    wanted(input.dim() == 3, f"input must have 3 dimensions, got {input.dim()}")
+    _check_first_weights(weights)
     gates, output_size = weights[1].shape
     batch = input.shape[1]
     h = input.new_empty((directions, batch, output_size)) if h_0 is None else h_0
     c = input.new_empty((directions, batch, gates // GATES)) if c_0 is None else c_0
     return fake_lstm_forward(input, h, c, weights, None, None, None, False, False)[:3]
+
+
+def _check_first_weights(weights: list[Tensor]) -> None:
+    has_both = len(weights) >= 2 and weights[1].dim() == 2
+    wanted(has_both, "weights must begin with w_ih and w_hh")
 
 
 def _check_cell(input: Tensor, h: Tensor, c: Tensor, weights: list[Tensor]) -> None:
@@ -75,6 +82,8 @@ def fake_lstm_cell(
     weights: list[Tensor],
     save_for_backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    wanted(input.dim() == 2, f"input must have 2 dimensions, got {input.dim()}")
+    _check_first_weights(weights)
     rows, hidden_size = input.shape[0], weights[1].shape[1]
     states = [input.new_empty((rows, hidden_size)) if s is None else s for s in (h, c)]
     _check_cell(input, states[0], states[1], weights)

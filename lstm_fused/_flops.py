@@ -95,9 +95,21 @@ def _lstm_gate_gradients(*arguments: Any, out_shape: Any) -> int:
     return _lstm_backward(*arguments, True, False, False, out_shape=out_shape)
 
 
+def _lstm_cell(
+    input: Shape, h: Any, c: Any, weights: Sequence[Shape], save: bool, *, out_shape: Any
+) -> int:
+    return forward_flops(input, (1,), (1,), weights)
+
+
+def _lstm_cell_backward(*arguments: Any, out_shape: Any) -> int:
+    input, weights, (need_input, _, need_weights) = arguments[2], arguments[5], arguments[8:]
+    saved_gates = (1, *arguments[6])
+    return backward_flops(input, (1,), weights, saved_gates, need_input, need_weights)
+
+
 def register_flop_formulas() -> None:
     """Tells torch the formulas of the ops, which must be loaded."""
-    from torch.utils.flop_counter import register_flop_formula
+    from torch.utils.flop_counter import flop_registry, register_flop_formula
 
     ops = torch.ops.lstm_fused
     for op, formula in (
@@ -106,5 +118,8 @@ def register_flop_formulas() -> None:
         (ops.lstm_backward, _lstm_backward),
         (ops.lstm_sample_gradients, _lstm_sample_gradients),
         (ops.lstm_gate_gradients, _lstm_gate_gradients),
+        (ops.lstm_cell, _lstm_cell),
+        (ops.lstm_cell_backward, _lstm_cell_backward),
     ):
-        register_flop_formula(op)(formula)
+        if op not in flop_registry:  # a process may hold two copies of this package
+            register_flop_formula(op)(formula)

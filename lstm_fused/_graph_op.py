@@ -16,16 +16,15 @@ import torch
 from torch import Tensor
 
 from lstm_fused import _native
-from lstm_fused._apply import within_transforms
+from lstm_fused._apply import single_level_apply, within_transforms
 from lstm_fused._batching import vmap_forward
-from lstm_fused._layer_function import LayerFunction
+from lstm_fused._layer_function import LayerFunction, SavedLayer, copied_in_trace, keep
 
-LayerResult = tuple[Tensor, Tensor, Tensor, Tensor]
+# y, h_n, c_n, cell_states, gates, cells
+LayerResult = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 # NOTE: what `_differentiate` is traced to cannot change under one name: see `copy_op`.
-_NAME = "lstm_layer_v1"
-
-_apply: Any = super(torch.autograd.Function, LayerFunction).apply
+_NAME = "lstm_layer_v2"
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -38,20 +37,44 @@ def is_exporting() -> bool:
     return torch.compiler.is_exporting()
 
 
-def _infer(
-    input: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
-    weights: list[Tensor],
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    reset_mask: Tensor | None,
-    return_cell_states: bool,
-    recompute: bool,
-) -> LayerResult:
-    masks = (lengths, batch_sizes, reset_mask)
-    result = _native.lstm_forward_op(input, h_0, c_0, weights, *masks, False, return_cell_states)
-    return result[:4]  # type: ignore[no-any-return]
+class GraphFunction(LayerFunction):
+    """:class:`LayerFunction` as the op's autograd; its results are the op's, of which gates and
+    cells carry no gradient. At a level of torch.func's transforms the others are functions of the
+    levels below too."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        input, h_0, c_0 = arguments[:3]
+        masks: Any = arguments[3:6]
+        return_cell_states, recompute, *weights = arguments[6:]
+        is_transformed = torch._C._are_functorch_transforms_active()
+        if is_transformed:
+            with torch._C._AutoDispatchBelowAutograd(), torch.enable_grad():
+                results = lstm_layer_op(
+                    input, h_0, c_0, weights, *masks, True, return_cell_states, recompute
+                )
+        else:
+            h_0, c_0 = copied_in_trace(h_0), copied_in_trace(c_0)
+            masks = [copied_in_trace(mask) for mask in masks]
+            results = _native.lstm_forward_op(
+                input, h_0, c_0, weights, *masks, True, return_cell_states, recompute
+            )
+        y, h_n, c_n, cell_states, gates, cells = results
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*([] if return_cell_states else [cell_states]), gates, cells)
+        ctx.return_cell_states = return_cell_states
+        saved = SavedLayer._make([input, h_0, c_0, *masks, y, gates, cells])
+        with torch.set_grad_enabled(is_transformed):  # the copy of y is a function of levels below
+            kept, y, ctx.is_overwritten = keep(saved)
+        ctx.save_for_backward(*kept, *weights)
+        return y, h_n, c_n, cell_states, gates, cells
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return LayerFunction.backward(ctx, *grads[: 4 if ctx.return_cell_states else 3])
+
+
+_apply = single_level_apply(GraphFunction)
 
 
 def _differentiate(
@@ -62,27 +85,33 @@ def _differentiate(
     lengths: Tensor | None,
     batch_sizes: Tensor | None,
     reset_mask: Tensor | None,
+    save_for_backward: bool,
     return_cell_states: bool,
     recompute: bool,
 ) -> LayerResult:
-    masks_and_flags = (lengths, batch_sizes, reset_mask, return_cell_states, recompute)
+    masks, flags = (lengths, batch_sizes, reset_mask), (return_cell_states, recompute)
     variables = (input, h_0, c_0, *weights)
-    if not (torch.is_grad_enabled() and any(v.requires_grad for v in variables)):
-        return _infer(input, h_0, c_0, weights, *masks_and_flags)
-    with within_transforms():
-        y, h_n, c_n, *rest = _apply(input, h_0, c_0, *masks_and_flags, *weights)
-    return y, h_n, c_n, rest[0] if rest else y.new_empty(0)
+    result: LayerResult
+    if torch.is_grad_enabled() and any(v.requires_grad for v in variables):
+        with within_transforms():
+            result = _apply(input, h_0, c_0, *masks, *flags, *weights)
+    else:
+        with torch._C._AutoDispatchBelowAutograd():
+            result = lstm_layer_op(input, h_0, c_0, weights, *masks, save_for_backward, *flags)
+    return result
 
 
 lstm_layer_op: Any = None
 if _native.compiled is not None:
-    _library: Any = torch.library.Library("lstm_fused", "FRAGMENT")  # type: ignore[no-untyped-call]
-    _library.define(
-        f"{_NAME}(Tensor input, Tensor h_0, Tensor c_0, Tensor[] weights, Tensor? lengths, "
-        "Tensor? batch_sizes, Tensor? reset_mask, bool return_cell_states, bool recompute) -> "
-        "(Tensor, Tensor, Tensor, Tensor)"
-    )
-    _library.impl(_NAME, _infer, "CompositeExplicitAutograd")
-    _library.impl(_NAME, _differentiate, "Autograd")
+    if not hasattr(torch.ops.lstm_fused, _NAME):  # else another copy of this package has it
+        _library: Any = torch.library.Library("lstm_fused", "FRAGMENT")  # type: ignore[no-untyped-call]
+        _library.define(
+            f"{_NAME}(Tensor input, Tensor h_0, Tensor c_0, Tensor[] weights, Tensor? lengths, "
+            "Tensor? batch_sizes, Tensor? reset_mask, bool save_for_backward, "
+            "bool return_cell_states, bool recompute) -> "
+            "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+        )
+        _library.impl(_NAME, _native.lstm_forward_op, "CompositeExplicitAutograd")
+        _library.impl(_NAME, _differentiate, "Autograd")
     lstm_layer_op = getattr(torch.ops.lstm_fused, _NAME).default
     torch.library.register_vmap(f"lstm_fused::{_NAME}", partial(vmap_forward, lstm_layer_op))

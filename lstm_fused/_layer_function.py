@@ -74,10 +74,6 @@ class LayerFunction(torch.autograd.Function):
         recompute: bool,
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
-        if torch._C._len_torch_dispatch_stack() > 0:
-            h_0, c_0, lengths, batch_sizes, reset_mask = map(
-                copied_in_trace, (h_0, c_0, lengths, batch_sizes, reset_mask)
-            )
         masks = (lengths, batch_sizes, reset_mask)
         y, h_n, c_n, cell_states, gates, cells = _native.lstm_forward_op(
             input, h_0, c_0, weights, *masks, True, return_cell_states, recompute
@@ -90,10 +86,11 @@ class LayerFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         saved, weights = unpack_saved(ctx.saved_tensors)
-        if ctx.is_overwritten():
-            y = rebuild_output(
-                *saved[:3], weights, saved.masks, gates=saved.gates, cells=saved.cells
-            )
+        if is_lost(ctx):
+            with torch.no_grad():
+                y = rebuild_output(
+                    *saved[:3], weights, saved.masks, gates=saved.gates, cells=saved.cells
+                )
             saved = saved._replace(y=y)
         elif torch.is_grad_enabled():
             # The graph of the gradient outlives this check.
@@ -115,9 +112,13 @@ def keep(saved: SavedLayer) -> tuple[SavedLayer, Tensor, Callable[[], bool]]:
     y = saved.y
     if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
         # Versions are not traced. A compiler leaves the copy out where nothing is overwritten.
-        return saved, y.clone(), _never
+        return saved, y.clone(), _is_never_overwritten
     if saved.input.shape[0] == 1 and saved.batch_sizes is None and y.is_cpu:
-        return saved._replace(y=y.data), y, _never  # the backward of one step does not read y
+        return (
+            saved._replace(y=y.data),
+            y,
+            _is_never_overwritten,
+        )  # the backward of one step does not read y
     probe, version = y.detach(), y._version
     probe.data = y.new_empty(0)
     return saved._replace(y=y.data), y, lambda: probe._version != version
@@ -131,12 +132,20 @@ def copied_in_trace(tensor: Any) -> Any:
     NOTE: by an op of our own, since a partitioner that meets `clone` saves what is cloned, and
     makes the copy in the backward, when it is too late.
     """
-    if tensor is None or copy_op is None or torch._C._are_functorch_transforms_active():
+    if tensor is None or torch._C._len_torch_dispatch_stack() == 0:
         return tensor
     return copy_op(tensor)
 
 
-def _never() -> bool:
+def is_lost(ctx: Any) -> bool:
+    """Whether the y that was saved may have been overwritten."""
+    if ctx.is_overwritten is _is_never_overwritten:
+        return False
+    # Compiled autograd cannot ask at the time of its calls.
+    return torch.compiler.is_compiling() or ctx.is_overwritten()
+
+
+def _is_never_overwritten() -> bool:
     return False
 
 
@@ -144,13 +153,14 @@ def _never() -> bool:
 # A change of what an op of ours is traced to needs another number in its name.
 copy_op: Any = None
 if _native.compiled is not None:
-    _library: Any = torch.library.Library("lstm_fused", "FRAGMENT")  # type: ignore[no-untyped-call]
-    _library.define("copy_v1(Tensor tensor) -> Tensor")
-    _library.impl(
-        "copy_v1",
-        lambda tensor: tensor.clone(memory_format=torch.contiguous_format),
-        "CompositeExplicitAutograd",
-    )
+    if not hasattr(torch.ops.lstm_fused, "copy_v1"):  # else another copy of this package has it
+        _library: Any = torch.library.Library("lstm_fused", "FRAGMENT")  # type: ignore[no-untyped-call]
+        _library.define("copy_v1(Tensor tensor) -> Tensor")
+        _library.impl(
+            "copy_v1",
+            lambda tensor: tensor.clone(memory_format=torch.contiguous_format),
+            "CompositeExplicitAutograd",
+        )
     copy_op = torch.ops.lstm_fused.copy_v1.default
 
 

@@ -130,4 +130,7 @@ if compiled is not None:
     torch.library.register_vmap(
         "lstm_fused::lstm_gate_gradients", partial(vmap_one_by_one, lstm_gate_gradients_op)
     )
+    for name in ("lstm_cell", "lstm_cell_backward"):
+        cell_op = getattr(torch.ops.lstm_fused, name).default
+        torch.library.register_vmap(f"lstm_fused::{name}", partial(vmap_one_by_one, cell_op))
     register_flop_formulas()

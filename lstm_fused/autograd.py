@@ -20,7 +20,7 @@ from torch._C._functorch import unwrap_if_dead
 from torch.autograd import forward_ad
 
 from lstm_fused import _native
-from lstm_fused._apply import apply
+from lstm_fused._apply import apply, single_level_apply
 from lstm_fused._batching import vmap_forward
 from lstm_fused._checks import check_layer, check_values
 from lstm_fused._engine import Needs
@@ -28,12 +28,13 @@ from lstm_fused._graph_op import is_exporting, lstm_layer_op
 from lstm_fused._layer_function import LayerFunction, SavedLayer, layer_gradient, unpack_saved
 from lstm_fused._plain import forward_derivative, reference_layer
 
+# Classes of tensors that torch's own operations give back as they are.
+_PLAIN = (Tensor, torch.nn.Parameter)
+
 # y, h_n, c_n, cell_states, gates, cells
 ForwardResult = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
-# NOTE: Function.apply binds its arguments by inspect.signature, which takes 35 us; this is what it
-# comes to where no transform is active.
-_apply_eagerly: Any = super(torch.autograd.Function, LayerFunction).apply
+_apply_eagerly = single_level_apply(LayerFunction)
 
 
 def lstm_layer(
@@ -72,30 +73,36 @@ def lstm_layer(
     if has_forward_mode and torch.compiler.is_compiling():
         # NOTE: torch.compile traces no autograd.Function that has a rule for forward mode.
         return reference_layer((input, h_0, c_0, *weights), masks)
+    # NOTE: Dynamo takes tensors of torch.func's transforms for some that need no gradients: under
+    # torch.compile the op finds out. A program of torch.export has no backward.
+    is_traced = torch.compiler.is_compiling() and not is_exporting()
     needs_grad = torch.is_grad_enabled() and (
-        input.requires_grad
-        or h_0.requires_grad
-        or c_0.requires_grad
-        or any(w.requires_grad for w in weights)
+        is_traced
+        or (
+            any(v.requires_grad for v in (input, h_0, c_0, *weights))
+            and not torch.is_inference_mode_enabled()
+        )
     )
-    # A program of torch.export has no backward: nothing is to be saved for it.
-    if not (needs_grad or has_forward_mode) or (torch.compiler.is_compiling() and is_exporting()):
+    is_exported = torch.compiler.is_compiling() and not is_traced
+    if not (needs_grad or has_forward_mode) or is_exported:
         y, h_n, c_n, cell_states, _, _ = _native.lstm_forward_op(
             input, h_0, c_0, weights, *masks, False, return_cell_states
         )
         return y, h_n, c_n, cell_states
-    if torch.compiler.is_compiling():
-        y, h_n, c_n, cell_states = lstm_layer_op(
-            input, h_0, c_0, weights, *masks, return_cell_states, recompute
+    if is_traced:
+        y, h_n, c_n, cell_states, _, _ = lstm_layer_op(
+            input, h_0, c_0, weights, *masks, False, return_cell_states, recompute
         )
         return y, h_n, c_n, cell_states
     arguments = (input, h_0, c_0, *masks, return_cell_states, recompute, *weights)
     if (
         has_forward_mode
         or torch._C._are_functorch_transforms_active()
-        or torch.overrides.has_torch_function(arguments)
+        or any(isinstance(a, Tensor) and type(a) not in _PLAIN for a in arguments)
     ):
-        return apply_layer(*arguments)[:4]
+        y, h_n, c_n, cell_states, _, _ = apply_layer(*arguments)
+        # A copy, which may be overwritten: y itself is saved.
+        return y.clone(), h_n, c_n, cell_states
     own = [unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in arguments]
     y, h_n, c_n, *rest = _apply_eagerly(*own)
     return y, h_n, c_n, rest[0] if rest else y.new_empty(0)

@@ -65,11 +65,10 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         if can_run_directly(input, hx, rank=2):
             try:
                 return run_cell_directly(input, hx, self._weights())
-            except RuntimeError as raised:
-                error = raised
-            # The op's words are not nn.LSTMCell's.
-            self._check_arguments(input, hx)
-            raise error
+            except RuntimeError:
+                # The op's words are not nn.LSTMCell's.
+                self._check_arguments(input, hx)
+                raise
         proxy = find_proxy(input, hx)
         if proxy is not None:
             call: tuple[Tensor, Tensor] = record_call(proxy, self, input, hx)

@@ -150,11 +150,10 @@ class FusedLSTM(ByName):
                 return run_directly(
                     input, hx, self._weights(), directions, self.batch_first, self.recompute
                 )
-            except RuntimeError as raised:
-                error = raised
-            # The op's words are not nn.LSTM's.
-            self._refuse_misfits(input, hx)
-            raise error
+            except RuntimeError:
+                # The op's words are not nn.LSTM's.
+                self._refuse_misfits(input, hx)
+                raise
         proxy = find_proxy(input, hx, lengths, reset_mask)
         if proxy is not None:
             masks = {"lengths": lengths, "reset_mask": reset_mask}
