@@ -75,15 +75,15 @@ def lstm_layer(
         return reference_layer((input, h_0, c_0, *weights), masks)
     # NOTE: Dynamo takes tensors of torch.func's transforms for some that need no gradients: under
     # torch.compile the op finds out. A program of torch.export has no backward.
-    is_traced = torch.compiler.is_compiling() and not is_exporting()
+    is_exported = torch.compiler.is_compiling() and is_exporting()
+    is_traced = torch.compiler.is_compiling() and not is_exported
     needs_grad = torch.is_grad_enabled() and (
-        is_traced
+        torch.compiler.is_compiling()
         or (
             any(v.requires_grad for v in (input, h_0, c_0, *weights))
             and not torch.is_inference_mode_enabled()
         )
     )
-    is_exported = torch.compiler.is_compiling() and not is_traced
     if not (needs_grad or has_forward_mode) or is_exported:
         y, h_n, c_n, cell_states, _, _ = _native.lstm_forward_op(
             input, h_0, c_0, weights, *masks, False, return_cell_states

@@ -12,6 +12,7 @@ import torch
 from conftest import D, H, make_twins
 from kit.numeric import assert_within_budget
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from lstm_fused import FusedLSTM, FusedLSTMCell
@@ -215,6 +216,49 @@ def test_other_changes_are_tolerated_where_nn_lstm_tolerates_them(
     assert mine is not None or rival is None
     for k, (grad, right) in enumerate(zip(mine or [], expected, strict=False)):
         assert_within_budget(f"gradient {k}", grad, None, right, F64)
+
+
+class Subclass(Tensor):
+    pass
+
+
+WAYS: dict[str, Callable[[FusedLSTM, Tensor], Tensor]] = {
+    "under a default device": lambda m, x: on_default_device(m, x),
+    "in forward mode": lambda m, x: in_forward_mode(m, x),
+    "of a subclass": lambda m, x: m(x.as_subclass(Subclass))[0].as_subclass(Tensor),
+}
+
+
+def on_default_device(module: FusedLSTM, x: Tensor) -> Tensor:
+    with torch.device("cpu"):
+        y: Tensor = module(x)[0]
+    return y
+
+
+def in_forward_mode(module: FusedLSTM, x: Tensor) -> Tensor:
+    with forward_ad.dual_level():
+        y: Tensor = module(x)[0]
+    return y
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_outputs_of_unusual_calls_may_be_overwritten(way: str, layers: int) -> None:
+    module = FusedLSTM(D, H, layers, bidirectional=True).double()
+    x = torch.randn(T, N, D, dtype=F64)
+    expected = gradients(module, (module(x)[0] * 0.5).sum())
+    y = WAYS[way](module, x)
+    y.mul_(0.5)
+    for mine, theirs in zip(gradients(module, y.sum()), expected, strict=True):
+        assert_within_budget("gradient", mine, None, theirs, F64)
+
+
+def test_outputs_inside_of_a_transform_may_be_overwritten() -> None:
+    module = FusedLSTM(D, H, bidirectional=True).double()
+    x = torch.randn(T, N, D, dtype=F64)
+    found = torch.func.grad(lambda x: module(x)[0].mul_(0.5).pow(2).sum())(x)
+    expected = torch.func.grad(lambda x: (module(x)[0] * 0.5).pow(2).sum())(x)
+    assert_within_budget("gradient", found, None, expected, F64)
 
 
 @pytest.mark.parametrize("name", ["lengths", "reset_mask"])
