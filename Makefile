@@ -83,11 +83,12 @@ VERSION_PYTHON = $(VERSION_VENV)/bin/python
 		-r requirements-versions.txt
 	touch $@
 
-# Left out: numbers, which are the kernels' own whatever the torch; CUDA; benchmarks; and the tests of
-# packages that the environments do not hold.
+# Left out: numbers, which are the kernels' own whatever the torch; CUDA; benchmarks; the tests of
+# packages that the environments do not hold; and what depends on the process, whose limits and second
+# loads a CUDA build of torch meets in ways of its own.
 VERSION_TESTS := $(filter-out $(addprefix tests/test_,$(addsuffix .py,parity pieces random reference \
-	saturated cuda% gpu% benchmark% onnx from_onnx from_bad_onnx opacus integrations torchrl)),\
-	$(sort $(wildcard tests/test_*.py)))
+	saturated cuda% gpu% benchmark% onnx from_onnx from_bad_onnx opacus integrations torchrl loading \
+	allocation_errors)),$(sort $(wildcard tests/test_*.py)))
 VERSION_BUILD = build/torch-$*
 
 $(VERSIONS:%=test-version-%): test-version-%: setup .venv-torch-%/.lstm_fused-requirements
