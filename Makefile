@@ -85,10 +85,10 @@ VERSION_PYTHON = $(VERSION_VENV)/bin/python
 
 # Left out: numbers, which are the kernels' own whatever the torch; CUDA; benchmarks; the tests of
 # packages that the environments do not hold; and what depends on the process, whose limits and second
-# loads a CUDA build of torch meets in ways of its own.
+# loads a CUDA build of torch meets in ways of its own, or on its default device.
 VERSION_TESTS := $(filter-out $(addprefix tests/test_,$(addsuffix .py,parity pieces random reference \
 	saturated cuda% gpu% benchmark% onnx from_onnx from_bad_onnx opacus integrations torchrl loading \
-	allocation_errors)),$(sort $(wildcard tests/test_*.py)))
+	allocation_errors default_device)),$(sort $(wildcard tests/test_*.py)))
 VERSION_BUILD = build/torch-$*
 
 $(VERSIONS:%=test-version-%): test-version-%: setup .venv-torch-%/.lstm_fused-requirements
