@@ -27,7 +27,7 @@ class Decision:
     is_closed: bool = False  # what stands within is none of ours
 
 
-# Of a module, and a reason, if there is one, why what holds it must keep it.
+# A module, and the reason, if there is one, why what holds it must keep it.
 Decide = Callable[[nn.Module, str | None], Decision]
 
 _NOT_ATTRIBUTES = ("_parameters", "_buffers", "_modules", "_flat_weights", "_listed", "_orig_mod")

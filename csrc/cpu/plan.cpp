@@ -13,7 +13,7 @@ namespace {
 // microseconds, in which a core does some 10^6.
 constexpr int64_t kMinWorkPerThread = 1'000'000;
 
-// The same for products with unpacked weights, which wait for each weight to come from a cache: a
+// That bound for products with unpacked weights, which wait for each weight to come from a cache: a
 // core reads those of this many in 20 to 30 microseconds.
 constexpr int64_t kMinDotWorkPerThread = 250'000;
 

@@ -10,7 +10,7 @@
 
 #include "common/error.h"
 
-// Of torch 2.13, and null before: the library that is built here runs on torch 2.11 too.
+// torch 2.13 has it, before it is null: the library that is built here runs on torch 2.11 too.
 extern "C" __attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
 
 namespace lstm_fused {

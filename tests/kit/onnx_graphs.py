@@ -13,7 +13,7 @@ from torch import Tensor
 onnx: Any = pytest.importorskip("onnx", reason="onnx is not installed")
 helper, numpy_helper = onnx.helper, onnx.numpy_helper
 
-# Of inputs.
+# Sizes of the inputs.
 STEPS, ROWS = 6, 3
 
 
