@@ -15,17 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 from kit.benchmark_results import make_results
+from kit.process import run_python
 
 from benchmarks import cli
 from benchmarks.case import Case, CaseError, from_record, parse_dtype, parse_shape
-from benchmarks.check import budgets, find_fault, load_truth
+from benchmarks.check import budgets, find_fault
 from benchmarks.clock import CudaClock, count_names
 from benchmarks.compare import compare
 from benchmarks.conduct import Conductor, Options
 from benchmarks.data import make_data, rounded
-from benchmarks.judge import write_truth
-from benchmarks.peers import PEERS, Peer, fused, nn_lstm
-from benchmarks.peers.base import Setting
+from benchmarks.peers import PEERS, Peer
 from benchmarks.pool import Pool
 from benchmarks.records import Results, Writer, read_results
 from benchmarks.report import write_reports
@@ -117,26 +116,40 @@ def test_cases_survive_their_record() -> None:
             assert from_record(json.loads(json.dumps(case.as_record()))) == case
 
 
-@pytest.mark.parametrize("mode", ["inference", "training", "grad_input"])
-@pytest.mark.parametrize("steps", [1, 3])
-def test_cells_are_asked_for_what_the_case_says(mode: str, steps: int, tmp_path: Path) -> None:
-    from torch import get_num_threads, is_grad_enabled, set_grad_enabled, set_num_threads
+# In a process of its own, as the runner has it: preparing a case sets flags of the whole process,
+# which torch's own test kit, once imported, forbids.
+CELL_CASE = """
+from pathlib import Path
 
-    threads, grad = get_num_threads(), is_grad_enabled()
-    case = Case(T=steps, N=2, D=3, H=5, cell=True, mode=mode)
-    try:
-        write_truth(case, Setting(), tmp_path / "truth.npz")
-        truth, allowed = load_truth(tmp_path / "truth.npz")
-        for peer in (fused, nn_lstm):
-            call = peer.prepare(case, make_data(case), Setting())
-            found = call.results()
-            assert found.keys() == truth.keys() and find_fault(found, truth, allowed) == ""
-            call.run()
-    finally:
-        set_num_threads(threads)
-        set_grad_enabled(grad)
-    gradients = {name for name in truth if name.startswith("grad_")}
-    assert len(gradients) == {"inference": 0, "training": 5, "grad_input": 1}[mode]
+from benchmarks.case import Case
+from benchmarks.check import find_fault, load_truth
+from benchmarks.data import make_data
+from benchmarks.judge import write_truth
+from benchmarks.peers import fused, nn_lstm
+from benchmarks.peers.base import Setting
+
+case = Case(T={steps}, N=2, D=3, H=5, cell=True, mode="{mode}")
+write_truth(case, Setting(), Path("{path}"))
+truth, allowed = load_truth(Path("{path}"))
+for peer in (fused, nn_lstm):
+    call = peer.prepare(case, make_data(case), Setting())
+    found = call.results()
+    assert found.keys() == truth.keys(), found.keys() ^ truth.keys()
+    assert find_fault(found, truth, allowed) == "", find_fault(found, truth, allowed)
+    call.run()
+print(len([name for name in truth if name.startswith("grad_")]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "gradients"), [("inference", 0), ("training", 5), ("grad_input", 1)]
+)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_cells_are_asked_for_what_the_case_says(
+    steps: int, mode: str, gradients: int, tmp_path: Path
+) -> None:
+    code = CELL_CASE.format(steps=steps, mode=mode, path=tmp_path / "truth.npz")
+    assert run_python(code) == f"{gradients}\n"
 
 
 def test_cells_of_the_default_run_are_some_of_all() -> None:
