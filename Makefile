@@ -18,7 +18,7 @@ REQUIREMENTS := $(VENV)/.lstm_fused-requirements
 INSTALLED := $(VENV)/.lstm_fused-installed
 PEERS := $(VENV)/.lstm_fused-peers
 
-CXX_FILES = $(shell find csrc tests \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -print)
+CXX_FILES = $(shell find csrc tests tools \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -print)
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc)
 SANITIZE_BUILD := build/sanitize
 DEMOS := classify_digits generate_text forecast_series
@@ -86,9 +86,12 @@ VERSION_PYTHON = $(VERSION_VENV)/bin/python
 # Left out: numbers, which are the kernels' own whatever the torch; CUDA; benchmarks; the tests of
 # packages that the environments do not hold; and what depends on the process, whose limits and second
 # loads a CUDA build of torch meets in ways of its own, or on its default device.
-VERSION_TESTS := $(filter-out $(addprefix tests/test_,$(addsuffix .py,parity pieces random reference \
-	saturated cuda% gpu% benchmark% onnx from_onnx from_bad_onnx opacus integrations torchrl loading \
-	allocation_errors default_device)),$(sort $(wildcard tests/test_*.py)))
+VERSION_LEFT_OUT := tests/layer/test_parity.py tests/layer/test_pieces.py tests/layer/test_random.py \
+	tests/layer/test_reference.py tests/layer/test_saturated.py tests/cuda/% tests/project/% \
+	tests/onnx_graphs/% tests/conversion/test_opacus.py tests/conversion/test_integrations.py \
+	tests/conversion/test_torchrl.py tests/ops/test_loading.py tests/ops/test_allocation_errors.py \
+	tests/module/test_default_device.py
+VERSION_TESTS = $(filter-out $(VERSION_LEFT_OUT),$(sort $(shell find tests -name 'test_*.py')))
 VERSION_BUILD = build/torch-$*
 
 $(VERSIONS:%=test-version-%): test-version-%: setup .venv-torch-%/.lstm_fused-requirements
@@ -127,7 +130,7 @@ bench: setup $(PEERS)
 # What is known of the CUDA kernels without a GPU: benchmarks/results/cuda_static.md. Needs nvcc. The
 # first run compiles every kernel for every target, in about ten minutes on two cores.
 cuda-report: setup system-packages
-	$(BIN)/python -m benchmarks.cuda_report $(if $(MAX_JOBS),--jobs $(MAX_JOBS))
+	$(BIN)/python -m tools.cuda_report $(if $(MAX_JOBS),--jobs $(MAX_JOBS))
 
 # Build for the GPU of this machine, test and measure. Takes PYTHON's environment as it is, with its
 # torch for CUDA, and fetches nothing.

@@ -7,8 +7,9 @@
 """
 
 from lstm_fused import functional, onnx, reference
-from lstm_fused._fork import protect_forked_children
-from lstm_fused._report import ConversionReport
+from lstm_fused._convert.report import ConversionReport
+from lstm_fused._ops.flops import register_flop_formulas
+from lstm_fused._torch.fork import protect_forked_children
 from lstm_fused.autograd import FusedLSTMFunction
 from lstm_fused.cell import FusedLSTMCell
 from lstm_fused.convert import convert, revert
@@ -19,6 +20,7 @@ from lstm_fused.onnx import from_onnx
 __version__ = "0.1.0"
 
 protect_forked_children()
+register_flop_formulas()
 
 __all__ = [
     "ConversionReport",

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lstm_fused._autocast import is_autocast_enabled, result_dtypes
-from lstm_fused._checks import check_tensors
-from lstm_fused._direct import can_run_directly, run_cell_directly
-from lstm_fused._fx import find_proxy, mark_leaf, record_call
-from lstm_fused._jit import refuse_script
-from lstm_fused._reasons import refuse_unlike
-from lstm_fused._share import share_state, to_torch
-from lstm_fused._weights import weights_of
+from lstm_fused._convert.reasons import refuse_unlike
+from lstm_fused._ops.checks import check_tensors
+from lstm_fused._torch.autocast import is_autocast_enabled, result_dtypes
+from lstm_fused._torch.fx import find_proxy, mark_leaf, record_call
+from lstm_fused._torch.jit import refuse_script
+from lstm_fused._torch.module_state import share_state, to_torch
+from lstm_fused._torch.module_weights import weights_of
+from lstm_fused.autograd.fast_path import can_run_directly, run_cell_directly
 from lstm_fused.functional import lstm_stack
 
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

@@ -8,11 +8,11 @@ from typing import Any, Literal, TypeVar, overload
 
 from torch import nn
 
-from lstm_fused import _reasons
-from lstm_fused._report import ConversionReport
-from lstm_fused._share import original_class, share_state, to_torch
-from lstm_fused._subclass import rebased
-from lstm_fused._swap import Decision, swap_modules
+from lstm_fused._convert import reasons
+from lstm_fused._convert.report import ConversionReport
+from lstm_fused._convert.subclass import rebased
+from lstm_fused._convert.swap import Decision, swap_modules
+from lstm_fused._torch.module_state import original_class, share_state, to_torch
 from lstm_fused.cell import FusedLSTMCell
 from lstm_fused.module import FusedLSTM
 
@@ -77,7 +77,7 @@ def revert(model: M, *, return_report: bool = False) -> M | tuple[M, ConversionR
 
 
 def _fuse(module: nn.Module, outer: str | None) -> Decision:
-    foreign = _reasons.why_foreign(module)
+    foreign = reasons.why_foreign(module)
     if foreign is not None:
         return Decision(reason=foreign, is_closed=True)
     kind = original_class(module)
@@ -85,8 +85,8 @@ def _fuse(module: nn.Module, outer: str | None) -> Decision:
         if issubclass(kind, torch_class):
             reason = (
                 outer
-                or _reasons.why_not_fused(module, torch_class, fused_class)
-                or _reasons.why_not_on_its_device(module)
+                or reasons.why_not_fused(module, torch_class, fused_class)
+                or reasons.why_not_on_its_device(module)
             )
             if reason is not None:
                 return Decision(reason=reason)
@@ -99,7 +99,7 @@ def _unfuse(module: nn.Module, outer: str | None) -> Decision:
     kind: Any = original_class(module)
     for torch_class, fused_class in _TWINS:
         if issubclass(kind, fused_class):
-            reason = outer or _reasons.why_not_swapped(module, fused_class)
+            reason = outer or reasons.why_not_swapped(module, fused_class)
             if rebased(kind._torch_class, torch_class, fused_class) is not kind:
                 reason = f"its class is a subclass of {fused_class.__name__}"
             if reason is not None:

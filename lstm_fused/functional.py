@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lstm_fused import _checks, _native
-from lstm_fused._autocast import cast_for_autocast, result_dtypes
-from lstm_fused._graph_op import is_exporting
-from lstm_fused._jit import refuse_trace_with_gradients
+from lstm_fused._ops import checks, native
+from lstm_fused._torch.autocast import cast_for_autocast, result_dtypes
+from lstm_fused._torch.jit import refuse_trace_with_gradients
 from lstm_fused.autograd import lstm_layer
+from lstm_fused.autograd.compiled_layer import is_exporting
 from lstm_fused.packing import (
     pack_rows,
     packed_lengths,
@@ -76,7 +76,7 @@ def lstm(
             runs.
     """
     weights = list(weights)
-    _checks.check_stack(hx, weights, num_layers, 2 if bidirectional else 1, dropout)
+    checks.check_stack(hx, weights, num_layers, 2 if bidirectional else 1, dropout)
     wanted_rank = 3 if batch_sizes is None else 2
     if input.dim() != wanted_rank:
         raise ValueError(f"input must have {wanted_rank} dimensions, got {input.dim()}")
@@ -120,15 +120,15 @@ def lstm_stack(
         input, hx[1], packed=batch_sizes is not None, projected=per_layer // directions in (3, 5)
     )
     input, hx, weights = cast_for_autocast(input, hx, weights)
-    _checks.check_tensors(input, hx, weights)
+    checks.check_tensors(input, hx, weights)
     time_dim = 1 if batch_first and batch_sizes is None else 0
     if batch_sizes is None:
-        lengths = _checks.check_lengths(lengths, input, batch_first)
-        _checks.check_reset_mask(reset_mask, input, "(N, T)" if batch_first else "(T, N)")
-        _checks.check_steps(input.shape[time_dim])
+        lengths = checks.check_lengths(lengths, input, batch_first)
+        checks.check_reset_mask(reset_mask, input, "(N, T)" if batch_first else "(T, N)")
+        checks.check_steps(input.shape[time_dim])
     else:
-        _checks.refuse_packed_masks(lengths, reset_mask)
-        _checks.check_batch_sizes(batch_sizes)
+        checks.refuse_packed_masks(lengths, reset_mask)
+        checks.check_batch_sizes(batch_sizes)
 
     if time_dim == 1:
         # The kernels want it so, forward and backward. A copy stays what it is, too, when the input
@@ -136,7 +136,7 @@ def lstm_stack(
         input = input.transpose(0, 1).contiguous()
         reset_mask = None if reset_mask is None else reset_mask.transpose(0, 1).contiguous()
     positions: Tensor | None = None
-    if batch_sizes is not None and not _native.takes_batch_sizes(input.device):
+    if batch_sizes is not None and not native.takes_batch_sizes(input.device):
         # NOTE: here and not in lstm_layer: once for all layers.
         batch = hx[0].shape[1]
         positions = to_device(packed_positions(batch_sizes, batch), input.device)

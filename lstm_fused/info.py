@@ -10,8 +10,8 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.nn.utils.rnn import PackedSequence
 
-from lstm_fused import _native
-from lstm_fused._autocast import compute_dtype
+from lstm_fused._ops import native
+from lstm_fused._torch.autocast import compute_dtype
 from lstm_fused.cell import FusedLSTMCell
 from lstm_fused.module import FusedLSTM
 
@@ -29,19 +29,19 @@ def build_info() -> dict[str, Any]:
     info: dict[str, Any] = {
         "version": __version__,
         "torch": torch.__version__,
-        "kernels": _native.compiled is not None,
-        "cuda": _native.compiled_cuda is not None,
+        "kernels": native.compiled is not None,
+        "cuda": native.compiled_cuda is not None,
         "threads": torch.get_num_threads(),
     }
-    if _native.compiled is not None:
-        info["isas"] = _native.compiled.available_isas()
-        info["isa"] = _native.compiled.best_isa()
-        info["compiler"] = _native.compiled.compiler()
-    if _native.compiled_cuda is not None:
-        info["cuda_architectures"] = _native.compiled_cuda.architectures().split()
-        info["cuda_version"] = _native.compiled_cuda.cuda_version()
+    if native.compiled is not None:
+        info["isas"] = native.compiled.available_isas()
+        info["isa"] = native.compiled.best_isa()
+        info["compiler"] = native.compiled.compiler()
+    if native.compiled_cuda is not None:
+        info["cuda_architectures"] = native.compiled_cuda.architectures().split()
+        info["cuda_version"] = native.compiled_cuda.cuda_version()
     else:
-        info["cuda_problem"] = _native.cuda_problem
+        info["cuda_problem"] = native.cuda_problem
     return info
 
 
@@ -75,10 +75,10 @@ def _explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence
     dtype = str(compute_dtype(data)).removeprefix("torch.")
     if getattr(module, "backend", "auto") == "cudnn":
         return [f'{data.device.type}, {dtype}: torch\'s own kernels, as backend="cudnn" asks for']
-    if not _native.has_kernels(data.device):
-        _native.check_cuda_kernels(data.device)
+    if not native.has_kernels(data.device):
+        native.check_cuda_kernels(data.device)
         return [f"{data.device.type}: no kernels for this device, plain torch operations run"]
-    assert _native.compiled is not None
+    assert native.compiled is not None
     steps, batch = _steps_and_batch(module, x)
     layers, directions, proj, hidden = 1, 1, 0, module.hidden_size
     if isinstance(module, FusedLSTM):
@@ -97,7 +97,7 @@ def _explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence
             if is_cuda:
                 plan = cuda_plan_text(*shape, backward, _device_facts(data.device), recompute)
             else:
-                plan = _native.compiled.plan_text(*shape, torch.get_num_threads(), backward)
+                plan = native.compiled.plan_text(*shape, torch.get_num_threads(), backward)
             name = "backward" if backward else "forward "
             lines.append(f"  layer {layer} {name} D={input_size} H={hidden}: {plan}")
     if recompute:
@@ -122,8 +122,8 @@ def cuda_plan_text(
     Facts are those of csrc/cuda/device_facts.h: major, minor, sm_count, shared_per_sm,
     shared_per_block, registers_per_sm, max_threads_per_sm, l2_bytes. No GPU is needed.
     """
-    assert _native.compiled is not None
-    text: str = _native.compiled.cuda_plan_text(
+    assert native.compiled is not None
+    text: str = native.compiled.cuda_plan_text(
         steps,
         batch,
         input_size,
@@ -141,9 +141,9 @@ def cuda_plan_text(
 
 
 def _device_facts(device: torch.device) -> dict[str, int]:
-    assert _native.compiled_cuda is not None
+    assert native.compiled_cuda is not None
     index = torch.cuda.current_device() if device.index is None else device.index
-    facts: dict[str, int] = _native.compiled_cuda.device_facts(index)
+    facts: dict[str, int] = native.compiled_cuda.device_facts(index)
     return facts
 
 

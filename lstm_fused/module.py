@@ -9,19 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from lstm_fused._autocast import is_autocast_enabled
-from lstm_fused._checks import (
+from lstm_fused._convert.reasons import refuse_unlike
+from lstm_fused._ops.checks import (
     check_reset_mask,
     check_steps,
     check_tensors,
     refuse_packed_masks,
 )
-from lstm_fused._direct import can_run_directly, run_directly
-from lstm_fused._flat_weights import ByName
-from lstm_fused._fx import find_proxy, mark_leaf, record_call
-from lstm_fused._jit import refuse_script
-from lstm_fused._reasons import refuse_unlike
-from lstm_fused._share import share_state, to_torch
+from lstm_fused._torch.autocast import is_autocast_enabled
+from lstm_fused._torch.flat_weights import ByName
+from lstm_fused._torch.fx import find_proxy, mark_leaf, record_call
+from lstm_fused._torch.jit import refuse_script
+from lstm_fused._torch.module_state import share_state, to_torch
+from lstm_fused.autograd.fast_path import can_run_directly, run_directly
 from lstm_fused.functional import lstm_stack
 
 Hidden = tuple[Tensor, Tensor]

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lstm_fused._onnx_graph import Graph, label_of
-from lstm_fused._onnx_node import Settings, settings_of
+from lstm_fused._onnx.graph import Graph, label_of
+from lstm_fused._onnx.node import Settings, settings_of
 from lstm_fused.module import FusedLSTM, Hidden
 
 # ONNX has the gates i, o, f, c where torch has i, f, g, o (c is g). Each list says for a gate of

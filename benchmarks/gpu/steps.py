@@ -99,7 +99,7 @@ def make_steps(archs: str, minutes: float = 60, quick: bool = False) -> list[Ste
     # NOTE: -p no:cacheprovider, for the tree may be read-only to others.
     tests = Step(
         "parity",
-        (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_gpu.py"),
+        (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/cuda/test_gpu.py"),
         {"LSTM_FUSED_NEED_GPU": "1"},
         _lacks("pytest", "numpy"),
     )

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "common/lstm.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/plan.h"
-#include "cpu/scratch.h"
+#include "cpu/runtime/scratch.h"
 
 namespace lstm_fused::cpu {
 

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "cpu/group.h"
-#include "cpu/kernels.h"
-#include "cpu/scratch.h"
+#include "cpu/kernels/kernels.h"
+#include "cpu/runtime/scratch.h"
 
 namespace lstm_fused::cpu {
 namespace {

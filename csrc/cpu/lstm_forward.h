@@ -3,7 +3,7 @@
 
 #include "common/lstm.h"
 #include "cpu/plan.h"
-#include "cpu/team.h"
+#include "cpu/runtime/team.h"
 
 namespace lstm_fused::cpu {
 

@@ -3,7 +3,7 @@
 
 #include <numeric>
 
-#include "cpu/scratch.h"
+#include "cpu/runtime/scratch.h"
 
 namespace lstm_fused::cpu {
 

@@ -2,9 +2,9 @@
 #include "cuda/lstm_backward.h"
 
 #include "cuda/blas.h"
-#include "cuda/persistent_backward.h"
+#include "cuda/persistent/backward.h"
 #include "cuda/recurrence.h"
-#include "cuda/stepwise_backward.h"
+#include "cuda/stepwise/backward.h"
 
 namespace lstm_fused::cuda {
 

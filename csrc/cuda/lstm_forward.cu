@@ -2,11 +2,11 @@
 #include "cuda/blas.h"
 #include "cuda/direction_weights.h"
 #include "cuda/lstm_forward.h"
-#include "cuda/persistent_forward.h"
-#include "cuda/row_grid.cuh"
+#include "cuda/persistent/forward.h"
+#include "cuda/device/row_grid.cuh"
 #include "cuda/status.h"
-#include "cuda/stepwise_forward.h"
-#include "cuda/storage.cuh"
+#include "cuda/stepwise/forward.h"
+#include "cuda/device/storage.cuh"
 #include "cuda/workspace.h"
 
 namespace lstm_fused::cuda {

@@ -8,7 +8,7 @@
 
 #include "common/lstm.h"
 #include "cuda/device_facts.h"
-#include "cuda/persistent_plan.h"
+#include "cuda/persistent/plan.h"
 
 namespace lstm_fused::cuda {
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "common/lstm.h"
-#include "cpu/layer_backward.h"
+#include "cpu/gradients/layer_backward.h"
 #include "torch/layer.h"
 #include "torch/tensors.h"
 

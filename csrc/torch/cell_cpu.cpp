@@ -4,7 +4,7 @@
 #include "torch/cell_cpu.h"
 
 #include "common/error.h"
-#include "cpu/layer_backward.h"
+#include "cpu/gradients/layer_backward.h"
 #include "cpu/lstm_forward.h"
 #include "torch/call.h"
 #include "torch/layer.h"

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "common/error.h"
-#include "cpu/huge_pages.h"
+#include "cpu/runtime/huge_pages.h"
 #include "torch/allocation.h"
 #include "torch/tensors.h"
 

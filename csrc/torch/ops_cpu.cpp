@@ -3,11 +3,11 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include "common/error.h"
-#include "cpu/input_gradient.h"
-#include "cpu/layer_backward.h"
-#include "cpu/lstm_backward.h"
+#include "cpu/gradients/input_gradient.h"
+#include "cpu/gradients/layer_backward.h"
+#include "cpu/gradients/lstm_backward.h"
 #include "cpu/lstm_forward.h"
-#include "cpu/rebuild_gates.h"
+#include "cpu/gradients/rebuild_gates.h"
 #include "torch/call.h"
 #include "torch/cell_cpu.h"
 #include "torch/guard.h"

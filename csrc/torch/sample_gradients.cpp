@@ -4,8 +4,8 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "cpu/rows.h"
-#include "cpu/scratch.h"
-#include "cpu/weight_gradient.h"
+#include "cpu/runtime/scratch.h"
+#include "cpu/gradients/weight_gradient.h"
 
 namespace lstm_fused {
 namespace {

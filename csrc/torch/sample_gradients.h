@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "cpu/cpu_features.h"
-#include "cpu/team.h"
+#include "cpu/runtime/team.h"
 #include "torch/call.h"
 #include "torch/layer.h"
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include "cpu/team.h"
+#include "cpu/runtime/team.h"
 
 namespace lstm_fused {
 

@@ -7,7 +7,7 @@
 #include "check.h"
 #include "common/types.h"
 #include "cuda/device_facts.h"
-#include "cuda/persistent_plan.h"
+#include "cuda/persistent/plan.h"
 
 namespace lstm_fused::test {
 namespace {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // advise_huge_pages: what the system has noted of the memory, and that its contents stay.
-#include "cpu/huge_pages.h"
+#include "cpu/runtime/huge_pages.h"
 
 #include <sys/mman.h>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // input_gradient against plain sums, for every instruction set, dtype and layout; the same bits on
 // any pool, and for a row wherever it stands.
-#include "cpu/input_gradient.h"
+#include "cpu/gradients/input_gradient.h"
 
 #include <cstdio>
 #include <vector>

@@ -2,7 +2,7 @@
 // layer_backward against lstm_backward, which lstm_test judges, and plain sums over what that
 // gives: for every instruction set and dtype, in pieces of every size; the same bits on any pool,
 // without saved gates, and whatever else is asked for.
-#include "cpu/layer_backward.h"
+#include "cpu/gradients/layer_backward.h"
 
 #include <cmath>
 #include <map>
@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu/input_gradient.h"
+#include "cpu/gradients/input_gradient.h"
 #include "lstm_calls.h"
 
 namespace lstm_fused::test {

@@ -11,9 +11,9 @@
 #include "arrays.h"
 #include "check.h"
 #include "cpu/cpu_features.h"
-#include "cpu/lstm_backward.h"
+#include "cpu/gradients/lstm_backward.h"
 #include "cpu/lstm_forward.h"
-#include "cpu/rebuild_gates.h"
+#include "cpu/gradients/rebuild_gates.h"
 #include "reference.h"
 
 namespace lstm_fused::test {

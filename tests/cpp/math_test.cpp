@@ -11,7 +11,7 @@
 #include "arrays.h"
 #include "check.h"
 #include "cpu/cpu_features.h"
-#include "cpu/flush_denormals.h"
+#include "cpu/runtime/flush_denormals.h"
 
 namespace lstm_fused::test {
 namespace {
@@ -19,7 +19,7 @@ namespace {
 using cpu::Isa;
 using cpu::KernelTable;
 
-// csrc/cpu/math-inl.h promises these.
+// csrc/cpu/kernels/math-inl.h promises these.
 constexpr double kMaxSigmoidUlp = 2.5, kMaxTanhUlp = 1.5;
 template <typename T>
 constexpr T kSigmoidZero = sizeof(T) == 8 ? T(-709.7827128934) : T(-88.72284);  // 0 from here

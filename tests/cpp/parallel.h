@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "check.h"
-#include "cpu/team.h"
+#include "cpu/runtime/team.h"
 
 namespace lstm_fused::test {
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Team: phases in order, each share once, whoever comes, whenever they come; and Parallel's loop.
 // A team that hangs is ended by an alarm.
-#include "cpu/team.h"
+#include "cpu/runtime/team.h"
 
 #include <unistd.h>
 

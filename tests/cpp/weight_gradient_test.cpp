@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // weight_gradient against plain sums, for every instruction set and dtype: shapes around the sizes
 // of blocks and parts; rows in any order; the same bits on any pool, and for each sample.
-#include "cpu/weight_gradient.h"
+#include "cpu/gradients/weight_gradient.h"
 
 #include <cstdio>
 #include <vector>

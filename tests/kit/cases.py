@@ -353,3 +353,27 @@ CORE: tuple[LayerCase, ...] = (
 WIDE: tuple[LayerCase, ...] = tuple(  # a dict: rows that became one case count once
     dict.fromkeys([*CORE, *(_from_row(row) for row in covering_rows(_AXES))])
 )
+
+# Enough work for two and three threads, split over rows, units and directions.
+PARALLEL = (
+    LayerCase(12, 24, 40, 130),
+    LayerCase(40, 2, 40, 200),
+    LayerCase(10, 13, 33, 100, P=40, bidirectional=True, lengths=(10, 3) * 6 + (0,), reset=0.1),
+    LayerCase(40, 1, 64, 256, bidirectional=True),
+    LayerCase(9, 33, 24, 96, num_layers=2, batch_first=True, lengths=(9, 4, 1) * 11),
+)
+
+# Small enough for finite differences.
+SMALL = (
+    LayerCase(3, 2, 2, 2, dtype=torch.float64),
+    LayerCase(1, 1, 1, 1, bias=False, hx=False, dtype=torch.float64),
+    LayerCase(3, 3, 2, 2, lengths=(1, 3, 0), dtype=torch.float64),
+    LayerCase(3, 2, 2, 2, reset=0.4, dtype=torch.float64),
+    LayerCase(2, 2, 2, 3, P=2, dtype=torch.float64),
+    LayerCase(2, 2, 1, 2, bidirectional=True, batch_first=True, bias=False, dtype=torch.float64),
+    LayerCase(3, 2, 1, 2, num_layers=2, layout="transposed", dtype=torch.float64),
+    LayerCase(3, 2, 1, 2, P=1, bidirectional=True, lengths=(2, 3), reset=0.3, dtype=torch.float64),
+    LayerCase(
+        2, 2, 1, 2, P=1, bidirectional=True, num_layers=2, lengths=(2, 0), dtype=torch.float64
+    ),
+)

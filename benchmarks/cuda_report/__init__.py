@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: BSD-3-Clause
-"""What is known of the CUDA kernels without a GPU; ``python -m benchmarks.cuda_report``."""

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "cpu/gradients/layer_backward.h"
+
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+#include "cpu/gradients/input_gradient.h"
+#include "cpu/gradients/lstm_backward.h"
+#include "cpu/plan.h"
+#include "cpu/gradients/rebuild_gates.h"
+#include "cpu/runtime/row_chunks.h"
+#include "cpu/rows.h"
+#include "cpu/gradients/weight_gradient.h"
+
+namespace lstm_fused::cpu {
+namespace {
+
+// Rows of data in a piece, rounded down to whole steps: one or two blocks of WeightGradient's, and
+// work enough between two meetings of all threads, 5 microseconds each.
+constexpr int64_t kMinPieceRows = 512;
+// Bytes of a piece's gate gradients up to which it takes more rows: the L2 cache of one core.
+constexpr int64_t kPieceBytes = 1 << 20;
+
+// Multiply-adds of a layer below which one thread does what follows the recurrence.
+constexpr int64_t kMinParallelWork = 1'000'000;
+
+// Steps that go together; without steps there is one piece still, of none.
+int64_t piece_steps(const LayerBackwardArgs& args) {
+  const LstmShape& shape = args.shape;
+  const int64_t all = std::max<int64_t>(shape.steps, 1);
+  // Of rows of different lengths, the threads would get unequal numbers in each piece.
+  const bool is_ragged = args.layout->data_rows() != shape.steps * shape.batch;
+  if (is_ragged || sums_directions_at_once(shape, args.dtype)) return all;
+  if (args.piece_steps > 0) return std::min(args.piece_steps, all);
+  const int64_t row_bytes = kGates * shape.hidden_size * dtype_size(args.dtype);
+  const int64_t sums = kGates * shape.hidden_size * (shape.input_size + shape.output_size);
+  const int64_t rows = std::max(
+      {kMinPieceRows, kPieceBytes / row_bytes, weight_gradient_block_rows(sums, args.dtype)});
+  return std::clamp<int64_t>(rows / std::max<int64_t>(shape.batch, 1), 1, all);
+}
+
+class LayerBackward {
+ public:
+  LayerBackward(const LayerBackwardArgs& args, const CpuFacts& facts, const Parallel& parallel);
+  void run();
+
+ private:
+  struct Direction {
+    Buffer grad_gates, grad_output, unprojected;                                // a piece's
+    RowPointers previous, grad_gates_rows, grad_output_rows, unprojected_rows;  // of all data rows
+    WeightGradientArgs gate_weights, projection;
+    std::optional<WeightGradient> gate_weights_gradient, projection_gradient;
+  };
+  struct Range {
+    int64_t begin, end;  // rows of data
+    int64_t size() const { return end - begin; }
+  };
+
+  LstmBackwardArgs recurrence_args() const;
+  LstmGatesArgs gates_args() const;
+  InputGradientArgs input_args() const;
+  void prepare_direction(int d);
+  void prepare_weights(int d);
+  RowPointers piece_rows(const Buffer& buffer, int64_t columns) const;
+
+  // The rows of a direction's i-th piece: direction 0 begins at the end of time.
+  Range rows_of(int d, int64_t i) const;
+  int64_t steps_of(int d, int64_t i) const;
+  Range range_of_piece(int64_t piece) const;
+  void run_recurrence(int64_t i);
+  void unproject(int d, const Range& rows, const void* gates);
+  void run_share(int64_t i, int64_t share);
+  void run_input_gradient(int64_t i, int64_t share) const;
+
+  const LayerBackwardArgs& args_;
+  const LstmShape& shape_;
+  const Parallel& parallel_;
+  const LstmPlan plan_;
+  const KernelTable& table_;
+  const int64_t storage_;  // bytes of an element
+  const int64_t steps_, pieces_;
+  const int64_t piece_rows_;  // of the first piece; the last may have fewer
+  const LstmBackwardArgs recurrence_args_;
+  const LstmGatesArgs gates_args_;
+  const InputGradientArgs input_args_;
+  const std::vector<char> zeros_;  // a state
+  Parallel shares_;                // who does what follows the recurrence
+  LstmBackward recurrence_;
+  std::optional<GateRebuilder> gates_;
+  std::optional<InputGradient> input_gradient_;
+  RowPointers x_rows_;
+  Direction directions_[kMaxDirections];
+};
+
+LayerBackward::LayerBackward(const LayerBackwardArgs& args, const CpuFacts& facts,
+                             const Parallel& parallel)
+    : args_(args),
+      shape_(args.shape),
+      parallel_(parallel),
+      plan_(make_backward_plan(args.shape, args.dtype, facts)),
+      table_(kernel_table(plan_.isa, args.dtype)),
+      storage_(dtype_size(args.dtype)),
+      steps_(piece_steps(args)),
+      pieces_(std::max<int64_t>(ceil_div(args.shape.steps, steps_), 1)),
+      piece_rows_(range_of_piece(0).size()),
+      recurrence_args_(recurrence_args()),
+      gates_args_(gates_args()),
+      input_args_(input_args()),
+      zeros_(args.shape.output_size * storage_),
+      recurrence_(recurrence_args_, plan_, parallel) {
+  const int64_t rows = args.layout->data_rows();
+  const int64_t work =
+      rows * kGates * shape_.hidden_size * (shape_.input_size + shape_.output_size);
+  if (work >= kMinParallelWork) shares_ = parallel;
+  if (!args.direction[0].recurrence.gates) {
+    gates_.emplace(gates_args_, make_forward_plan(shape_, args.dtype, facts), parallel);
+  }
+  if (args.grad_x) input_gradient_.emplace(input_args_, plan_.isa, plan_.unpacked, parallel);
+  x_rows_ = data_rows(*args.layout, shape_.batch, args.x, shape_.input_size * storage_);
+  for (int d = 0; d < shape_.directions; ++d) prepare_direction(d);
+}
+
+LstmBackwardArgs LayerBackward::recurrence_args() const {
+  LstmBackwardArgs out;
+  out.shape = shape_;
+  out.dtype = args_.dtype;
+  out.layout = args_.layout;
+  out.reset_mask = args_.reset_mask;
+  for (int d = 0; d < shape_.directions; ++d) out.direction[d] = args_.direction[d].recurrence;
+  return out;
+}
+
+LstmGatesArgs LayerBackward::gates_args() const {
+  LstmGatesArgs out;
+  out.shape = shape_;
+  out.dtype = args_.dtype;
+  out.layout = args_.layout;
+  out.x = args_.x;
+  out.reset_mask = args_.reset_mask;
+  for (int d = 0; d < shape_.directions; ++d) {
+    const LayerBackwardArgs::Direction& from = args_.direction[d];
+    out.direction[d] = {from.recurrence.weights, from.h_0, from.y, nullptr};
+  }
+  return out;
+}
+
+InputGradientArgs LayerBackward::input_args() const {
+  InputGradientArgs out = {shape_, args_.dtype, args_.layout, {}, {}, args_.grad_x};
+  for (int d = 0; d < shape_.directions; ++d) {
+    out.w_ih[d] = args_.direction[d].recurrence.weights.w_ih;
+  }
+  return out;
+}
+
+// Where each row of data stands in a piece's buffer, (piece_rows_, columns) storage.
+RowPointers LayerBackward::piece_rows(const Buffer& buffer, int64_t columns) const {
+  RowPointers rows;
+  rows.reserve(args_.layout->data_rows());
+  for (int64_t piece = 0; piece < pieces_; ++piece) {
+    const int64_t size = range_of_piece(piece).size();
+    for (int64_t i = 0; i < size; ++i) rows.push_back(advance(buffer.get(), i * columns, storage_));
+  }
+  return rows;
+}
+
+void LayerBackward::prepare_direction(int d) {
+  Direction& direction = directions_[d];
+  direction.grad_gates = Buffer(piece_rows_ * kGates * shape_.hidden_size * storage_);
+  if (shape_.projection) {
+    direction.grad_output = Buffer(piece_rows_ * shape_.output_size * storage_);
+  }
+  if (args_.direction[d].grad_w_hh) prepare_weights(d);
+}
+
+void LayerBackward::prepare_weights(int d) {
+  const LayerBackwardArgs::Direction& out = args_.direction[d];
+  Direction& direction = directions_[d];
+  const int64_t gates = kGates * shape_.hidden_size, rows = args_.layout->data_rows();
+
+  direction.previous = previous_state_rows(gates_args_, d, zeros_.data());
+  direction.grad_gates_rows = piece_rows(direction.grad_gates, gates);
+  direction.gate_weights = {args_.dtype,
+                            rows,
+                            direction.grad_gates_rows.data(),
+                            gates,
+                            {{x_rows_.data(), shape_.input_size, out.grad_w_ih},
+                             {direction.previous.data(), shape_.output_size, out.grad_w_hh}},
+                            2,
+                            {out.grad_b_ih, out.grad_b_hh}};
+  direction.gate_weights_gradient.emplace(direction.gate_weights, plan_.isa, shares_.threads,
+                                          /*at_once=*/pieces_ == 1);
+
+  if (!shape_.projection) return;
+  direction.unprojected = Buffer(piece_rows_ * shape_.hidden_size * storage_);
+  direction.grad_output_rows = piece_rows(direction.grad_output, shape_.output_size);
+  direction.unprojected_rows = piece_rows(direction.unprojected, shape_.hidden_size);
+  direction.projection = {
+      args_.dtype,
+      rows,
+      direction.grad_output_rows.data(),
+      shape_.output_size,
+      {{direction.unprojected_rows.data(), shape_.hidden_size, out.grad_w_hr}, {}},
+      1,
+      {}};
+  direction.projection_gradient.emplace(direction.projection, plan_.isa, shares_.threads,
+                                        /*at_once=*/pieces_ == 1);
+}
+
+LayerBackward::Range LayerBackward::range_of_piece(int64_t piece) const {
+  const auto offset = [&](int64_t t) {
+    return args_.layout->step_offset[std::min(t, shape_.steps)];
+  };
+  return {offset(piece * steps_), offset((piece + 1) * steps_)};
+}
+
+LayerBackward::Range LayerBackward::rows_of(int d, int64_t i) const {
+  return range_of_piece(d == 0 ? pieces_ - 1 - i : i);
+}
+
+int64_t LayerBackward::steps_of(int d, int64_t i) const {
+  const int64_t piece = d == 0 ? pieces_ - 1 - i : i;
+  return std::min((piece + 1) * steps_, shape_.steps) - piece * steps_;
+}
+
+// o·tanh(c), which W_hr's gradient multiplies.
+void LayerBackward::unproject(int d, const Range& rows, const void* gates) {
+  const int64_t hidden = shape_.hidden_size, accumulator = accumulator_size(args_.dtype);
+  const void* cells =
+      advance(args_.direction[d].recurrence.cells, rows.begin * hidden, accumulator);
+  shares_.for_each(rows.size(), [&](int64_t row) {
+    table_.unprojected_output(advance(gates, row * kGates * hidden, storage_),
+                              advance(cells, row * hidden, accumulator), 1, hidden,
+                              advance(directions_[d].unprojected.get(), row * hidden, storage_));
+  });
+}
+
+void LayerBackward::run_recurrence(int64_t i) {
+  BackwardPiece pieces[kMaxDirections];
+  for (int d = 0; d < shape_.directions; ++d) {
+    const Range range = rows_of(d, i);
+    const Direction& direction = directions_[d];
+    void* grad_gates = direction.grad_gates.get();
+    const void* gates = grad_gates;
+    if (gates_) {
+      gates_->run(d, range.begin, range.end, grad_gates, parallel_);
+    } else {
+      gates = advance(args_.direction[d].recurrence.gates,
+                      range.begin * kGates * shape_.hidden_size, storage_);
+    }
+    // NOTE: ahead of the recurrence, which overwrites gates that were rebuilt.
+    if (direction.projection_gradient) unproject(d, range, gates);
+    pieces[d] = {steps_of(d, i), range.begin, gates, grad_gates, direction.grad_output.get()};
+  }
+  recurrence_.run(pieces, parallel_);
+}
+
+void LayerBackward::run_input_gradient(int64_t i, int64_t share) const {
+  const bool at_once = sums_directions_at_once(shape_, args_.dtype);
+  const void* grads[kMaxDirections] = {};
+  for (int d = 0; d < shape_.directions; ++d) {
+    // Few rows read weights that cost more than they do: each thread reads its own columns.
+    const Range rows = rows_of(d, i);
+    const int64_t row_shares = plan_.unpacked ? 1 : shares_.threads;
+    const int64_t size = round_up(ceil_div(rows.size(), row_shares), kRowBlock);
+    const int64_t begin = plan_.unpacked ? 0 : std::min(share * size, rows.size());
+    const int64_t end = std::min(begin + size, rows.size());
+    grads[d] =
+        advance(directions_[d].grad_gates.get(), begin * kGates * shape_.hidden_size, storage_);
+    if (at_once && d == 0) continue;
+    // The other direction was here before; in the middle piece both come at once, 0 first.
+    const bool add = !at_once && shape_.directions == 2 && 2 * i + d >= pieces_;
+    const int64_t panels = input_gradient_->panels();
+    const int64_t first = plan_.unpacked ? panels * share / shares_.threads : 0;
+    const int64_t last = plan_.unpacked ? panels * (share + 1) / shares_.threads : panels;
+    input_gradient_->run(rows.begin + begin, rows.begin + end, first, last, grads, add);
+    grads[d] = nullptr;
+  }
+}
+
+// A thread's share of what follows from the gates' gradients of the i-th piece.
+void LayerBackward::run_share(int64_t i, int64_t share) {
+  if (input_gradient_) run_input_gradient(i, share);
+  for (int d = 0; d < shape_.directions; ++d) {
+    const Range rows = rows_of(d, i);
+    Direction& direction = directions_[d];
+    for (auto* gradient : {&direction.gate_weights_gradient, &direction.projection_gradient}) {
+      if (!*gradient) continue;
+      (*gradient)->add(share, rows.begin, rows.end);
+      if (i + 1 == pieces_) (*gradient)->store(share);
+    }
+  }
+}
+
+void LayerBackward::run() {
+  for (int64_t i = 0; i < pieces_; ++i) {
+    run_recurrence(i);
+    shares_.for_each(shares_.threads, [&](int64_t share) { run_share(i, share); });
+  }
+}
+
+}  // namespace
+
+void layer_backward(const LayerBackwardArgs& args, const CpuFacts& facts,
+                    const Parallel& parallel) {
+  check_shape(args.shape);
+  LayerBackward(args, facts, parallel).run();
+}
+
+}  // namespace lstm_fused::cpu

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "common/lstm.h"
+#include "cpu/cpu_features.h"
+#include "cpu/runtime/team.h"
+
+namespace lstm_fused::cpu {
+
+// What a layer's backward gets and gives.
+struct LayerBackwardArgs {
+  struct Direction {
+    // grad_gates and grad_output are not used; weights.w_ih is read where grad_x is wanted. Without
+    // gates (in all directions or in none), which a forward need not save, they are computed anew,
+    // from w_ih and the biases too.
+    LstmBackwardDirection recurrence;
+    const void* h_0 = nullptr;  // (N, P) storage
+    const void* y = nullptr;    // as in the forward
+    // out, storage, in the weights' shapes. All are null where no weight's gradient is wanted; b_*
+    // without biases, w_hr without projection.
+    void* grad_w_ih = nullptr;
+    void* grad_w_hh = nullptr;
+    void* grad_b_ih = nullptr;
+    void* grad_b_hh = nullptr;
+    void* grad_w_hr = nullptr;
+  };
+  LstmShape shape;
+  DType dtype = DType::kFloat32;
+  const SequenceLayout* layout = nullptr;
+  const void* x = nullptr;              // as in the forward
+  const uint8_t* reset_mask = nullptr;  // (T, N) or null
+  void* grad_x = nullptr;  // out, as x; null: not wanted; rows past a length are not written
+  // Steps that go together; 0: as the shape and the dtype suggest. All go together where rows
+  // differ in length, and for two directions of a 16-bit type.
+  int64_t piece_steps = 0;
+  Direction direction[kMaxDirections];
+};
+
+// The whole backward of a layer: the recurrence, and what follows from its gates' gradients, some
+// steps at a time where piece_steps allows it, so that these gradients, the largest array of all,
+// stay in a cache and are never there as a whole. The results do not depend on the number of
+// threads, bit for bit.
+void layer_backward(const LayerBackwardArgs& args, const CpuFacts& facts, const Parallel& parallel);
+
+}  // namespace lstm_fused::cpu

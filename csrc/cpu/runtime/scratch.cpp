@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "cpu/runtime/scratch.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+
+#include "common/error.h"
+#include "cpu/runtime/huge_pages.h"
+
+namespace lstm_fused::cpu {
+namespace {
+
+// Smaller blocks come from the heap's pages, which malloc keeps by itself.
+constexpr int64_t kMinKeptBlock = 16 << 10;
+// What a thread keeps at most. Both weights of a layer of H = 1024 in float32 take 32 MiB.
+constexpr int64_t kMaxKept = 32 << 20;
+
+// More blocks than the forward and the backward of a layer have large buffers on two threads.
+constexpr int kMaxKeptBlocks = 64;
+
+// Bytes that a thread packs, at least: in 20 microseconds, which waking it can take.
+constexpr int64_t kMinPackedBytes = 256 << 10;
+
+// A thread's blocks that no buffer uses, the oldest first. They are given out again at their own
+// size only, so that sanitizers see where a buffer ends.
+class KeptBlocks {
+ public:
+  ~KeptBlocks() {
+    while (count_ > 0) std::free(remove(0).data);
+  }
+
+  void* take(int64_t bytes) {
+    for (int i = count_ - 1; i >= 0; --i) {
+      if (blocks_[i].bytes == bytes) return remove(i).data;
+    }
+    return nullptr;
+  }
+
+  void keep(void* data, int64_t bytes) {
+    if (bytes > kMaxKept) return std::free(data);
+    while (count_ == kMaxKeptBlocks || kept_ + bytes > kMaxKept) std::free(remove(0).data);
+    blocks_[count_++] = {data, bytes};
+    kept_ += bytes;
+  }
+
+ private:
+  struct Block {
+    void* data;
+    int64_t bytes;
+  };
+
+  Block remove(int index) {
+    const Block block = blocks_[index];
+    std::move(blocks_ + index + 1, blocks_ + count_, blocks_ + index);
+    --count_;
+    kept_ -= block.bytes;
+    return block;
+  }
+
+  Block blocks_[kMaxKeptBlocks];
+  int count_ = 0;
+  int64_t kept_ = 0;
+};
+
+thread_local KeptBlocks kept_blocks;
+
+}  // namespace
+
+Buffer::Buffer(int64_t bytes) {
+  const int64_t size = round_up(bytes, kCacheLine);
+  void* block = size >= kMinKeptBlock ? kept_blocks.take(size) : nullptr;
+  if (!block) {
+    block = std::aligned_alloc(kCacheLine, size);
+    if (size > 0 && !block) fail_to_allocate(std::to_string(size));
+    advise_huge_pages(block, size);
+  }
+  data_ = {block, Release{size}};
+}
+
+void Buffer::Release::operator()(void* block) const {
+  if (bytes >= kMinKeptBlock) {
+    kept_blocks.keep(block, bytes);
+  } else {
+    std::free(block);
+  }
+}
+
+void Packer::add(Item item, int64_t panels) {
+  item.out->panels = panels;
+  const int64_t rows = round_up(item.k_size, table_.k_multiple);
+  item.bytes = panels * rows * kPanelSlots * table_.vector_width * table_.operand_size;
+  item.out->data = Buffer(item.bytes);
+  items_.push_back(item);
+}
+
+void Packer::run(const Parallel& parallel) const {
+  if (items_.empty()) return;
+  int64_t bytes = 0;
+  for (const Item& item : items_) bytes += item.bytes;
+  const int64_t shares = std::clamp<int64_t>(bytes / kMinPackedBytes, 1, parallel.threads);
+  parallel.for_each(shares, [&](int64_t share) {
+    for (const Item& item : items_) {
+      const int64_t begin = item.out->panels * share / shares;
+      const int64_t end = item.out->panels * (share + 1) / shares;
+      void* out = item.out->data.get();
+      if (item.kind == Kind::kDirect) {
+        table_.pack_direct(item.source, item.columns, item.k_size, begin, end, out);
+      } else {
+        table_.pack_transposed(item.source, item.columns, item.k_size, item.kind == Kind::kGates,
+                               begin, end, out);
+      }
+    }
+  });
+}
+
+}  // namespace lstm_fused::cpu

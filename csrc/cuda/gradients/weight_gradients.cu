@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <algorithm>
+
+#include "cuda/direction_weights.h"
+#include "cuda/gradients/gather_rows.h"
+#include "cuda/device/math.cuh"
+#include "cuda/device/row_grid.cuh"
+#include "cuda/status.h"
+#include "cuda/device/storage.cuh"
+#include "cuda/gradients/weight_gradients.h"
+#include "cuda/workspace.h"
+
+namespace lstm_fused::cuda {
+namespace {
+
+// ---- o·tanh(c), which the projection's gradient multiplies ----
+
+template <typename Storage>
+__global__ void __launch_bounds__(kRowThreads)
+    unprojected_output_kernel(const __grid_constant__ UnprojectedOutput args) {
+  const int64_t row = grid_row(), j = grid_column<1>();
+  const int64_t batch = args.shape.batch, hidden_size = args.shape.hidden_size;
+  if (row >= args.shape.steps * batch || j >= hidden_size) return;
+  const int64_t t = row / batch, n = row % batch;
+  Values<Storage, 1> output;
+  if (t < row_length(args.lengths, n, args.shape.steps)) {
+    const auto o = load<Storage, 1>(args.gates, (row * kGates + kOutputGate) * hidden_size + j);
+    const auto c = load_accumulators<Storage, 1>(args.cells, row * hidden_size + j);
+    output[0] = o[0] * DeviceMath::tanh(c[0]);
+  }
+  store<Storage>(args.out, row * hidden_size + j, output);
+}
+
+// ---- The bias gradient: column sums of grad_gates, in two stages ----
+
+constexpr int kSumColumns = 32;  // of a block, one for each lane of a warp
+constexpr int kSumWarps = 8;     // each takes every eighth row of the block's part
+
+struct ColumnSumArgs {
+  int64_t rows = 0, columns = 0;
+  int64_t rows_per_part = 0;
+  int64_t parts = 0;
+  const void* values = nullptr;  // (rows, columns) storage
+  void* partial = nullptr;       // (parts, columns) accumulator
+  void* sums[2] = {};            // out (columns) storage each, the same
+};
+
+template <typename Storage>
+__global__ void __launch_bounds__(kSumColumns* kSumWarps)
+    partial_sums_kernel(const __grid_constant__ ColumnSumArgs args) {
+  using Sum = Accumulator<Storage>;
+  __shared__ Sum sums[kSumWarps][kSumColumns];
+  const int64_t column = int64_t{blockIdx.x} * kSumColumns + threadIdx.x;
+  const int64_t begin = blockIdx.y * args.rows_per_part;
+  const int64_t end = min(begin + args.rows_per_part, args.rows);
+
+  // Sum this warp's rows.
+  Sum sum = 0;
+  if (column < args.columns) {
+    for (int64_t row = begin + threadIdx.y; row < end; row += kSumWarps) {
+      sum += load<Storage, 1>(args.values, row * args.columns + column)[0];
+    }
+  }
+  sums[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+
+  // Sum over the warps.
+  if (threadIdx.y != 0 || column >= args.columns) return;
+  for (int warp = 1; warp < kSumWarps; ++warp) sum += sums[warp][threadIdx.x];
+  static_cast<Sum*>(args.partial)[blockIdx.y * args.columns + column] = sum;
+}
+
+template <typename Storage>
+__global__ void __launch_bounds__(kRowThreads)
+    final_sums_kernel(const __grid_constant__ ColumnSumArgs args) {
+  const int64_t column = grid_column<1>();
+  if (column >= args.columns) return;
+  Values<Storage, 1> sum;
+  for (int64_t part = 0; part < args.parts; ++part) {
+    sum[0] += load_accumulators<Storage, 1>(args.partial, part * args.columns + column)[0];
+  }
+  store<Storage>(args.sums[0], column, sum);
+  store<Storage>(args.sums[1], column, sum);
+}
+
+// Rows of a part: enough for its eight warps to have some each.
+constexpr int64_t kMinRowsPerPart = 64;
+
+template <typename Storage>
+void launch_column_sums(ColumnSumArgs args, cudaStream_t stream) {
+  args.rows_per_part = std::max(kMinRowsPerPart, ceil_div(args.rows, kMaxSumParts));
+  args.parts = ceil_div(args.rows, args.rows_per_part);
+  const dim3 grid(static_cast<unsigned>(ceil_div(args.columns, kSumColumns)),
+                  static_cast<unsigned>(args.parts));
+  partial_sums_kernel<Storage><<<grid, dim3(kSumColumns, kSumWarps), 0, stream>>>(args);
+  check_launch("partial_sums_kernel");
+  const RowGrid launch = row_grid(1, args.columns, 1, 1);
+  final_sums_kernel<Storage><<<launch.grid, launch.block, 0, stream>>>(args);
+  check_launch("final_sums_kernel");
+}
+
+// ---- The products ----
+
+// c (m, n) = aᵀ·b + beta·c over `rows` rows.
+void row_product(const Blas& blas, int64_t rows, const void* a, int64_t m, const void* b, int64_t n,
+                 int64_t b_stride, double beta, void* c) {
+  Gemm gemm;
+  gemm.m = m;
+  gemm.n = n;
+  gemm.k = rows;
+  gemm.a = {a, m, true};
+  gemm.b = {b, b_stride};
+  gemm.c = c;
+  gemm.c_stride = n;
+  gemm.beta = beta;
+  blas.gemm(gemm);
+}
+
+// Σ grad_gatesᵀ·h_prev.
+void recurrent_gradient(const GradientCall& call, int direction, void* previous, const Blas& blas) {
+  const LstmShape& s = call.shape;
+  const GradientDirection& d = call.direction[direction];
+  const int64_t storage = dtype_size(call.dtype);
+  const int64_t gates = kGates * s.hidden_size, y_stride = s.directions * s.output_size;
+  const int64_t rows = s.steps * s.batch, rest = rows - s.batch;
+  if (call.lengths != nullptr || call.reset_mask != nullptr) {
+    gather_previous(call, direction, previous);
+    row_product(blas, rows, d.grad_gates, gates, previous, s.output_size, s.output_size, 0,
+                d.grad_w_hh);
+    return;
+  }
+
+  // NOTE: h_prev is y moved by one step, so no copy is made of it.
+  const int64_t first = direction == 0 ? 0 : rest;
+  row_product(blas, s.batch, advance(d.grad_gates, first * gates, storage), gates, d.h_0,
+              s.output_size, s.output_size, 0, d.grad_w_hh);
+  if (rest == 0) return;
+  const int64_t rest_begin = direction == 0 ? s.batch : 0, before = s.batch - rest_begin;
+  row_product(blas, rest, advance(d.grad_gates, rest_begin * gates, storage), gates,
+              advance(d.y, before * y_stride, storage), s.output_size, y_stride, 1, d.grad_w_hh);
+}
+
+// Without a row, every sum is zero.
+void clear(const GradientCall& call) {
+  const LstmShape& s = call.shape;
+  const int64_t storage = dtype_size(call.dtype), gates = kGates * s.hidden_size;
+  const auto clear_one = [&](void* out, int64_t elements) {
+    if (out == nullptr) return;
+    check_cuda(cudaMemsetAsync(out, 0, elements * storage, call.stream), "cudaMemsetAsync");
+  };
+  for (int i = 0; i < s.directions; ++i) {
+    const GradientDirection& d = call.direction[i];
+    clear_one(d.grad_w_ih, gates * s.input_size);
+    clear_one(d.grad_w_hh, gates * s.output_size);
+    clear_one(d.grad_b_ih, gates);
+    clear_one(d.grad_b_hh, gates);
+    clear_one(d.grad_w_hr, s.output_size * s.hidden_size);
+  }
+}
+
+}  // namespace
+
+void unprojected_output(const UnprojectedOutput& args) {
+  const LstmShape& s = args.shape;
+  const RowGrid launch = row_grid(s.steps * s.batch, s.hidden_size, 1, 1);
+  if (launch.empty) return;
+  dispatch_storage(args.dtype, [&](auto storage) {
+    unprojected_output_kernel<decltype(storage)>
+        <<<launch.grid, launch.block, 0, args.stream>>>(args);
+  });
+  check_launch("unprojected_output_kernel");
+}
+
+void input_gradient(const GradientCall& call, void* grad_x, const Blas& blas) {
+  const LstmShape& s = call.shape;
+  for (int i = 0; i < s.directions; ++i) {
+    Gemm gemm;
+    gemm.m = s.steps * s.batch;
+    gemm.n = s.input_size;
+    gemm.k = kGates * s.hidden_size;
+    gemm.a = {call.direction[i].grad_gates, gemm.k};
+    gemm.b = {call.direction[i].w_ih, s.input_size};
+    gemm.c = grad_x;
+    gemm.c_stride = s.input_size;
+    gemm.beta = i == 0 ? 0 : 1;
+    blas.gemm(gemm);
+  }
+}
+
+void gather_input(const GradientCall& call, void* out) {
+  const LstmShape& s = call.shape;
+  GatherRows gather;
+  gather.steps = s.steps;
+  gather.batch = s.batch;
+  gather.row_bytes = s.input_size * dtype_size(call.dtype);
+  gather.rows = call.x;
+  gather.stride_bytes = gather.row_bytes;
+  gather.lengths = call.lengths;
+  gather.out = out;
+  gather_rows(gather, call.stream);
+}
+
+void gather_previous(const GradientCall& call, int direction, void* out) {
+  const LstmShape& s = call.shape;
+  const GradientDirection& d = call.direction[direction];
+  const int64_t storage = dtype_size(call.dtype);
+  GatherRows gather;
+  gather.steps = s.steps;
+  gather.batch = s.batch;
+  gather.row_bytes = s.output_size * storage;
+  gather.rows = d.y;
+  gather.stride_bytes = s.directions * s.output_size * storage;
+  gather.shift = direction == 0 ? -1 : 1;
+  gather.first_rows = d.h_0;
+  gather.lengths = call.lengths;
+  gather.reset_mask = call.reset_mask;
+  gather.out = out;
+  gather_rows(gather, call.stream);
+}
+
+void weight_gradients(const GradientCall& call, const Blas& blas) {
+  const LstmShape& s = call.shape;
+  if (s.batch == 0) return clear(call);
+  const int64_t rows = s.steps * s.batch, gates = kGates * s.hidden_size;
+  const WeightGradientWorkspace parts =
+      weight_gradient_workspace(s, call.dtype, call.lengths != nullptr, call.reset_mask != nullptr);
+  char* workspace = static_cast<char*>(call.workspace);
+
+  // NOTE: x may be NaN past a row's length.
+  const void* x = call.x;
+  if (call.lengths != nullptr) {
+    gather_input(call, workspace + parts.input);
+    x = workspace + parts.input;
+  }
+
+  for (int i = 0; i < s.directions; ++i) {
+    const GradientDirection& d = call.direction[i];
+    row_product(blas, rows, d.grad_gates, gates, x, s.input_size, s.input_size, 0, d.grad_w_ih);
+    recurrent_gradient(call, i, workspace + parts.previous, blas);
+    if (d.grad_b_ih != nullptr) {
+      ColumnSumArgs sums;
+      sums.rows = rows;
+      sums.columns = gates;
+      sums.values = d.grad_gates;
+      sums.partial = workspace + parts.sums;
+      sums.sums[0] = d.grad_b_ih;
+      sums.sums[1] = d.grad_b_hh;
+      dispatch_storage(call.dtype,
+                       [&](auto type) { launch_column_sums<decltype(type)>(sums, call.stream); });
+    }
+    if (s.projection) {
+      row_product(blas, rows, d.grad_output, s.output_size, d.unprojected, s.hidden_size,
+                  s.hidden_size, 0, d.grad_w_hr);
+    }
+  }
+}
+
+}  // namespace lstm_fused::cuda

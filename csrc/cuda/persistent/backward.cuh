@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The whole backward recurrence in one launch, one block for each tile of eight rows and direction.
+//
+// Each step turns the gradients of h and c into those of the gates, then multiplies these by W_hhᵀ
+// for the gradient of the h that entered the step. A warp keeps its eight units' cells, two in each
+// lane as in the forward, but the product gives sixteen lines of h at once: so two neighbouring
+// warps share sixteen units and halve K, the gates, and swap eight lines of sums.
+//
+// NOTE: one warp for sixteen lines and all of K would spare the swap and its barrier, but needs
+// twice the registers of weights (192 of 32-bit weights at H = 96).
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/persistent/backward_cell.cuh"
+#include "cuda/persistent/launch.h"
+#include "cuda/persistent/tile.cuh"
+#include "cuda/device/ptx.cuh"
+
+namespace lstm_fused::cuda {
+
+template <typename Product, int kChunks>
+struct BackwardShared {
+  using Operand = typename Product::Operand;
+  static constexpr int kThreads = cta_max_threads(kChunks, sizeof(Operand));
+  // Chunks of weights that a thread keeps here. NOTE: with all of them in registers, the larger
+  // instances spill.
+  static constexpr int kParkedChunks = kChunks == kCtaChunks<Operand>[1] ? 2 : 0;
+  static constexpr int kPlaces = kParkedChunks > 0 ? kParkedChunks : 1;
+
+  alignas(kLaneBytes) char tile[tile_bytes(kChunks * kGates)];  // gradients of the gates
+  uint4 weights[kPlaces * 2 * kThreads];
+  float2 swapped[kThreads];
+};
+
+// One direction of one tile.
+template <typename Product, int kChunks, bool kReverse>
+__device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args,
+                                              const BackwardRecurrence& d,
+                                              BackwardShared<Product, kChunks>& shared) {
+  using Storage = typename Product::Storage;
+  using Operand = typename Product::Operand;
+  constexpr int kHalfChunks = kChunks * kGates / 2;
+  constexpr int kParkedChunks = BackwardShared<Product, kChunks>::kParkedChunks;
+  constexpr int kRegisterChunks = kHalfChunks - kParkedChunks;
+  constexpr int kStride = tile_stride(2 * kHalfChunks);
+
+  const Lane lane;
+  const int hidden = args.hidden_size;
+  const int warp = threadIdx.x / kWarpSize;
+  const int half = warp % 2;
+  const int unit = warp * kWarpUnits + lane.g;
+  const bool real_unit = unit < hidden;
+
+  // Load the weights of sixteen lines of h and this warp's half of the gates.
+  // NOTE: through the thread's own places in shared memory, in loops that stay loops: of one long
+  // unrolled load the compiler computes all addresses ahead, and runs out of registers.
+  constexpr int kPlaces = BackwardShared<Product, kChunks>::kPlaces;
+  const auto stage = [&](int first_chunk, int chunks) {
+    constexpr int kUnits = kChunkOperands<Operand> / kGates;
+    const int output = (warp - half) * kWarpUnits + lane.g;
+    const int first_unit =
+        (half * kHalfChunks + first_chunk) * kUnits + lane.t * kLaneOperands<Operand> / kGates;
+#pragma unroll 1
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      const int chunk_unit = first_unit + chunk * kUnits;
+      uint4 lines[2];
+      load_weight_columns<Product>(
+          lines, static_cast<const Storage*>(d.w_hh) + int64_t{chunk_unit} * hidden + output,
+          chunk_unit, output, hidden);
+      shared.weights[chunk * 2 * blockDim.x + threadIdx.x] = lines[0];
+      shared.weights[(chunk * 2 + 1) * blockDim.x + threadIdx.x] = lines[1];
+    }
+  };
+  uint4 weights[kRegisterChunks][2];
+#pragma unroll
+  for (int first = 0; first < kRegisterChunks; first += kPlaces) {
+    static_assert(kRegisterChunks % kPlaces == 0, "whole rounds");
+    stage(first, kPlaces);
+#pragma unroll
+    for (int i = 0; i < kPlaces; ++i) {
+      weights[first + i][0] = shared.weights[i * 2 * blockDim.x + threadIdx.x];
+      weights[first + i][1] = shared.weights[(i * 2 + 1) * blockDim.x + threadIdx.x];
+    }
+  }
+  stage(kRegisterChunks, kParkedChunks);
+
+  const LaneRows rows(static_cast<int>(blockIdx.x) * kTileRows, lane, args);
+  const int tile_steps = rows.tile_steps();
+
+  // Load the gradients of the final states.
+  const auto owns = [&](int j) { return real_unit && rows.first + j < args.batch; };
+  float dh[kLaneRows], dc[kLaneRows];
+#pragma unroll
+  for (int j = 0; j < kLaneRows; ++j) {
+    const int64_t cell = int64_t{rows.first + j} * hidden + unit;
+    dh[j] = owns(j) && d.grad_h_n != nullptr
+                ? to_accumulator(static_cast<const Storage*>(d.grad_h_n)[cell])
+                : 0.0f;
+    dc[j] = owns(j) && d.grad_c_n != nullptr
+                ? to_accumulator(static_cast<const Storage*>(d.grad_c_n)[cell])
+                : 0.0f;
+  }
+
+  // Write zeros past the end of the tile's longest row.
+#pragma unroll
+  for (int j = 0; j < kLaneRows; ++j) {
+    if (!owns(j)) continue;
+    for (int64_t t = tile_steps; t < args.steps; ++t) {
+      const int64_t row = t * args.batch + rows.first + j;
+      Storage* out = static_cast<Storage*>(d.grad_gates) + row * kGates * hidden + unit;
+#pragma unroll
+      for (int gate = 0; gate < kGates; ++gate) out[gate * hidden] = to_storage<Storage>(0.0f);
+    }
+  }
+
+  // Clear the tile, for its padding must be finite.
+  for (int i = threadIdx.x * kLaneBytes; i < kTileRows * kStride; i += blockDim.x * kLaneBytes) {
+    *reinterpret_cast<uint4*>(shared.tile + i) = make_uint4(0, 0, 0, 0);
+  }
+  __syncthreads();
+
+  // Undo the forward's steps, from its last one.
+  const int first_t = kReverse ? 0 : tile_steps - 1;
+  constexpr int kNext = kReverse ? 1 : -1;
+  const auto in_range = [&](int t) { return kReverse ? t < tile_steps : t >= 0; };
+  const auto row_of = [&](int j) { return rows.first + j; };
+  BackwardStep<Storage, kLaneRows> step;
+  if (in_range(first_t)) {
+    load_last_cells(step, args, d, row_of, rows.length, unit, first_t);
+    load_step(step, args, d, row_of, rows.length, unit, kReverse, first_t);
+  }
+
+  for (int t = first_t; in_range(t); t += kNext) {
+    const bool was_reset[kLaneRows] = {step.reset[0], step.reset[1]};
+
+    // Differentiate the cell; write the gradients of the gates to memory and to the tile.
+#pragma unroll
+    for (int j = 0; j < kLaneRows; ++j) {
+      Storage grad[kGates] = {};
+      if (real_unit && t < rows.length[j]) undo_cell(grad, step, j, dh[j], dc[j]);
+      if (owns(j)) {
+        const int64_t row = int64_t{t} * args.batch + rows.first + j;
+        Storage* out = static_cast<Storage*>(d.grad_gates) + row * kGates * hidden + unit;
+#pragma unroll
+        for (int gate = 0; gate < kGates; ++gate) out[gate * hidden] = grad[gate];
+      }
+      if (real_unit) {
+        Pack<Operand, kGates> pack;
+#pragma unroll
+        for (int gate = 0; gate < kGates; ++gate) pack.value[gate] = Product::operand(grad[gate]);
+        char* row = shared.tile + tile_row(lane.t * kLaneRows + j) * kStride;
+        reinterpret_cast<Pack<Operand, kGates>*>(row)[unit] = pack;
+      }
+    }
+    if (in_range(t + kNext))
+      load_step(step, args, d, row_of, rows.length, unit, kReverse, t + kNext);
+    __syncthreads();
+
+    // Multiply W_hhᵀ by the gradients of half of the gates.
+    float lines[2][kLaneRows];
+    TileProduct<Product, 2>::template multiply<kRegisterChunks>(
+        lines, weights, kRegisterChunks, ParkedWeights{&shared.weights[threadIdx.x], kParkedChunks},
+        shared.tile + half * kHalfChunks * kChunkBytes, kStride, lane);
+
+    // Swap: keep the eight lines of this warp's units, give the others. NOTE: the tile is free for
+    // the next step after this barrier, and `swapped` after that step's first one.
+    shared.swapped[threadIdx.x] =
+        half == 0 ? make_float2(lines[1][0], lines[1][1]) : make_float2(lines[0][0], lines[0][1]);
+    __syncthreads();
+    const float2 other = shared.swapped[threadIdx.x ^ kWarpSize];
+    const float others[kLaneRows] = {other.x, other.y};
+#pragma unroll
+    for (int j = 0; j < kLaneRows; ++j) {
+      if (t >= rows.length[j]) continue;
+      const float own = half == 0 ? lines[0][j] : lines[1][j];
+      dh[j] = was_reset[j] ? 0.0f : own + others[j];
+    }
+  }
+
+  // Write the gradients of the initial states.
+#pragma unroll
+  for (int j = 0; j < kLaneRows; ++j) {
+    if (!owns(j)) continue;
+    const int64_t cell = int64_t{ptx::opaque(rows.first) + j} * hidden + unit;
+    static_cast<Storage*>(d.grad_h_0)[cell] = to_storage<Storage>(dh[j]);
+    static_cast<Storage*>(d.grad_c_0)[cell] = to_storage<Storage>(dc[j]);
+  }
+}
+
+// NOTE: each direction has code of its own, for then its pointers are constants of the launch,
+// which instructions take from the constant bank; one code for both would hold them in registers.
+template <typename Product, int kChunks>
+__global__ void __launch_bounds__(cta_max_threads(kChunks, sizeof(typename Product::Operand)), 1)
+    persistent_backward_kernel(const PersistentBackwardArgs args) {
+  __shared__ BackwardShared<Product, kChunks> shared;
+  if (blockIdx.y == 0) {
+    backward_tile<Product, kChunks, false>(args, args.direction[0], shared);
+  } else {
+    backward_tile<Product, kChunks, true>(args, args.direction[1], shared);
+  }
+}
+
+}  // namespace lstm_fused::cuda

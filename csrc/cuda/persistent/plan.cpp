@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "cuda/persistent/plan.h"
+
+#include <algorithm>
+#include <limits>
+#include <sstream>
+
+#include "common/error.h"
+#include "common/integers.h"
+
+namespace lstm_fused::cuda {
+namespace {
+
+// Steps and rows are `int` in the kernels, and so are their sums with a tile's rows.
+constexpr int64_t kMaxCount = std::numeric_limits<int>::max() - 64;
+
+ProductKind product_for(DType dtype, bool allow_tf32) {
+  switch (dtype) {
+    case DType::kBFloat16:
+      return ProductKind::kBFloat16;
+    case DType::kFloat16:
+      return ProductKind::kFloat16;
+    default:
+      return allow_tf32 ? ProductKind::kTf32 : ProductKind::kFloat32;
+  }
+}
+
+// Fewest chunks of those compiled that hold a row of W_hh; 0: none does.
+int cta_chunks(int64_t hidden, int bytes) {
+  for (const int chunks : bytes == 2 ? kCtaChunks16 : kCtaChunks32) {
+    if (hidden <= chunk_units(chunks, bytes)) return chunks;
+  }
+  return 0;
+}
+
+// Why no persistent kernel takes such a call; empty: some may.
+std::string refusal_of(const LstmShape& shape, DType dtype, const DeviceFacts& facts) {
+  std::ostringstream text;
+  if (shape.projection) {
+    text << "persistent kernels have no projection";
+  } else if (dtype == DType::kFloat64) {
+    text << "persistent kernels have no float64";
+  } else if (facts.major < 8) {
+    text << "persistent kernels need compute capability 8.0, got " << facts.major << "."
+         << facts.minor;
+  } else if (shape.steps > kMaxCount || shape.batch > kMaxCount) {
+    text << "persistent kernels count steps and rows in 32 bits, got T = " << shape.steps
+         << ", N = " << shape.batch;
+  }
+  return text.str();
+}
+
+bool begin_plan(const LstmShape& shape, DType dtype, bool allow_tf32, const DeviceFacts& facts,
+                PersistentPlan* plan, std::string* why_not) {
+  check_shape(shape);
+  check_facts(facts);
+  *why_not = refusal_of(shape, dtype, facts);
+  *plan = PersistentPlan{};
+  plan->product = product_for(dtype, allow_tf32);
+  plan->tiles = ceil_div(shape.batch, kTileRows);
+  return why_not->empty();
+}
+
+std::string too_large(const LstmShape& shape, const DeviceFacts& facts) {
+  std::ostringstream text;
+  text << "W_hh of H = " << shape.hidden_size << ", for N = " << shape.batch << " in "
+       << shape.directions << " direction(s), does not fit " << facts.sm_count
+       << " SMs all at once";
+  return text.str();
+}
+
+const char* product_name(ProductKind kind) {
+  switch (kind) {
+    case ProductKind::kBFloat16:
+      return "bfloat16";
+    case ProductKind::kFloat16:
+      return "float16";
+    case ProductKind::kTf32:
+      return "tf32";
+    default:
+      return "float32";
+  }
+}
+
+// One block for all of W_hh. Forward and backward hold the same number of weights in a lane; in the
+// backward warps work in pairs.
+bool plan_cta(const LstmShape& shape, int warps_together, PersistentPlan* plan) {
+  plan->chunks = cta_chunks(shape.hidden_size, operand_bytes(plan->product));
+  if (plan->chunks == 0) return false;
+  const int64_t units = round_up(shape.hidden_size, warps_together * kWarpUnits);
+  plan->threads = static_cast<int>(units / kWarpUnits) * kWarpSize;
+  return true;
+}
+
+// Cycles of a step in a group, by what bounds it: good enough to compare plans. A flag and what it
+// announces take about 700 cycles each through L2; a block moves 64 bytes a cycle. `vectors`: pairs
+// of 16-byte vectors of weights of each lane, of which a pair is two mma.sync of 8 cycles, or 64
+// FFMA, in each of two warps of a scheduler; parked ones are read at 128 bytes a cycle besides.
+int64_t step_cycles(const PersistentPlan& plan, int64_t bytes, int64_t vectors, int64_t parked) {
+  const int64_t pair = plan.product == ProductKind::kFloat32 ? 128 : 32;
+  return 1400 + 10 * plan.group_blocks + bytes / 64 +
+         plan.group_tiles * (vectors * pair + parked * 64);
+}
+
+// A candidate with a group's blocks and tiles; false if not all are resident together. Every block
+// takes an SM for itself, since its threads take all registers, so that there are as many as SMs.
+bool share_out(const LstmShape& shape, const DeviceFacts& facts, int units, PersistentPlan* plan) {
+  plan->group = true;
+  plan->threads = kGroupThreads;
+  plan->units = units;
+  plan->max_shared_bytes = facts.shared_per_block;
+  const int64_t blocks = ceil_div(shape.hidden_size, units);
+  const int64_t max_groups = facts.sm_count / (blocks * shape.directions);
+  if (facts.registers_per_sm < kGroupThreads * (kGroupRegisters + 1) || max_groups == 0) {
+    return false;
+  }
+  // Give every group as few tiles as will do.
+  const int64_t tiles = std::max<int64_t>(plan->tiles, 1);
+  const int64_t group_tiles = ceil_div(tiles, max_groups);
+  const int k_splits = kGroupWarps * kWarpUnits / units;
+  if (group_tiles * kLaneRows > kGroupCells * k_splits) return false;
+  plan->group_blocks = static_cast<int>(blocks);
+  plan->group_tiles = static_cast<int>(group_tiles);
+  plan->groups = static_cast<int>(ceil_div(tiles, group_tiles));
+  return true;
+}
+
+// Flags and, for each group, `exchange_bytes`.
+void set_workspace(const LstmShape& shape, int64_t exchange_bytes, PersistentPlan* plan) {
+  const int64_t groups = int64_t{plan->groups} * shape.directions;
+  plan->flag_bytes = round_up(groups * group_flags(plan->group_blocks) * 4, 256);
+  plan->workspace_bytes = plan->flag_bytes + groups * exchange_bytes;
+}
+
+bool plan_group_forward(const LstmShape& shape, const DeviceFacts& facts, PersistentPlan* best) {
+  const int64_t bytes = operand_bytes(best->product);
+  const int64_t chunks = ceil_div(shape.hidden_size * bytes, kChunkBytes);
+  const PersistentPlan common = *best;
+  for (int k_splits = 1; k_splits <= kGroupWarps; k_splits *= 2) {
+    PersistentPlan plan = common;
+    if (!share_out(shape, facts, kGroupWarps * kWarpUnits / k_splits, &plan)) continue;
+    plan.warp_chunks = static_cast<int>(ceil_div(chunks, k_splits));
+    const int row_chunks = k_splits * plan.warp_chunks;
+    const int64_t parked = std::max(0, plan.warp_chunks - kGroupChunks);
+    plan.shared_bytes =
+        plan.group_tiles * (tile_bytes(row_chunks) + kLaneRows * kGroupThreads * kLaneBytes) +
+        plan.units * kLaneBytes + parked * kGates * kGroupThreads * kLaneBytes;
+    if (plan.shared_bytes > facts.shared_per_block) continue;
+    const int64_t h_bytes = int64_t{plan.group_tiles} * kTileRows * row_chunks * kChunkBytes;
+    set_workspace(shape, 2 * h_bytes, &plan);
+    plan.step_cycles = step_cycles(plan, h_bytes, 2 * plan.warp_chunks, 2 * parked);
+    if (best->group && plan.step_cycles >= best->step_cycles) continue;
+    *best = plan;
+  }
+  return best->group;
+}
+
+bool plan_group_backward(const LstmShape& shape, const DeviceFacts& facts, PersistentPlan* best) {
+  const int bytes = operand_bytes(best->product);
+  const int64_t line_tiles = ceil_div(shape.hidden_size, 2 * kWarpUnits);
+  const PersistentPlan common = *best;
+  for (const int units : kGroupUnits) {
+    PersistentPlan plan = common;
+    if (!share_out(shape, facts, units, &plan)) continue;
+    const int chunks = group_backward_chunks(units, bytes);
+    plan.line_tiles = static_cast<int>(ceil_div(line_tiles, kGroupWarps));
+    const int64_t vectors = int64_t{plan.line_tiles} * chunks;
+    const int64_t parked = std::max<int64_t>(0, vectors - kGroupBackwardVectors);
+    plan.shared_bytes =
+        plan.group_tiles * tile_bytes(chunks) + parked * 2 * kGroupThreads * kLaneBytes;
+    if (plan.shared_bytes > facts.shared_per_block) continue;
+    const int64_t part_bytes = int64_t{plan.group_blocks} * units * plan.group_tiles * kTileRows *
+                               static_cast<int64_t>(sizeof(float));  // of one block
+    set_workspace(shape, 2 * plan.group_blocks * part_bytes, &plan);
+    plan.step_cycles = step_cycles(plan, 2 * part_bytes, vectors, parked);
+    if (best->group && plan.step_cycles >= best->step_cycles) continue;
+    *best = plan;
+  }
+  return best->group;
+}
+
+}  // namespace
+
+bool can_run_persistent_forward(const LstmShape& shape, DType dtype, bool allow_tf32,
+                                const DeviceFacts& facts, PersistentPlan* plan,
+                                std::string* why_not) {
+  if (!begin_plan(shape, dtype, allow_tf32, facts, plan, why_not)) return false;
+  if (plan_cta(shape, 1, plan) || plan_group_forward(shape, facts, plan)) return true;
+  *why_not = too_large(shape, facts);
+  return false;
+}
+
+bool can_run_persistent_backward(const LstmShape& shape, DType dtype, bool allow_tf32,
+                                 const DeviceFacts& facts, PersistentPlan* plan,
+                                 std::string* why_not) {
+  if (!begin_plan(shape, dtype, allow_tf32, facts, plan, why_not)) return false;
+  if (plan_cta(shape, 2, plan) || plan_group_backward(shape, facts, plan)) return true;
+  *why_not = too_large(shape, facts);
+  return false;
+}
+
+std::string describe(const PersistentPlan& plan) {
+  std::ostringstream text;
+  text << "persistent, " << product_name(plan.product) << ", ";
+  if (!plan.group) {
+    text << "a block of " << plan.threads << " threads for each of " << plan.tiles << " tile(s) of "
+         << kTileRows << " rows";
+    return text.str();
+  }
+  text << plan.groups << " group(s) x " << plan.group_blocks << " blocks of " << plan.threads
+       << " threads and " << plan.shared_bytes << " bytes of shared memory, " << plan.group_tiles
+       << " tile(s) of " << kTileRows << " rows each, " << plan.units << " units a block";
+  return text.str();
+}
+
+}  // namespace lstm_fused::cuda

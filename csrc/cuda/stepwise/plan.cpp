@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "cuda/stepwise/plan.h"
+
+#include <algorithm>
+
+namespace lstm_fused::cuda {
+namespace {
+
+// A launch begins about a microsecond after the one before.
+constexpr int64_t kLaunchCycles = 1700;
+
+// What passes through L2 in a cycle, for each SM (3942 bytes of an H800, Luo et al. 2024).
+constexpr int64_t kBytesOfSm = 30;
+
+// Multiply-adds of an SM in a cycle. float64: its tensor cores or units at compute capability x.0
+// up to 10; other chips have two units of them.
+int64_t multiply_adds(DType dtype, bool allow_tf32, const DeviceFacts& facts) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return facts.minor == 0 && facts.major <= 10 ? 64 : 2;
+    case DType::kFloat32:
+      return allow_tf32 ? 512 : 128;
+    default:
+      return 1024;
+  }
+}
+
+// Bytes of a row's arrays for each unit. Forward: the product reads what enters and adds to the
+// pre-activations; the kernel reads these, writes the activated gates, y and what enters next, and
+// moves c. Backward: the kernel reads gates, two cs and grad_y, writes grad_gates, and moves c's
+// gradient; the product reads grad_gates, and writes what the kernel reads.
+int64_t unit_bytes(DType dtype, bool backward) {
+  const int64_t size = dtype_size(dtype), accumulator = accumulator_size(dtype);
+  return backward ? (3 * kGates + 1) * size + 6 * accumulator
+                  : kGates * (3 * accumulator + size) + 3 * size + 2 * accumulator;
+}
+
+}  // namespace
+
+int64_t stepwise_cycles(const LstmShape& shape, DType dtype, bool allow_tf32, bool backward,
+                        bool composite, const DeviceFacts& facts) {
+  const int64_t hidden = shape.hidden_size, output = shape.output_size, rows = shape.batch;
+  const int64_t size = dtype_size(dtype), gates = kGates * hidden;
+  const int64_t projection = shape.projection ? output * hidden : 0;
+
+  // Each step: its products, of few rows, at half the rate.
+  const bool two_products = shape.projection && !composite;
+  const int64_t weights = composite ? gates * hidden : gates * output + projection;
+  int64_t launches = (two_products ? 3 : 2) * kLaunchCycles;
+  int64_t bytes = weights * size + rows * hidden * unit_bytes(dtype, backward);
+  int64_t products = 2 * weights * rows;
+  if (two_products) bytes += 2 * rows * output * size;
+
+  // A share of what is multiplied once: W_hh·W_hr; and in the backward, where two products have it
+  // on the way, all steps' grad_gates·W_hh.
+  if (composite) {
+    const int64_t steps = std::max<int64_t>(shape.steps, 1);
+    launches += shape.directions * kLaunchCycles / steps;
+    products += gates * projection / steps;
+    bytes += (gates * (output + hidden) + projection) * size / steps;
+    if (backward) {
+      products += rows * gates * output;
+      bytes += rows * (gates + output) * size;
+    }
+  }
+  const int64_t rate = multiply_adds(dtype, allow_tf32, facts);
+  return launches +
+         shape.directions * std::max(bytes / kBytesOfSm, products / rate) / facts.sm_count;
+}
+
+}  // namespace lstm_fused::cuda

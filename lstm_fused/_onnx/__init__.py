@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How `lstm_fused.onnx` reads graphs."""

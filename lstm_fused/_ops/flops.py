@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What torch.utils.flop_counter.FlopCounterMode counts for the ops: their products, by two for each
+multiplication and addition, as it counts torch's own; no element-wise work.
+
+A formula sees shapes and no values: of padded sequences it counts T·N rows whatever their lengths
+are (the kernels leave out what is past a row's length), of a PackedSequence the rows there are.
+
+    M rows, D input, H hidden, P output features; of each direction
+    forward      2·M·4H·(D + P), and 2·M·H·P with a projection
+    backward     2·M·4H·P for the states, 2·M·4H·D for the input if that is asked for, again both
+                 for the weights if those are, and 2·M·H·P or twice that with a projection;
+                 with `recompute` the gates' 2·M·4H·(D + P) once more
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from lstm_fused._ops import native
+
+Shape = Sequence[int]
+
+
+def forward_flops(input: Shape, h_0: Shape, c_0: Shape, weights: Sequence[Shape], *_: Any) -> int:
+    """Of an op that takes what lstm_forward takes; from shapes in the place of tensors."""
+    return _gate_flops(input, weights, h_0[0]) + _projection_flops(input, weights, h_0[0])
+
+
+def backward_flops(
+    input: Shape,
+    h_0: Shape,
+    weights: Sequence[Shape],
+    gates: Shape,
+    need_input: bool,
+    need_weights: bool,
+) -> int:
+    """Of an op that computes what lstm_backward computes; gates of one dimension are rebuilt."""
+    directions = h_0[0]
+    from_input, from_states = _products(input, weights, directions)
+    projection = _projection_flops(input, weights, directions)
+    total = from_states + projection
+    if need_input:
+        total += from_input
+    if need_weights:
+        total += from_input + from_states + projection
+    if len(gates) == 1:
+        total += from_input + from_states
+    return total
+
+
+def _products(input: Shape, weights: Sequence[Shape], directions: int) -> tuple[int, int]:
+    """x·W_ih and h·W_hh, of all directions."""
+    rows = math.prod(input[:-1])
+    each = len(weights) // directions
+    own = [2 * rows * math.prod(weight) for weight in weights]
+    return sum(own[0::each]), sum(own[1::each])
+
+
+def _gate_flops(input: Shape, weights: Sequence[Shape], directions: int) -> int:
+    return sum(_products(input, weights, directions))
+
+
+def _projection_flops(input: Shape, weights: Sequence[Shape], directions: int) -> int:
+    each = len(weights) // directions
+    if each not in (3, 5):
+        return 0
+    rows = math.prod(input[:-1])
+    return sum(2 * rows * math.prod(weight) for weight in weights[each - 1 :: each])
+
+
+def _lstm_forward(*arguments: Any, out_shape: Any, **flags: Any) -> int:
+    return forward_flops(*arguments)
+
+
+def _lstm_inference(
+    input: Shape, h_0: Any, c_0: Any, weights: Sequence[Shape], directions: int, *, out_shape: Any
+) -> int:
+    return forward_flops(input, (directions,), (directions,), weights)
+
+
+def _lstm_backward(*arguments: Any, out_shape: Any) -> int:
+    input, h_0, _, weights = arguments[4:8]
+    need_input, _, need_weights = arguments[14:]
+    return backward_flops(input, h_0, weights, arguments[12], need_input, need_weights)
+
+
+def _lstm_sample_gradients(*arguments: Any, out_shape: Any) -> int:
+    return _lstm_backward(*arguments[:-1], True, out_shape=out_shape)
+
+
+def _lstm_gate_gradients(*arguments: Any, out_shape: Any) -> int:
+    # The weights' gradients are torch's own products, of what this op gives.
+    return _lstm_backward(*arguments, True, False, False, out_shape=out_shape)
+
+
+def _lstm_cell(
+    input: Shape, h: Any, c: Any, weights: Sequence[Shape], save: bool, *, out_shape: Any
+) -> int:
+    return forward_flops(input, (1,), (1,), weights)
+
+
+def _lstm_cell_backward(*arguments: Any, out_shape: Any) -> int:
+    input, weights, (need_input, _, need_weights) = arguments[2], arguments[5], arguments[8:]
+    saved_gates = (1, *arguments[6])
+    return backward_flops(input, (1,), weights, saved_gates, need_input, need_weights)
+
+
+def register_flop_formulas() -> None:
+    """Tells torch the formulas of the ops, where those have loaded."""
+    if native.compiled is None:
+        return
+    from torch.utils.flop_counter import flop_registry, register_flop_formula
+
+    ops = torch.ops.lstm_fused
+    for op, formula in (
+        (ops.lstm_forward, _lstm_forward),
+        (ops.lstm_inference, _lstm_inference),
+        (ops.lstm_backward, _lstm_backward),
+        (ops.lstm_sample_gradients, _lstm_sample_gradients),
+        (ops.lstm_gate_gradients, _lstm_gate_gradients),
+        (ops.lstm_cell, _lstm_cell),
+        (ops.lstm_cell_backward, _lstm_cell_backward),
+    ):
+        if op not in flop_registry:  # a process may hold two copies of this package
+            register_flop_formula(op)(formula)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The compiled ops, loaded, with their shapes for fake tensors; and which device has which."""
+
+from __future__ import annotations
+
+import warnings
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from lstm_fused._ops.fakes import FAKES
+
+GATES = 4
+
+# The extension module, or None where it did not load.
+compiled: ModuleType | None = None
+try:
+    compiled = import_module("lstm_fused._C")
+except ImportError as error:
+    if hasattr(torch.ops.lstm_fused, "lstm_forward"):
+        raise  # the ops of another library stand in the way
+    warnings.warn(
+        f"lstm_fused: the compiled kernels did not load ({error}); the slow pure-PyTorch fallback "
+        "runs in their place. Reinstall with `pip install --no-build-isolation .` in an "
+        f"environment that holds torch {torch.__version__}.",
+        stacklevel=2,
+    )
+
+# The module with the CUDA kernels, or None, and then why.
+compiled_cuda: ModuleType | None = None
+cuda_problem = ""
+if torch.version.cuda is None:
+    cuda_problem = f"torch {torch.__version__} is no CUDA build"
+elif compiled is not None:
+    try:
+        compiled_cuda = import_module("lstm_fused._C_cuda")
+    except ModuleNotFoundError:
+        cuda_problem = "they were not built"
+    except ImportError as error:
+        cuda_problem = f"they did not load: {error}"
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether compiled kernels serve this device; "meta" only has their shapes."""
+    if device.type == "cuda":
+        return compiled_cuda is not None
+    return compiled is not None and device.type in ("cpu", "meta")
+
+
+def check_cuda_kernels(device: torch.device) -> None:
+    """Raises RuntimeError, with a remedy, for a CUDA device that lacks its kernels.
+
+    A torch for ROCm, which calls its devices "cuda" too, and an installation without any kernel,
+    which has warned of it, run on plain torch operations instead.
+    """
+    if device.type == "cuda" and compiled is not None and not has_kernels(device):
+        if torch.version.hip is not None:
+            return
+        raise RuntimeError(
+            f"FusedLSTM: input is on {device}, but this installation has no CUDA kernels "
+            f"({cuda_problem}). Reinstall with `LSTM_FUSED_CUDA=1 pip install "
+            "--no-build-isolation .` where nvcc >= 12.4 and a CUDA build of torch are installed, "
+            "or move the module and its input to the CPU."
+        )
+
+
+def takes_batch_sizes(device: torch.device) -> bool:
+    """Whether this device's kernels take a PackedSequence's data as it is, and save what the
+    backward needs in such rows for padded sequences too (`packing.saved_positions`)."""
+    return device.type != "cuda"
+
+
+# The CPU's ops for `fast_path`; None: all calls go the general way.
+lstm_inference_op: Any = None
+lstm_cell_op: Any = None
+lstm_cell_backward_op: Any = None
+if compiled is not None:
+    for name, fake in FAKES.items():
+        torch.library.register_fake(f"lstm_fused::{name}", fake)
+    lstm_cell_op = torch.ops.lstm_fused.lstm_cell.default._op
+    lstm_cell_backward_op = torch.ops.lstm_fused.lstm_cell_backward.default._op
+    lstm_forward_op = torch.ops.lstm_fused.lstm_forward.default
+    lstm_inference_op = torch.ops.lstm_fused.lstm_inference.default._op
+    lstm_backward_op = torch.ops.lstm_fused.lstm_backward.default
+    lstm_sample_gradients_op = torch.ops.lstm_fused.lstm_sample_gradients.default
+    lstm_gate_gradients_op = torch.ops.lstm_fused.lstm_gate_gradients.default

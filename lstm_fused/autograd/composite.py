@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One layer in plain torch operations, and its derivatives of any order by torch's own autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from lstm_fused import reference
+from lstm_fused._torch.autocast import without_autocast
+from lstm_fused.packing import pack_rows, packed_lengths, packed_positions, pad_rows
+
+
+def first_derivative(
+    given: Sequence[int],
+    incoming: Sequence[Tensor],
+    variables: Sequence[Tensor],
+    masks: Sequence[Tensor | None],
+) -> tuple[Tensor, ...]:
+    """The gradient by plain torch operations: of input, h_0, c_0 and the weights, from the incoming
+    gradients of those results of `reference_layer` whose indices are given."""
+
+    def layer(*variables: Tensor) -> tuple[Tensor, ...]:
+        outputs = reference_layer(variables, masks)
+        return tuple(outputs[k] for k in given)
+
+    results: tuple[Tensor, ...] = torch.func.vjp(layer, *variables)[1](tuple(incoming))
+    return results
+
+
+def differentiable_second_derivative(
+    grad_grads: Sequence[Tensor | None],
+    grads: Sequence[Tensor | None],
+    variables: Sequence[Tensor],
+    masks: Sequence[Tensor | None],
+    saved: Sequence[Tensor],
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """`second_derivative` by plain torch operations, which can be differentiated, batched and
+    traced further; slower. It does not use what was saved, whose derivatives autograd lacks."""
+    given = [k for k, grad in enumerate(grads) if grad is not None]
+    wanted = [k for k, grad_grad in enumerate(grad_grads) if grad_grad is not None]
+
+    def wanted_results(*arguments: Tensor) -> tuple[Tensor, ...]:
+        incoming, variables = arguments[: len(given)], arguments[len(given) :]
+        results = first_derivative(given, incoming, variables, masks)
+        return tuple(results[k] for k in wanted)
+
+    # NOTE: torch.func and not torch.autograd.grad, which functorch's transforms cannot enter.
+    pull_back = torch.func.vjp(wanted_results, *(grads[k] for k in given), *variables)[1]
+    second = pull_back(tuple(grad_grads[k] for k in wanted))
+    by_given = dict(zip(given, second, strict=False))
+    return [by_given.get(k) for k in range(4)], list(second[len(given) :])
+
+
+def forward_derivative(
+    function: Callable[..., tuple[Tensor, ...]],
+    primals: Sequence[Tensor],
+    tangents: Sequence[Tensor | None],
+) -> tuple[Tensor, ...]:
+    """The derivative of function at the primals in the direction of the tangents (None: zero).
+
+    NOTE: by reverse mode alone, since a jvp rule cannot enter forward mode itself: the pull-back
+    u -> Jᵀu is linear, and its own pull-back takes a tangent v to Jv.
+    """
+    outputs, pull_back, *_ = torch.func.vjp(function, *primals)
+    zeros = tuple(torch.zeros_like(output) for output in outputs)
+    _, push_forward, *_ = torch.func.vjp(pull_back, zeros)
+    directions = tuple(
+        torch.zeros_like(p) if t is None else t for p, t in zip(primals, tangents, strict=True)
+    )
+    # NOTE: copies, because forward mode asks for the base of a view, which these no longer have.
+    return tuple(result.clone() for result in push_forward(directions)[0])
+
+
+def is_legacy_batched(grad: Tensor | None) -> bool:
+    """Whether a gradient is many at once, in torch.autograd.grad(is_grads_batched=True)."""
+    return grad is not None and torch._C._functorch.is_legacy_batchedtensor(grad)
+
+
+def reference_gradient(
+    grads: Sequence[Tensor | None],
+    variables: Sequence[Tensor],
+    needed: Sequence[bool],
+    masks: Sequence[Tensor | None],
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """The gradient of `reference_layer` by autograd: those of input, h_0, c_0, and of the weights.
+
+    For many gradients at once, in torch.autograd.grad(is_grads_batched=True) and
+    jacobian(vectorize=True): their batching knows torch's own operations, and no rules for others.
+    """
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        outputs = reference_layer(variables, masks)
+    given = [
+        (output, grad) for output, grad in zip(outputs, grads, strict=False) if grad is not None
+    ]
+    # Needs are those of a group: some of the weights may be frozen.
+    needed = [
+        need and variable.requires_grad for variable, need in zip(variables, needed, strict=True)
+    ]
+    wanted = [variable for variable, need in zip(variables, needed, strict=True) if need]
+    found = iter(
+        torch.autograd.grad(
+            [output for output, _ in given],
+            wanted,
+            [grad for _, grad in given],
+            create_graph=create_graph,
+            allow_unused=True,
+        )
+    )
+    results = [next(found) if need else None for need in needed]
+    return results[:3], results[3:]
+
+
+def reference_layer(
+    variables: Sequence[Tensor], masks: Sequence[Tensor | None]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """:func:`lstm_layer` in plain torch operations, on any device.
+
+    16-bit types compute in float32, as the kernels accumulate.
+
+    Args:
+        variables: input, h_0, c_0, and the weights.
+        masks: lengths, batch_sizes, reset_mask.
+    """
+    with without_autocast(variables[0].device):
+        return _reference_layer(variables, masks)
+
+
+def _reference_layer(
+    variables: Sequence[Tensor], masks: Sequence[Tensor | None]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dtype = variables[0].dtype
+    if dtype in (torch.bfloat16, torch.float16):
+        outputs = _reference_layer([variable.float() for variable in variables], masks)
+        y, h_n, c_n, cell_states = (t.to(dtype) for t in outputs)
+        return y, h_n, c_n, cell_states
+    input, h_0, c_0, *weights = variables
+    lengths, batch_sizes, reset_mask = masks
+    if batch_sizes is None:
+        return reference.lstm_layer(
+            input, h_0, c_0, weights, lengths=lengths, reset_mask=reset_mask
+        )
+    batch, steps = h_0.shape[1], batch_sizes.numel()
+    positions = packed_positions(batch_sizes, batch).to(input.device)
+    padded = pad_rows(input, positions, steps, batch)
+    y, h_n, c_n, cell_states = reference.lstm_layer(
+        padded, h_0, c_0, weights, lengths=packed_lengths(batch_sizes, batch).to(input.device)
+    )
+    return pack_rows(y, positions), h_n, c_n, pack_rows(cell_states, positions)

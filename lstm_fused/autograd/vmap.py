@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One layer under torch.vmap: B samples become rows of one batch, row n of sample b being n·B + b.
+
+Weights that differ from sample to sample (ensembles) mean a call for each of them, since then
+nothing is shared; so does the backward of a forward that was not mapped (torch.func.jacrev).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from lstm_fused._ops import native
+from lstm_fused.autograd.sample_gradients import sample_gradients, split_rows
+
+# What torch may rename: without it, derivatives are always taken to be asked for.
+try:
+    from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+
+    _HAS_INTERPRETERS = True
+except ImportError:
+    _HAS_INTERPRETERS = False
+
+# As torch gives them to vmap rules: an int or None for each argument, nested as the arguments are.
+Dims = Any
+
+
+def vmap_forward(call: Callable[..., Any], info: Any, in_dims: Dims, *arguments: Any) -> Any:
+    """The rule of `call`, which takes what the ops lstm_forward and lstm_layer take."""
+    input, h_0, c_0, weights, lengths, batch_sizes, reset_mask, *flags = arguments
+    if _any_mapped(in_dims[3]) or in_dims[5] is not None:
+        return vmap_one_by_one(call, info, in_dims, *arguments)
+    fold = _Fold(info.batch_size, packed=batch_sizes is not None)
+    results = call(
+        *fold.variables((input, h_0, c_0), in_dims[:3]),
+        weights,
+        *fold.masks((lengths, batch_sizes, reset_mask), in_dims[4:7]),
+        *flags,
+    )
+    # y, h_n, c_n, cell_states, and for lstm_forward gates and cells.
+    axes = (fold.rows, 1, 1, fold.rows, 1, 1)
+    return fold.undo(tuple(zip(results, axes, strict=False)))
+
+
+def vmap_backward(
+    call: Callable[..., Any],
+    info: Any,
+    in_dims: Dims,
+    *arguments: Any,
+) -> Any:
+    """The rule of `call`, which takes what the op lstm_backward takes; the weights' gradients are
+    those of each sample, by
+    `sample_gradients`."""
+    grads, (input, h_0, c_0, weights) = arguments[:4], arguments[4:8]
+    masks, (y, gates, cells), needs = arguments[8:11], arguments[11:14], arguments[14:]
+    need_weights = needs[2]
+    if (
+        _any_mapped(in_dims[7])
+        or in_dims[9] is not None
+        or in_dims[13] is None  # the forward was not mapped; of gates None also says: none saved
+        or (need_weights and _is_differentiated(arguments))
+    ):
+        return vmap_one_by_one(call, info, in_dims, *arguments)
+    fold = _Fold(info.batch_size, packed=masks[1] is not None)
+    axes = (fold.rows, 1, 1, fold.rows)
+    folded = (
+        *(fold.into_rows(*each) for each in zip(grads, in_dims[:4], axes, strict=True)),
+        *fold.variables((input, h_0, c_0), in_dims[4:7]),
+        weights,
+        *fold.masks(masks, in_dims[8:11]),
+        fold.into_rows(y, in_dims[11], fold.rows),
+        fold.into_rows(gates, in_dims[12], 1),
+        fold.into_rows(cells, in_dims[13], 1),
+    )
+    if need_weights:
+        found = sample_gradients(folded, needs[:2], info.batch_size)
+    else:
+        found = call(*folded, *needs)
+    grad_input, grad_h_0, grad_c_0, grad_weights = found
+    results, dims = fold.undo(((grad_input, fold.rows), (grad_h_0, 1), (grad_c_0, 1)))
+    return (*results, grad_weights), (*dims, [0] * len(grad_weights))
+
+
+def vmap_one_by_one(call: Callable[..., Any], info: Any, in_dims: Dims, *arguments: Any) -> Any:
+    """A rule for anything: a call for each sample."""
+
+    def pick(argument: Any, dim: Dims, index: int) -> Any:
+        if dim is None:
+            return argument
+        if isinstance(argument, list | tuple):
+            return [pick(a, d, index) for a, d in zip(argument, dim, strict=True)]
+        return argument.select(dim, index)
+
+    def stack(results: Sequence[Any]) -> tuple[Any, Any]:
+        if isinstance(results[0], Tensor):
+            return torch.stack(list(results)), 0
+        stacked = [stack(parts) for parts in zip(*results, strict=True)]
+        kind = type(results[0])
+        return kind(value for value, _ in stacked), kind(dim for _, dim in stacked)
+
+    if info.batch_size == 0:
+        raise ValueError("torch.vmap of an LSTM needs at least 1 sample, got 0")
+    calls = (
+        [pick(a, d, index) for a, d in zip(arguments, in_dims, strict=True)]
+        for index in range(info.batch_size)
+    )
+    return stack([call(*own) for own in calls])
+
+
+def _is_differentiated(arguments: Sequence[Any]) -> bool:
+    """Whether derivatives may be asked of what is computed here from the arguments."""
+    if not _HAS_INTERPRETERS:
+        return True
+    transforms = retrieve_all_functorch_interpreters()
+    kinds = {transform.key() for transform in transforms}
+    if forward_ad._current_level >= 0 or kinds - {torch._C._functorch.TransformType.Vmap}:
+        return True
+    tensors = torch.utils._pytree.tree_leaves(arguments)
+    return torch.is_grad_enabled() and any(
+        isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors
+    )
+
+
+class _Fold:
+    """Moves B samples between a dimension of their own and the rows of one batch."""
+
+    def __init__(self, samples: int, packed: bool) -> None:
+        if samples == 0:
+            raise ValueError("torch.vmap of an LSTM needs at least 1 sample, got 0")
+        self.samples = samples
+        self.rows = 0 if packed else 1  # the dimension of rows in input and y
+
+    def into_rows(self, tensor: Tensor | None, dim: int | None, axis: int) -> Tensor | None:
+        """The samples in dimension `dim` (None: all the same) become rows of dimension `axis`."""
+        if tensor is None or (tensor.numel() == 0 and tensor.dim() == 1):
+            return tensor  # not given
+        if dim is None:
+            tensor = tensor.unsqueeze(axis + 1)
+            sizes = [-1] * tensor.dim()
+            sizes[axis + 1] = self.samples
+            tensor = tensor.expand(sizes)
+        else:
+            tensor = tensor.movedim(dim, axis + 1)
+        return tensor.flatten(axis, axis + 1)
+
+    def variables(self, tensors: Sequence[Tensor], dims: Sequence[int | None]) -> list[Any]:
+        axes = (self.rows, 1, 1)
+        return [
+            self.into_rows(tensor, dim, axis)
+            for tensor, dim, axis in zip(tensors, dims, axes, strict=True)
+        ]
+
+    def masks(self, masks: Sequence[Tensor | None], dims: Sequence[int | None]) -> list[Any]:
+        lengths, batch_sizes, reset_mask = masks
+        return [
+            self.into_rows(lengths, dims[0], 0),
+            None if batch_sizes is None else batch_sizes * self.samples,
+            self.into_rows(reset_mask, dims[2], 1),
+        ]
+
+    def undo(self, results: Sequence[tuple[Tensor, int]]) -> tuple[tuple[Any, ...], Any]:
+        """Results and their dimension of rows -> results and their dimension of samples."""
+        tensors: list[Tensor] = []
+        dims: list[int | None] = []
+        for tensor, axis in results:
+            if tensor.dim() == 1:  # not asked for
+                tensors.append(tensor)
+                dims.append(None)
+            else:
+                tensors.append(split_rows(tensor, axis, self.samples))
+                dims.append(axis + 1)
+        return tuple(tensors), tuple(dims)
+
+
+def _any_mapped(dims: Dims) -> bool:
+    if isinstance(dims, list | tuple):
+        return any(_any_mapped(dim) for dim in dims)
+    return dims is not None
+
+
+def _register(name: str, rule: Callable[..., Any]) -> None:
+    op = getattr(torch.ops.lstm_fused, name).default
+    torch.library.register_vmap(f"lstm_fused::{name}", partial(rule, op))
+
+
+if native.compiled is not None:
+    _register("lstm_forward", vmap_forward)
+    # The backward comes here as an op, and not as a function, where grad mode is off.
+    _register("lstm_backward", vmap_backward)
+    for _name in (
+        "lstm_sample_gradients",
+        "lstm_gate_gradients",
+        "lstm_cell",
+        "lstm_cell_backward",
+    ):
+        _register(_name, vmap_one_by_one)

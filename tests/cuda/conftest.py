@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The emulated device and its sample kernels."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tools.cuda_on_cpu.device import FACTS_H100, Device
+from tools.cuda_on_cpu.samples import ARCHS, Samples, library, the_device
+
+_FACTS = {**FACTS_H100, "sm_count": 4}
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    device = the_device()
+    device.set(**_FACTS, seed=1, strict_memory=1, race_check=0, statistics=0, mutation=0)
+    device.clear_error()
+    device.clear_races()
+    device.clear_statistics()
+    yield device
+    device.clear_error()
+
+
+@pytest.fixture(params=ARCHS, ids=lambda arch: f"compute_{arch}")
+def samples(device: Device, request: pytest.FixtureRequest) -> Samples:
+    return library("samples", request.param)
+
+
+@pytest.fixture(params=ARCHS, ids=lambda arch: f"compute_{arch}")
+def checked(device: Device, request: pytest.FixtureRequest) -> Samples:
+    device.set(race_check=1)
+    return library("checked", request.param)

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""No kernel races, and every instruction that orders its threads is needed.
+
+Between them the small cases run every kernel that synchronises
+(`test_every_kernel_that_synchronises_runs`).
+"""
+
+import contextlib
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+import torch
+from kit.cases import LayerCase
+from kit.emulated import CHECKED_TARGET, EmulatedOps, emulated_ops
+from kit.ours import assert_results, expected_of, in_dtype, run_ours
+from torch import Tensor
+
+from tools.cuda_on_cpu.device import LoadedMutation
+
+TYPES = ("float64", "float32", "tf32", "bfloat16", "float16")
+RAGGED = (3, 0, 2, 3, 1, 3, 3, 2, 3)
+# Shapes, and how many multiprocessors the device has: groups of blocks need them all at once.
+CASES: dict[str, tuple[LayerCase, int, str]] = {
+    "stepwise": (
+        LayerCase(3, 9, 5, 20, P=6, bidirectional=True, lengths=RAGGED, reset=0.3),
+        8,
+        "stepwise",
+    ),
+    "stepwise dense": (LayerCase(3, 5, 4, 9), 8, "stepwise"),
+    "block": (LayerCase(3, 9, 5, 20, bidirectional=True, lengths=RAGGED, reset=0.3), 8, "auto"),
+    "wide block": (
+        LayerCase(3, 9, 5, 70, bidirectional=True, lengths=RAGGED, reset=0.3),
+        8,
+        "auto",
+    ),
+    "group": (LayerCase(3, 9, 4, 136), 16, "auto"),
+    "small group": (LayerCase(3, 9, 4, 136), 6, "auto"),
+    "two groups": (
+        LayerCase(3, 9, 4, 136, bidirectional=True, lengths=RAGGED, reset=0.3),
+        40,
+        "auto",
+    ),
+    # More blocks than a warp has lanes, to look at their flags with.
+    "wide group": (LayerCase(2, 1, 4, 520), 33, "auto"),
+}
+
+
+@pytest.fixture
+def checked() -> Iterator[EmulatedOps]:
+    ops = emulated_ops(CHECKED_TARGET, checked=True)
+    yield ops
+    ops.device.set(race_check=0, statistics=0, mutation=0)
+    ops.device.clear_error()
+
+
+@contextlib.contextmanager
+def setting(ops: EmulatedOps, name: str, kind: str) -> Iterator[LayerCase]:
+    """The device and the ops as a case needs them."""
+    case, sm_count, variant = CASES[name]
+    with ops.use(variant), ops.tf32() if kind == "tf32" else contextlib.nullcontext():
+        ops.device.set(sm_count=sm_count, race_check=1)
+        ops.device.clear_races()
+        yield in_dtype(case, getattr(torch, "float32" if kind == "tf32" else kind))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("name", CASES)
+def test_no_races(name: str, kind: str, checked: EmulatedOps) -> None:
+    with setting(checked, name, kind) as case:
+        expected = expected_of(case, cell_states=True)
+        for seed in (1, 2):
+            checked.device.set(seed=seed)
+            results = run_ours(expected.inputs, cell_states=True)
+            assert checked.device.races == []
+            if kind != "tf32":
+                assert_results(case, results, expected)
+
+
+def run(ops: EmulatedOps, name: str, kind: str, **settings: int) -> dict[str, Tensor | None]:
+    with setting(ops, name, kind) as case:
+        ops.device.set(**settings)
+        return run_ours(expected_of(case, cell_states=True).inputs, cell_states=True)
+
+
+@cache
+def kernels_of(name: str, kind: str) -> frozenset[str]:
+    """Those that a case runs, by their mangled names."""
+    ops = emulated_ops(CHECKED_TARGET, checked=True)
+    ops.device.clear_statistics()
+    run(ops, name, kind, statistics=1)
+    return frozenset(ops.device.statistics)
+
+
+@cache
+def unbroken(name: str, kind: str) -> dict[str, Tensor | None]:
+    """The results of a case."""
+    return run(emulated_ops(CHECKED_TARGET, checked=True), name, kind, seed=1)
+
+
+def mutations(ops: EmulatedOps) -> list[LoadedMutation]:
+    """Ways to break the synchronising instructions of the library's kernels."""
+    return [m for m in ops.device.mutations if "10lstm_fused4cuda" in m.function]
+
+
+def test_every_kernel_that_synchronises_runs(checked: EmulatedOps) -> None:
+    ran = {kernel for name in CASES for kind in TYPES for kernel in kernels_of(name, kind)}
+    assert {m.function for m in mutations(checked)} <= ran
+
+
+def differ(results: dict[str, Tensor | None], expected: dict[str, Tensor | None]) -> bool:
+    for name, tensor in expected.items():
+        result = results[name]
+        if tensor is not None and result is not None:
+            if not torch.equal(result.isnan(), tensor.isnan()):
+                return True
+            if not torch.equal(result.nan_to_num(), tensor.nan_to_num()):
+                return True
+    return False
+
+
+def is_caught(
+    ops: EmulatedOps, name: str, kind: str, mutation: LoadedMutation
+) -> tuple[bool, bool]:
+    """Whether the mutation took effect in a case, and whether that was seen."""
+    expected = unbroken(name, kind)
+    ran = False
+    for seed in (1, 2, 3):
+        try:
+            results = run(ops, name, kind, seed=seed, mutation=mutation.number)
+            caught = bool(ops.device.races) or differ(results, expected)
+        except RuntimeError:  # a deadlock, or an access out of bounds
+            caught = True
+        ran |= ops.device.mutation_hits > 0
+        ops.device.set(mutation=0)
+        ops.device.clear_error()
+        if caught:
+            return True, ran
+    return False, ran
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_synchronisation_is_needed(kind: str, checked: EmulatedOps) -> None:
+    """Without it there is a race, a deadlock, or a wrong result.
+
+    One instruction of the kernels of 32 units a block is never reached here: groups of more than 32
+    blocks go back for the flags of the 33rd block on, and have H > 1024. The kernels of 16 units
+    share its source, and are seen to need it.
+    """
+    needed: dict[str, int] = {}
+    unreached: dict[str, int] = {}
+    for mutation in mutations(checked):
+        cases = [name for name in CASES if mutation.function in kernels_of(name, kind)]
+        if not cases:
+            continue  # a kernel of another type
+        outcomes = []
+        for name in cases:
+            outcomes.append(is_caught(checked, name, kind, mutation))
+            if outcomes[-1][0]:
+                break
+        if any(caught for caught, _ in outcomes):
+            needed[mutation.function] = needed.get(mutation.function, 0) + 1
+        else:
+            assert mutation.kind == "fall through", mutation
+            assert not any(ran for _, ran in outcomes), mutation
+            unreached[mutation.function] = unreached.get(mutation.function, 0) + 1
+    assert needed
+    for kernel, count in unreached.items():
+        assert "persistent_group_backward" in kernel and "Li32E" in kernel
+        assert count == 1, "the loop over flags; that over one flag's values is reached"
