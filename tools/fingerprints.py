@@ -18,7 +18,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +106,8 @@ def layer_results(
     torch.manual_seed(4)
     grads = [torch.randn(o.shape).to(dtype) for o in outputs]
 
-    def gradients(wanted: list[Tensor], **more: Any) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(outputs, wanted, grads, retain_graph=True, **more)
+    def gradients(wanted: Sequence[Tensor], **more: Any) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(outputs, list(wanted), grads, retain_graph=True, **more)
 
     found["gradients"] = _digest(list(gradients([leaf, *states, *weights])))
     found["of input"] = _digest(list(gradients([leaf])))
@@ -130,10 +130,11 @@ def transform_results(shape: tuple[int, int, int, int], dtype: torch.dtype) -> d
     weights = {name: p.detach() for name, p in module.named_parameters()}
 
     def loss(weights: dict[str, Tensor], row: Tensor) -> Tensor:
-        return functional_call(module, weights, (row.unsqueeze(1),))[0].float().square().sum()
+        y: Tensor = functional_call(module, weights, (row.unsqueeze(1),))[0]
+        return y.float().square().sum()
 
     samples = vmap(grad(loss), (None, 1))(weights, x)
-    _, tangent = jvp(lambda x: module(x)[0], (x,), (x.cos(),))
+    tangent = jvp(lambda x: module(x)[0], (x,), (x.cos(),))[1]
     return {"samples": _digest(list(samples.values())), "tangent": _digest([tangent])}
 
 
