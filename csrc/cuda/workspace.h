@@ -56,15 +56,37 @@ struct RebuildWorkspace {
 RebuildWorkspace rebuild_workspace(const LstmShape& shape, DType dtype, bool has_lengths,
                                    bool has_reset_mask);
 
-// Weight gradients; they need the recurrence's workspace no more, and may overlay it.
+// weight_gradients, of each of `samples`.
 struct WeightGradientWorkspace {
   int64_t input = 0;     // (T, N, D) storage: x, zero past a length; with lengths
   int64_t previous = 0;  // (T, N, P) storage: h of the step before; with lengths or resets
-  int64_t sums = 0;      // (kMaxSumParts, 4H) accumulator: partial sums of the bias gradient
+  int64_t sums = 0;      // (parts, samples, 4H) accumulator: partial sums of the bias gradient
   int64_t bytes = 0;
 };
-constexpr int64_t kMaxSumParts = 64;
 WeightGradientWorkspace weight_gradient_workspace(const LstmShape& shape, DType dtype,
-                                                  bool has_lengths, bool has_reset_mask);
+                                                  bool has_lengths, bool has_reset_mask,
+                                                  int64_t samples);
+// Rows that a part of a column sum takes.
+int64_t rows_per_sum_part(int64_t rows);
+
+struct LayerBackwardOptions {
+  bool has_lengths = false, has_reset_mask = false;
+  bool rebuilds_gates = false;
+  bool wants_weights = false;
+  int64_t samples = 1;           // of the weights' gradients
+  int64_t recurrence_bytes = 0;  // LstmPlan::workspace_bytes
+};
+
+// The whole backward.
+struct LayerBackwardWorkspace {
+  int64_t grad_gates = 0;   // (L, T, N, 4H) storage
+  int64_t grad_output = 0;  // (L, T, N, P) storage: whole gradient of h, with projection
+  int64_t cell_output = 0;  // (L, T, N, H) storage: o·tanh(c), with projection, for the weights
+  int64_t shared = 0;       // of what runs one after the other: rebuild_gates, the recurrence, and
+                            // the weights' gradients
+  int64_t bytes = 0;
+};
+LayerBackwardWorkspace layer_backward_workspace(const LstmShape& shape, DType dtype,
+                                                const LayerBackwardOptions& options);
 
 }  // namespace lstm_fused::cuda

@@ -158,6 +158,10 @@ def check_layer(
 
     def fits(tensor: Tensor, name: str, *sizes: int) -> None:
         _fits(tensor, name, sizes, input.device)
+        wanted(
+            tensor.dtype == input.dtype,
+            f"{name} must have input's dtype, {input.dtype}, got {tensor.dtype}",
+        )
 
     wanted(
         input.dtype in KERNEL_DTYPES,
@@ -197,11 +201,6 @@ def check_layer(
             fits(weight, "w_hr", output_size, hidden_size)
         else:
             fits(weight, "b_ih" if place == 2 else "b_hh", 4 * hidden_size)
-    for tensor in (h_0, c_0, *weights):
-        wanted(
-            tensor.dtype == input.dtype,
-            f"h_0, c_0 and weights must have input's dtype, {input.dtype}, got {tensor.dtype}",
-        )
     if batch_sizes is not None:
         wanted(
             lengths is None and reset_mask is None,
@@ -216,10 +215,10 @@ def check_layer(
     )
     if lengths is not None:
         _check_integers(lengths, "lengths")
-        fits(lengths, "lengths", batch)
+        _fits(lengths, "lengths", (batch,), input.device)
     if reset_mask is not None:
         wanted(reset_mask.dtype == torch.bool, f"reset_mask must be bool, got {reset_mask.dtype}")
-        fits(reset_mask, "reset_mask", steps, batch)
+        _fits(reset_mask, "reset_mask", (steps, batch), input.device)
 
 
 def wanted(condition: bool, sentence: str) -> None:

@@ -163,46 +163,12 @@ def fake_lstm_sample_gradients(
     return *results[:3], [grad.new_empty((samples, *grad.shape)) for grad in results[3]]
 
 
-def fake_lstm_gate_gradients(
-    grad_y: Tensor | None,
-    grad_h_n: Tensor | None,
-    grad_c_n: Tensor | None,
-    grad_cell_states: Tensor | None,
-    input: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
-    weights: list[Tensor],
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    reset_mask: Tensor | None,
-    y: Tensor,
-    gates: Tensor,
-    cells: Tensor,
-) -> tuple[Tensor, ...]:
-    check_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask)
-    grads = (grad_y, grad_h_n, grad_c_n, grad_cell_states)
-    check_saved(input, h_0, c_0, grads, (y, gates, cells))
-    (directions, _, output_size), hidden_size, rows = h_0.shape, c_0.shape[2], cells.shape[1]
-    projections = directions if len(weights) // directions in (3, 5) else 0
-    return (
-        input.new_empty(input.shape),
-        input.new_empty(h_0.shape),
-        input.new_empty(c_0.shape),
-        input.new_empty((directions, rows, GATES * hidden_size)),
-        input.new_empty((directions, rows, output_size)),
-        input.new_empty((rows, input.shape[-1])),
-        input.new_empty((projections, rows, output_size)),
-        input.new_empty((projections, rows, hidden_size)),
-    )
-
-
 # By the ops' names.
 FAKES: dict[str, Callable[..., Any]] = {
     "lstm_forward": fake_lstm_forward,
     "lstm_inference": fake_lstm_inference,
     "lstm_backward": fake_lstm_backward,
     "lstm_sample_gradients": fake_lstm_sample_gradients,
-    "lstm_gate_gradients": fake_lstm_gate_gradients,
     "lstm_cell": fake_lstm_cell,
     "lstm_cell_backward": fake_lstm_cell_backward,
 }

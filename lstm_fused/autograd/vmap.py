@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from lstm_fused._ops import native
-from lstm_fused.autograd.sample_gradients import sample_gradients, split_rows
 
 # What torch may rename: without it, derivatives are always taken to be asked for.
 try:
@@ -54,8 +53,7 @@ def vmap_backward(
     *arguments: Any,
 ) -> Any:
     """The rule of `call`, which takes what the op lstm_backward takes; the weights' gradients are
-    those of each sample, by
-    `sample_gradients`."""
+    those of each sample, by the op lstm_sample_gradients."""
     grads, (input, h_0, c_0, weights) = arguments[:4], arguments[4:8]
     masks, (y, gates, cells), needs = arguments[8:11], arguments[11:14], arguments[14:]
     need_weights = needs[2]
@@ -78,7 +76,7 @@ def vmap_backward(
         fold.into_rows(cells, in_dims[13], 1),
     )
     if need_weights:
-        found = sample_gradients(folded, needs[:2], info.batch_size)
+        found = native.lstm_sample_gradients_op(*folded, *needs[:2], info.batch_size)
     else:
         found = call(*folded, *needs)
     grad_input, grad_h_0, grad_c_0, grad_weights = found
@@ -172,7 +170,9 @@ class _Fold:
                 tensors.append(tensor)
                 dims.append(None)
             else:
-                tensors.append(split_rows(tensor, axis, self.samples))
+                sizes = tensor.shape
+                rows = sizes[axis] // self.samples
+                tensors.append(tensor.view(*sizes[:axis], rows, self.samples, *sizes[axis + 1 :]))
                 dims.append(axis + 1)
         return tuple(tensors), tuple(dims)
 
@@ -192,10 +192,5 @@ if native.compiled is not None:
     _register("lstm_forward", vmap_forward)
     # The backward comes here as an op, and not as a function, where grad mode is off.
     _register("lstm_backward", vmap_backward)
-    for _name in (
-        "lstm_sample_gradients",
-        "lstm_gate_gradients",
-        "lstm_cell",
-        "lstm_cell_backward",
-    ):
+    for _name in ("lstm_sample_gradients", "lstm_cell", "lstm_cell_backward"):
         _register(_name, vmap_one_by_one)

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from lstm_fused import reference
-from lstm_fused.autograd.sample_gradients import weight_gradients_of_samples
 
 op: Any = torch.ops.lstm_fused.lstm_sample_gradients.default
 
@@ -161,35 +160,3 @@ def test_meta_tensors_have_the_real_forms() -> None:
     assert [(t.shape, t.stride(), t.dtype) for t in real] == [
         (t.shape, t.stride(), t.dtype) for t in fake
     ]
-
-
-@pytest.mark.parametrize(
-    ("directions", "bias", "projected"), [(1, True, 0), (2, False, 1), (2, True, 1)]
-)
-def test_products_of_what_other_devices_give(directions: int, bias: bool, projected: int) -> None:
-    """The results of lstm_gate_gradients to those of this op: rows n·B + b are of sample b."""
-    samples, steps, rows, d, h, p = 3, 4, 2, 5, 6, 2
-
-    def sequence(count: int, features: int) -> Tensor:
-        return torch.randn(count, steps * rows * samples, features, dtype=torch.float64)
-
-    grad_gates, previous, x = (sequence(*s) for s in ((directions, 4 * h), (directions, p), (1, d)))
-    projections = directions * projected
-    grad_output, unprojected = sequence(projections, p), sequence(projections, h)
-    each = 2 + 2 * bias + projected
-    weights = [torch.empty(0)] * directions * each
-    found = weight_gradients_of_samples(
-        (grad_gates, previous, x[0], grad_output, unprojected), weights, samples
-    )
-    assert len(found) == len(weights)
-    for b in range(samples):
-        expected = []
-        for k in range(directions):
-            own = slice(b, None, samples)
-            expected += [grad_gates[k, own].T @ x[0, own], grad_gates[k, own].T @ previous[k, own]]
-            expected += [grad_gates[k, own].sum(0)] * (2 * bias)
-            if projected:
-                expected.append(grad_output[k, own].T @ unprojected[k, own])
-        for mine, truth in zip(found, expected, strict=True):
-            assert_within_budget("weight", mine[b], None, truth, torch.float64)
-    assert len({t.untyped_storage()._cdata for t in found}) == len(found)

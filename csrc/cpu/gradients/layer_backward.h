@@ -9,21 +9,6 @@ namespace lstm_fused::cpu {
 
 // What a layer's backward gets and gives.
 struct LayerBackwardArgs {
-  struct Direction {
-    // grad_gates and grad_output are not used; weights.w_ih is read where grad_x is wanted. Without
-    // gates (in all directions or in none), which a forward need not save, they are computed anew,
-    // from w_ih and the biases too.
-    LstmBackwardDirection recurrence;
-    const void* h_0 = nullptr;  // (N, P) storage
-    const void* y = nullptr;    // as in the forward
-    // out, storage, in the weights' shapes. All are null where no weight's gradient is wanted; b_*
-    // without biases, w_hr without projection.
-    void* grad_w_ih = nullptr;
-    void* grad_w_hh = nullptr;
-    void* grad_b_ih = nullptr;
-    void* grad_b_hh = nullptr;
-    void* grad_w_hr = nullptr;
-  };
   LstmShape shape;
   DType dtype = DType::kFloat32;
   const SequenceLayout* layout = nullptr;
@@ -33,7 +18,7 @@ struct LayerBackwardArgs {
   // Steps that go together; 0: as the shape and the dtype suggest. All go together where rows
   // differ in length, and for two directions of a 16-bit type.
   int64_t piece_steps = 0;
-  Direction direction[kMaxDirections];
+  LayerBackwardDirection direction[kMaxDirections];
 };
 
 // The whole backward of a layer: the recurrence, and what follows from its gates' gradients, some

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <algorithm>
 
+#include "cuda/device/math.cuh"
+#include "cuda/device/row_grid.cuh"
+#include "cuda/device/storage.cuh"
 #include "cuda/direction_weights.h"
 #include "cuda/gradients/gather_rows.h"
-#include "cuda/device/math.cuh"
 #include "cuda/gradients/rebuild_gates.h"
-#include "cuda/device/row_grid.cuh"
 #include "cuda/status.h"
-#include "cuda/device/storage.cuh"
 #include "cuda/workspace.h"
 
 namespace lstm_fused::cuda {
