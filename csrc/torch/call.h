@@ -12,7 +12,7 @@
 
 namespace lstm_fused {
 
-// As in schemas.h.
+// What the ops return, in the order of schemas.h.
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using InferenceResult = std::tuple<Tensor, Tensor, Tensor>;
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>;

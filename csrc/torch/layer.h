@@ -32,7 +32,7 @@ struct Layer {
   const uint8_t* reset_flags() const;
 };
 
-// Of a CPU op, which has read lengths and batch_sizes.
+// What a CPU op is given: it has read lengths and batch_sizes, which say how the rows lie.
 struct CpuLayer : Layer {
   SequenceLayout layout;
 
@@ -40,7 +40,7 @@ struct CpuLayer : Layer {
   bool is_ragged() const { return layout.data_rows() != sequence_rows; }
 };
 
-// Of a CUDA op, whose sequences are padded, and whose lengths only its kernels read.
+// What a CUDA op is given: padded sequences, whose lengths are left for its kernels to read.
 struct CudaLayer : Layer {
   std::optional<Tensor> lengths;  // contiguous (N) int64, on the device
 

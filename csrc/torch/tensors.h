@@ -40,7 +40,7 @@ class Sizes {
 
 std::string shape_text(int64_t dim, const int64_t* sizes);
 
-// As Python writes a dtype: torch.float32.
+// A dtype as Python writes it: torch.float32.
 std::string dtype_text(ScalarType dtype);
 
 // Where a tensor lies. torch::stable::Device checks itself wherever one is made.
