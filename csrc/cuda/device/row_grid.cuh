@@ -66,7 +66,7 @@ __device__ __forceinline__ int64_t row_length(const int64_t* lengths, int64_t n,
   return length < 0 ? 0 : length > steps ? steps : length;
 }
 
-// Whether the state that enters step t of row n is zero.
+// Whether step t of row n is reset: its h_prev and c_prev are zero.
 __device__ __forceinline__ bool is_reset(const uint8_t* reset_mask, int64_t t, int64_t n,
                                          int64_t batch) {
   return reset_mask != nullptr && reset_mask[t * batch + n] != 0;

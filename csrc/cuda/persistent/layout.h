@@ -17,11 +17,11 @@
 namespace lstm_fused::cuda {
 
 constexpr int kWarpSize = 32;
-constexpr int kTileRows = 8;    // rows of the batch in a tile: N of mma.sync m16n8
-constexpr int kLaneBytes = 16;  // the widest access of a lane
-constexpr int kChunkBytes = 4 * kLaneBytes;
-constexpr int kWarpUnits = 8;  // hidden units of a warp: one for each g = lane / 4
-constexpr int kLaneRows = 2;   // rows of the batch that a lane ends up with: 2t and 2t + 1
+constexpr int kTileRows = 8;                 // rows of the batch in a tile: N of mma.sync m16n8
+constexpr int kLaneBytes = 16;               // the widest access of a lane
+constexpr int kChunkBytes = 4 * kLaneBytes;  // one access of each of a unit's four lanes
+constexpr int kWarpUnits = 8;                // hidden units of a warp: one for each g = lane / 4
+constexpr int kLaneRows = 2;  // rows of the batch that a lane ends up with: 2t and 2t + 1
 static_assert(kTileRows == 4 * kLaneRows, "a tile's rows are split over the four lanes of a unit");
 static_assert(kWarpUnits * 4 == kWarpSize, "a warp's units and rows are split over its lanes");
 
@@ -51,15 +51,19 @@ LSTM_HOST_DEVICE constexpr int chunk_units(int chunks, int bytes) {
 LSTM_HOST_DEVICE constexpr int cta_max_threads(int chunks, int bytes) {
   return chunk_units(chunks, bytes) / kWarpUnits * kWarpSize;
 }
-static_assert(cta_max_threads(4, 2) == 512 && cta_max_threads(6, 4) == 384, "see the note");
-static_assert(chunk_units(2, 2) % kWarpUnits == 0 && chunk_units(3, 4) % kWarpUnits == 0,
+static_assert(cta_max_threads(kCtaChunks16[1], 2) == 512 &&
+                  cta_max_threads(kCtaChunks32[1], 4) == 384,
+              "the note's 16 and 12 warps");
+static_assert(chunk_units(kCtaChunks16[0], 2) % kWarpUnits == 0 &&
+                  chunk_units(kCtaChunks32[0], 4) % kWarpUnits == 0,
               "the units of the smaller instances fill their warps too");
 
-// A group of blocks for all of W_hh.
+// A group of blocks for all of W_hh. Eight warps hold all of an SM's registers, with 255 in each
+// thread, the most that a thread can have.
 constexpr int kGroupWarps = 8;
 constexpr int kGroupThreads = kGroupWarps * kWarpSize;
 constexpr int kGroupChunks = 8;  // a lane's chunks of weights in registers
-constexpr int kGroupCells = 4;   // a lane's cells, at most
+constexpr int kGroupCells = 4;  // a lane's cells, at most: their gates and states are registers too
 constexpr int kGroupRegisters = 255;
 // A group's tiles, at most: each of the kGroupWarps warps, if all of them split K, has cells of
 // kGroupCells of the tiles' columns, and a tile has kLaneRows columns.

@@ -86,7 +86,7 @@ void leave_warp() {
   }
 }
 
-// Whose turn it is; the host's when the grid has ended or cannot go on.
+// The thread whose turn it is; the host's when the grid has ended or cannot go on.
 Thread* next_thread() {
   Grid& g = *grid;
   if (g.current_warp != nullptr && g.current_warp->ready != 0 && --g.budget > 0) return take_lane();
