@@ -13,11 +13,11 @@
 namespace lstm_fused::cuda {
 namespace {
 
-// ---- o·tanh(c), which the projection's gradient multiplies ----
+// ---- The cell output o·tanh(c), by which the gradient of W_hr multiplies grad_output ----
 
 template <typename Storage>
 __global__ void __launch_bounds__(kRowThreads)
-    cell_output_kernel(const __grid_constant__ CellOutput args) {
+    cell_output_kernel(const __grid_constant__ CellOutputCall args) {
   const int64_t row = grid_row(), j = grid_column<1>();
   const int64_t batch = args.shape.batch, hidden_size = args.shape.hidden_size;
   if (row >= args.shape.steps * batch || j >= hidden_size) return;
@@ -33,8 +33,9 @@ __global__ void __launch_bounds__(kRowThreads)
 
 // ---- The bias gradient: column sums of grad_gates, in two stages ----
 
-constexpr int kSumColumns = 32;  // of a block, one for each lane of a warp
-constexpr int kSumWarps = 8;     // each takes every eighth row of the block's part
+constexpr int kSumColumns = 32;  // a block's columns, one for each lane of a warp
+constexpr int kSumWarps = 8;     // a block's warps, each of which takes every eighth row of a part
+static_assert(kSumColumns * kSumWarps <= 1024, "a block has at most 1024 threads");
 
 struct ColumnSumArgs {
   int64_t rows = 0, columns = 0;
@@ -42,7 +43,7 @@ struct ColumnSumArgs {
   int64_t parts = 0;
   const void* values = nullptr;  // (rows, columns) storage
   void* partial = nullptr;       // (parts, columns) accumulator
-  void* sums[2] = {};            // out (columns) storage each, the same
+  void* sums[2] = {};            // out (columns) storage each, with equal values
 };
 
 template <typename Storage>
@@ -133,7 +134,7 @@ void gather_input(const GradientCall& call, void* out) {
 }
 
 // A direction's h_prev as out (T, N, P), zero where a row takes no part.
-void gather_previous(const GradientCall& call, int direction, void* out) {
+void gather_h_prev(const GradientCall& call, int direction, void* out) {
   const LstmShape& s = call.shape;
   const GradientDirection& d = call.direction[direction];
   const int64_t storage = dtype_size(call.dtype);
@@ -151,16 +152,16 @@ void gather_previous(const GradientCall& call, int direction, void* out) {
   gather_rows(gather, call.stream);
 }
 
-// Σ grad_gatesᵀ·h_prev.
-void recurrent_gradient(const GradientCall& call, int direction, void* previous, const Blas& blas) {
+// grad_w_hh = Σ grad_gatesᵀ·h_prev; `h_prev` is room for a copy.
+void recurrent_gradient(const GradientCall& call, int direction, void* h_prev, const Blas& blas) {
   const LstmShape& s = call.shape;
   const GradientDirection& d = call.direction[direction];
   const int64_t storage = dtype_size(call.dtype);
   const int64_t gates = kGates * s.hidden_size, y_stride = s.directions * s.output_size;
   const int64_t rows = s.steps * s.batch, rest = rows - s.batch;
   if (call.lengths != nullptr || call.reset_mask != nullptr) {
-    gather_previous(call, direction, previous);
-    row_product(blas, call.samples, rows, d.recurrence.grad_gates, gates, previous, s.output_size,
+    gather_h_prev(call, direction, h_prev);
+    row_product(blas, call.samples, rows, d.recurrence.grad_gates, gates, h_prev, s.output_size,
                 s.output_size, 0, d.grad_w_hh);
     return;
   }
@@ -197,7 +198,7 @@ void clear(const GradientCall& call) {
 
 }  // namespace
 
-void cell_output(const CellOutput& args) {
+void cell_output(const CellOutputCall& args) {
   const LstmShape& s = args.shape;
   const RowGrid launch = row_grid(s.steps * s.batch, s.hidden_size, 1, 1);
   if (launch.empty) return;
@@ -241,7 +242,7 @@ void weight_gradients(const GradientCall& call, const Blas& blas) {
     const GradientDirection& d = call.direction[i];
     row_product(blas, call.samples, rows, d.recurrence.grad_gates, gates, x, s.input_size,
                 s.input_size, 0, d.grad_w_ih);
-    recurrent_gradient(call, i, workspace + parts.previous, blas);
+    recurrent_gradient(call, i, workspace + parts.h_prev, blas);
     if (d.grad_b_ih != nullptr) {
       ColumnSumArgs sums;
       // The gates of a row's samples, one behind the other, are columns of their own.

@@ -28,8 +28,9 @@ struct GradientCall {
   cudaStream_t stream = nullptr;
 };
 
-// o·tanh(c), from a forward's gates and cells. Ahead of the recurrence, which may overwrite gates.
-struct CellOutput {
+// Computes o·tanh(c) from a forward's gates and cells. To be called ahead of the backward
+// recurrence, which may overwrite gates.
+struct CellOutputCall {
   LstmShape shape;
   DType dtype = DType::kFloat32;
   const int64_t* lengths = nullptr;  // (N); null: T each
@@ -38,13 +39,13 @@ struct CellOutput {
   void* out = nullptr;               // (T, N, H) storage, zero past a row's length
   cudaStream_t stream = nullptr;
 };
-void cell_output(const CellOutput& args);
+void cell_output(const CellOutputCall& args);
 
 // grad_x (T, N, D) = Σ over directions of grad_gates·W_ih; zero past a row's length.
 void input_gradient(const GradientCall& call, void* grad_x, const Blas& blas);
 
-// Every grad_* of the directions' weights, (B, …) of each: sums over the rows of each of B samples,
-// row n of the batch being of sample n % B; over all rows where B is 1.
+// Computes the gradients of all directions' weights, (B, …) of each: sums over the rows of each of
+// B samples, row n of the batch being of sample n % B; over all rows where B is 1.
 void weight_gradients(const GradientCall& call, const Blas& blas);
 
 }  // namespace lstm_fused::cuda
