@@ -98,8 +98,7 @@ ForwardGroup::ForwardGroup(const LstmForwardArgs& args, const LstmPlan& plan,
   const int64_t panels = ceil_div(weights.w_ih.panels, plan.team);
   const int64_t projected = plan.projection_steps * rows;
   for (Projection& projection : projections_) {
-    projection.preactivations =
-        Buffer(projected * panels * kPanelSlots * table.vector_width * accumulator_);
+    projection.preactivations = Buffer(projected * panels * table.nr() * accumulator_);
     projection.rows.reserve(projected);
     projection.step_begin.reserve(plan.projection_steps);
     if (operand_ != storage_) projection.x = Buffer(projected * shape.input_size * operand_);
@@ -178,7 +177,7 @@ void ForwardGroup::project_input(int64_t s, int share) {
     step.product.operand = {projection.x.get(), shape.input_size, nullptr};
   }
   step.bias = weights_.bias.get();
-  const int64_t stride = (step.panel_end - step.panel_begin) * kPanelSlots * table_.vector_width;
+  const int64_t stride = (step.panel_end - step.panel_begin) * table_.nr();
   step.accumulator_out = {projection.preactivations.get(), stride, nullptr};
   table_.linear_step(step);
 }
@@ -196,7 +195,7 @@ ForwardStep ForwardGroup::cell_step(int64_t s, int share) {
   step.bias = weights_.bias.get();
   if (plan_.projection_steps > 0) {
     const Projection& projection = projections_[share];
-    const int64_t stride = (step.panel_end - step.panel_begin) * kPanelSlots * table_.vector_width;
+    const int64_t stride = (step.panel_end - step.panel_begin) * table_.nr();
     const int64_t row = projection.step_begin[s - projection.first_step];
     step.preactivations = {advance(projection.preactivations.get(), row * stride, accumulator_),
                            stride, nullptr};

@@ -41,9 +41,8 @@ constexpr int64_t kMaxConvertedDotRows = 4;
 // rows a step reads W_ih each time, and weights that no cache holds come in a less ordered way than
 // panels.
 constexpr int64_t kMaxDotPasses = 8, kMaxDotStepsOfLarge = 6;
-constexpr int64_t kMinFreeDotBatch = 4;              // from which on passes do not matter
-constexpr int64_t kDotRows = 4, kNarrowDotRows = 2;  // that share a pass
-constexpr int64_t kLargeWeights = 32 << 20;          // bytes
+constexpr int64_t kMinFreeDotBatch = 4;      // from which on passes do not matter
+constexpr int64_t kLargeWeights = 32 << 20;  // bytes
 
 // Rows up to which a backward's products, of whole rows of the weights, and its weight gradients,
 // of whole rows of the data, cost less than packing these first. With float32 and H = 256 a
@@ -57,9 +56,6 @@ static_assert(kMaxUnpackedRows <= kMaxOuterRows, "the kernels take no more");
 
 // A step of one row reads the weights for that row alone: half as many rows pay for it.
 constexpr int64_t kUnpackedRowsOfStep = 2;
-
-// Rows that share a reading of the weights.
-constexpr int64_t kUnpackedRowBlock = 6, kNarrowUnpackedRowBlock = 3;
 
 struct DotLimits {
   int64_t rows, steps;
@@ -80,7 +76,7 @@ DotLimits dot_limits(const LstmShape& shape, DType dtype, Isa isa, const CpuFact
   }
   limits.steps = limits.rows;
   if (shape.batch > 0 && shape.batch < kMinFreeDotBatch) {
-    const int64_t passes = ceil_div(shape.batch, wide ? kDotRows : kNarrowDotRows);
+    const int64_t passes = ceil_div(shape.batch, kernel_table(isa, dtype).dot_rows);
     limits.steps = std::min(limits.steps, kMaxDotPasses / passes);
   }
   if (bytes > kLargeWeights) limits.steps = std::min(limits.steps, kMaxDotStepsOfLarge);
@@ -118,16 +114,14 @@ bool is_short(const LstmShape& shape, int64_t weights) {
 
 // Splits the batch, the directions and, where they do not suffice or may not be cut, the units over
 // the threads.
-void split_over_threads(const LstmShape& shape, int64_t step_work, bool prefer_team,
-                        int64_t max_team, const CpuFacts& facts, LstmPlan& plan) {
+void split_over_threads(const LstmShape& shape, const KernelTable& table, int64_t step_work,
+                        bool prefer_team, int64_t max_team, const CpuFacts& facts, LstmPlan& plan) {
   const int64_t steps = shape.steps * shape.directions;
   const int64_t least = plan.dot ? kMinDotWorkPerThread : kMinWorkPerThread;
   int64_t threads = step_work * steps / least;
   if (plan.unpacked) {
-    const bool wide = plan.isa == Isa::kAvx512 || plan.isa == Isa::kAvx512Bf16;
-    const int64_t block = wide ? kUnpackedRowBlock : kNarrowUnpackedRowBlock;
     const int64_t rows = std::max<int64_t>(shape.batch, 1);
-    const int64_t read = step_work / rows * ceil_div(rows, block) * steps;
+    const int64_t read = step_work / rows * ceil_div(rows, table.mr) * steps;
     threads = std::max(threads, read / kMinDotWorkPerThread);
   }
   threads = std::clamp<int64_t>(threads, 1, std::max(facts.threads, 1));
@@ -180,8 +174,8 @@ LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& 
                                (shape.projection ? shape.output_size : 0));
   const int64_t weight_size = plan.dot ? dtype_size(dtype) : table.operand_size;
   const bool prefer_team = prefers_team(weights * weight_size, facts) || is_short(shape, weights);
-  split_over_threads(shape, shape.batch * weights, prefer_team, ceil_div(h, table.vector_width),
-                     facts, plan);
+  split_over_threads(shape, table, shape.batch * weights, prefer_team,
+                     ceil_div(h, table.vector_width), facts, plan);
   if (plan.dot) return plan;
 
   // One product over several steps reads W_ih once for all of them; that pays where a step alone
@@ -221,8 +215,8 @@ LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const CpuFacts&
   const KernelTable& table = kernel_table(plan.isa, dtype);
   const int64_t weights =
       shape.hidden_size * shape.output_size * (kGates + (shape.projection ? 1 : 0));
-  const int64_t panels = ceil_div(shape.hidden_size, kPanelSlots * table.vector_width);
-  split_over_threads(shape, shape.batch * weights,
+  const int64_t panels = ceil_div(shape.hidden_size, table.nr());
+  split_over_threads(shape, table, shape.batch * weights,
                      prefers_team(weights * table.operand_size, facts), panels, facts, plan);
   return plan;
 }

@@ -12,8 +12,8 @@
 #include "check.h"
 #include "cpu/cpu_features.h"
 #include "cpu/gradients/lstm_backward.h"
-#include "cpu/lstm_forward.h"
 #include "cpu/gradients/rebuild_gates.h"
+#include "cpu/lstm_forward.h"
 #include "reference.h"
 
 namespace lstm_fused::test {

@@ -81,8 +81,7 @@ void test_bounds() {
                   const LstmPlan forward = cpu::make_forward_plan(shape, dtype, facts);
                   const LstmPlan backward = cpu::make_backward_plan(shape, dtype, facts);
                   check_bounds(forward, shape, facts, ceil_div(hidden, table.vector_width));
-                  check_bounds(backward, shape, facts,
-                               ceil_div(hidden, cpu::kPanelSlots * table.vector_width));
+                  check_bounds(backward, shape, facts, ceil_div(hidden, table.nr()));
                   // The dot kernel has no projection; x of another type is converted ahead.
                   if (shape.projection) CHECK(!forward.dot);
                   CHECK(!backward.dot && backward.projection_steps == 0);

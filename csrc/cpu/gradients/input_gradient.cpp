@@ -34,7 +34,7 @@ InputGradient::InputGradient(const InputGradientArgs& args, Isa isa, bool unpack
     : args_(args),
       table_(kernel_table(isa, args.dtype)),
       unpacked_(unpacked),
-      panels_(ceil_div(args.shape.input_size, kPanelSlots * table_.vector_width)),
+      panels_(ceil_div(args.shape.input_size, table_.nr())),
       positions_(positions_in_sequence(*args.layout, args.shape.batch)) {
   if (unpacked_) return;
   Packer packer(table_);

@@ -7,11 +7,11 @@
 
 #include "cpu/gradients/input_gradient.h"
 #include "cpu/gradients/lstm_backward.h"
-#include "cpu/plan.h"
 #include "cpu/gradients/rebuild_gates.h"
-#include "cpu/runtime/row_chunks.h"
-#include "cpu/rows.h"
 #include "cpu/gradients/weight_gradient.h"
+#include "cpu/plan.h"
+#include "cpu/rows.h"
+#include "cpu/runtime/row_chunks.h"
 
 namespace lstm_fused::cpu {
 namespace {
@@ -262,7 +262,7 @@ void LayerBackward::run_input_gradient(int64_t i, int64_t share) const {
     // Few rows read weights that cost more than they do: each thread reads its own columns.
     const Range rows = rows_of(d, i);
     const int64_t row_shares = plan_.unpacked ? 1 : shares_.threads;
-    const int64_t size = round_up(ceil_div(rows.size(), row_shares), kRowBlock);
+    const int64_t size = round_up(ceil_div(rows.size(), row_shares), kMaxMR);
     const int64_t begin = plan_.unpacked ? 0 : std::min(share * size, rows.size());
     const int64_t end = std::min(begin + size, rows.size());
     grads[d] =

@@ -167,7 +167,7 @@ void BackwardGroup::run_initial_gradients(int64_t k, int share) {
   step.rows = group_.active(time(k)) - row;
   if (!direction_.grad_h_0 || step.rows <= 0) return;
   step.columns = args_.shape.output_size;
-  const int64_t panels = ceil_div(step.columns, kPanelSlots * table_.vector_width);
+  const int64_t panels = ceil_div(step.columns, table_.nr());
   step.panel_begin = panel_of(share, panels);
   step.panel_end = panel_of(share + 1, panels);
   step.product = recurrent_product(k + 1, row);
@@ -188,7 +188,7 @@ void BackwardGroup::run_output_gradients(int64_t k, int share) {
     step.rows = bounds[part + 1] - row;
     if (step.rows <= 0) continue;
     step.columns = shape.output_size;
-    const int64_t panels = ceil_div(shape.output_size, kPanelSlots * table_.vector_width);
+    const int64_t panels = ceil_div(shape.output_size, table_.nr());
     step.panel_begin = panel_of(share, panels);
     step.panel_end = panel_of(share + 1, panels);
     step.addends[0] = skip_rows(grad_y_rows(t), row, storage_);
@@ -219,7 +219,7 @@ void BackwardGroup::run_cells(int64_t k, int share) {
     step.rows = bounds[part + 1] - row;
     if (step.rows <= 0) continue;
     step.hidden_size = hidden;
-    const int64_t panels = ceil_div(hidden, kPanelSlots * table_.vector_width);
+    const int64_t panels = ceil_div(hidden, table_.nr());
     step.panel_begin = panel_of(share, panels);
     step.panel_end = panel_of(share + 1, panels);
     step.descending = k % 2;

@@ -18,7 +18,7 @@ constexpr int64_t kLargeBlockRows = 1024;
 constexpr int64_t kMaxCachedSums = 1 << 20;  // bytes
 
 // Columns of grad that parts of the work begin at: whole vectors, whatever the instruction set.
-constexpr int64_t kPartColumns = 16;
+constexpr int64_t kPartColumns = kMaxVectorWidth;
 
 // Multiply-adds below which one thread does it all.
 constexpr int64_t kMinParallelWork = 1'000'000;
@@ -60,7 +60,7 @@ WeightGradient::WeightGradient(const WeightGradientArgs& args, Isa isa, int thre
       table_(kernel_table(isa, args.dtype)),
       storage_(dtype_size(args.dtype)),
       accumulator_(accumulator_size(args.dtype)),
-      panel_columns_(kPanelSlots * table_.vector_width),
+      panel_columns_(table_.nr()),
       block_rows_(
           std::min(weight_gradient_block_rows(number_of_sums(args), args.dtype), args.rows)),
       block_stride_(round_up(block_rows_, table_.vector_width * table_.k_multiple)),

@@ -5,6 +5,7 @@
 // With 4 rows, the weights of 4 gates and 4 operands: 24 registers of 32, or 14 of 16 with 2 rows.
 constexpr int kDotSums = kRegisters / 2;
 constexpr int kDotRows = kDotSums / kGates;
+static_assert(kDotRows <= kMR, "the epilogue has room for kMR rows");
 
 // What one instruction takes of a row, and what it makes of two.
 template <typename S>
@@ -91,6 +92,7 @@ template <int kRows, typename S, typename A>
 __attribute__((noinline)) void dot_rows(const DotStep& dots, int64_t row, int64_t panel) {
   constexpr int width = kWidth<A>;
   constexpr int columns = kRows * kGates;
+  static_assert(kDotSums % width == 0, "whole squares of sums");
   const ForwardStep& step = dots.step;
   const int64_t left = step.hidden_size - panel * width;
   const int64_t units = left < width ? left : width;
@@ -110,7 +112,7 @@ __attribute__((noinline)) void dot_rows(const DotStep& dots, int64_t row, int64_
 
   // Turn them into vectors of W units, (row, gate), and add the bias.
   Vec<A> pre[columns];
-  const A* bias = static_cast<const A*>(step.bias) + panel * kPanelSlots * width;
+  const A* bias = static_cast<const A*>(step.bias) + panel * kNR<A>;
 #pragma GCC unroll 8
   for (int first = 0; first < columns; first += width) {
     Vec<A> square[width];

@@ -99,7 +99,7 @@ LSTM_INLINE void finish_narrow_rows(const ForwardStep& step, const Vec<Accumulat
   constexpr int width = kWidth<A>;
   // Gates, then c, then h; a row's vector overwrites the empty lanes of the row before.
   constexpr int kC = kGates, kH = kGates + 1;
-  A dense[kGates + 2][kRowBlock * width / 2 + width];
+  A dense[kGates + 2][kMR * width / 2 + width];
   const int lanes = rows * count;
   for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 4
@@ -157,13 +157,12 @@ LSTM_INLINE void finish_panel(const ForwardStep& step, Vec<AccumulatorOf<E>>* pr
 // The sums start from the pre-activations that were made ahead, or from the bias.
 template <typename A>
 LSTM_INLINE void start_gates(const ForwardStep& step, const Tile& tile, Vec<A>* sums) {
-  constexpr int64_t panel_width = kPanelSlots * kWidth<A>;
   const int slots = tile.slots;
   for (int r = 0; r < tile.rows; ++r) {
     const A* from = step.preactivations.base
                         ? row_pointer<A>(step.preactivations, tile.row + r) +
-                              (tile.panel - step.panel_begin) * panel_width
-                        : static_cast<const A*>(step.bias) + tile.panel * panel_width;
+                              (tile.panel - step.panel_begin) * kNR<A>
+                        : static_cast<const A*>(step.bias) + tile.panel * kNR<A>;
     for (int s = 0; s < slots; ++s) {
       sums[r * slots + s] = load_unaligned<Vec<A>>(from + s * kWidth<A>);
     }

@@ -76,6 +76,8 @@ const KernelTable& kernel_table() {
   using A = AccumulatorOf<E>;
   static const KernelTable table = {
       kWidth<A>,
+      kMR,
+      kDotRows,
       sizeof(E),
       OperandTraits<E>::kMultiple,
       pack_transposed<S, E>,

@@ -23,6 +23,10 @@ namespace lstm_fused::cpu {
 // Slots of a panel: the four gates.
 constexpr int64_t kPanelSlots = 4;
 
+// What the register blocks (kMR rows) and the vectors of all instruction sets divide.
+constexpr int64_t kMaxMR = 6;
+constexpr int64_t kMaxVectorWidth = 16;
+
 // Row j is at base + (order ? order[j] : j) · stride elements. Null base: absent.
 struct Rows {
   const void* base = nullptr;
@@ -127,8 +131,12 @@ constexpr int64_t kMaxOuterRows = 32;
 
 struct KernelTable {
   int64_t vector_width;  // W, accumulators per vector
+  int64_t mr;            // rows of the register block
+  int64_t dot_rows;      // rows that share a pass of dot_step over the weights
   int64_t operand_size;  // bytes of an operand element
   int64_t k_multiple;    // K of a panel is padded to this
+
+  int64_t nr() const { return kPanelSlots * vector_width; }  // columns of the register block
 
   // Packs panels [begin, end) of Bᵀ = source (columns, K), in gate order (columns = 4H) or plain.
   void (*pack_transposed)(const void* source, int64_t columns, int64_t k_size, bool gate_order,

@@ -31,8 +31,7 @@ LSTM_INLINE void run_linear_step(const LinearStep& step) {
                                 : plain_panels<A>(step.panel_begin, step.panel_end, step.columns);
   const auto start = [&](const Tile& tile, Vec<A>* sums) {
     const int slots = tile.slots;
-    const A* bias =
-        step.bias ? static_cast<const A*>(step.bias) + tile.panel * kPanelSlots * width : nullptr;
+    const A* bias = step.bias ? static_cast<const A*>(step.bias) + tile.panel * kNR<A> : nullptr;
     for (int r = 0; r < tile.rows; ++r) {
       for (int s = 0; s < slots; ++s) {
         sums[r * slots + s] = bias ? load_unaligned<Vec<A>>(bias + s * width) : Vec<A>{};
@@ -41,7 +40,7 @@ LSTM_INLINE void run_linear_step(const LinearStep& step) {
   };
   const auto finish = [&](const Tile& tile, const Vec<A>* sums) {
     const int slots = tile.slots;
-    const int64_t tile_column = (tile.panel - step.panel_begin) * kPanelSlots * width;
+    const int64_t tile_column = (tile.panel - step.panel_begin) * kNR<A>;
     for (int r = 0; r < tile.rows; ++r) {
       for (int s = 0; s < slots; ++s) {
         const Vec<A> sum = sums[r * slots + s];

@@ -144,7 +144,7 @@ void pack_direct(const void* source, int64_t columns, int64_t k_size, int64_t be
 
 template <typename S, typename E>
 void pack_rows(const void* const* rows, int64_t k_size, int64_t columns, void* panels) {
-  constexpr int64_t panel_columns = kPanelSlots * kWidth<typename PanelCell<E>::Type>;
+  constexpr int64_t panel_columns = kNR<AccumulatorOf<E>>;
   const auto row_of = [&](int64_t k) { return static_cast<const S*>(rows[k]); };
   pack_panels<S, E>(row_of, columns, k_size, 0, (columns + panel_columns - 1) / panel_columns,
                     static_cast<E*>(panels));

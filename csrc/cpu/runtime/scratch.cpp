@@ -89,7 +89,7 @@ void Buffer::Release::operator()(void* block) const {
 void Packer::add(Item item, int64_t panels) {
   item.out->panels = panels;
   const int64_t rows = round_up(item.k_size, table_.k_multiple);
-  item.bytes = panels * rows * kPanelSlots * table_.vector_width * table_.operand_size;
+  item.bytes = panels * rows * table_.nr() * table_.operand_size;
   item.out->data = Buffer(item.bytes);
   items_.push_back(item);
 }

@@ -57,13 +57,11 @@ class Packer {
   }
   // Bᵀ = source (columns, K).
   void add_transposed(const void* source, int64_t columns, int64_t k_size, PanelMatrix& out) {
-    add({source, columns, k_size, Kind::kTransposed, &out},
-        ceil_div(columns, kPanelSlots * table_.vector_width));
+    add({source, columns, k_size, Kind::kTransposed, &out}, ceil_div(columns, table_.nr()));
   }
   // B = source (K, columns).
   void add_direct(const void* source, int64_t columns, int64_t k_size, PanelMatrix& out) {
-    add({source, columns, k_size, Kind::kDirect, &out},
-        ceil_div(columns, kPanelSlots * table_.vector_width));
+    add({source, columns, k_size, Kind::kDirect, &out}, ceil_div(columns, table_.nr()));
   }
 
   void run(const Parallel& parallel) const;
