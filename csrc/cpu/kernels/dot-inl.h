@@ -128,7 +128,7 @@ __attribute__((noinline)) void dot_rows(const DotStep& dots, int64_t row, int64_
       pre[first + i] = square[i] + load_unaligned<Vec<A>>(bias + gate * width);
     }
   }
-  finish_panel<S, S>(step, pre, kGates, row, kRows, panel);
+  panel_epilogue<S, S>(step, pre, kGates, row, kRows, panel);
 }
 
 // Blocks of rows differ by at most one row, as those of for_each_tile.

@@ -2,8 +2,8 @@
 // linear_step: a plain product of operand rows and panels, with addends, to any of three types.
 
 template <bool kFull, typename S, typename E>
-LSTM_INLINE void finish_columns(const LinearStep& step, Vec<AccumulatorOf<E>> v, int64_t row,
-                                int64_t column, int count) {
+LSTM_INLINE void linear_epilogue(const LinearStep& step, Vec<AccumulatorOf<E>> v, int64_t row,
+                                 int64_t column, int count) {
   using A = AccumulatorOf<E>;
   using V = Vec<A>;
   for (const Rows& addend : step.addends) {
@@ -38,7 +38,7 @@ LSTM_INLINE void run_linear_step(const LinearStep& step) {
       }
     }
   };
-  const auto finish = [&](const Tile& tile, const Vec<A>* sums) {
+  const auto epilogue = [&](const Tile& tile, const Vec<A>* sums) {
     const int slots = tile.slots;
     const int64_t tile_column = (tile.panel - step.panel_begin) * kNR<A>;
     for (int r = 0; r < tile.rows; ++r) {
@@ -51,17 +51,17 @@ LSTM_INLINE void run_linear_step(const LinearStep& step) {
           // NOTE: added at the end: sums of sums lose less than one long sum.
           store_unaligned(to, step.accumulate ? sum + load_unaligned<Vec<A>>(to) : sum);
         } else if (left >= width) {
-          finish_columns<true, S, E>(step, sum, tile.row + r, column, width);
+          linear_epilogue<true, S, E>(step, sum, tile.row + r, column, width);
         } else if (left > 0) {
-          finish_columns<false, S, E>(step, sum, tile.row + r, column, static_cast<int>(left));
+          linear_epilogue<false, S, E>(step, sum, tile.row + r, column, static_cast<int>(left));
         }
       }
     }
   };
   if constexpr (kUnpacked) {
-    for_each_unpacked_tile<S, E>(step.rows, panels, step.product, step.second, start, finish);
+    for_each_unpacked_tile<S, E>(step.rows, panels, step.product, step.second, start, epilogue);
   } else {
-    for_each_tile<E>(step.rows, panels, step.product, step.second, start, finish);
+    for_each_tile<E>(step.rows, panels, step.product, step.second, start, epilogue);
   }
 }
 

@@ -268,13 +268,14 @@ LSTM_INLINE void multiply_in_blocks(Vec<AccumulatorOf<E>> (*sums)[kMaxTileVector
   }
 }
 
-// For each tile of rows × panels: start(tile, sums), sums += the two products', finish(tile, sums).
-// Panels outside, rows inside: a panel is read from memory once and stays in the L1 or L2 cache for
-// all the row blocks. Blocks differ by at most one row, since a block of one or two rows wastes the
-// panel's bandwidth.
-template <typename E, typename Start, typename Finish>
+// For each tile of rows × panels: start(tile, sums), sums += the two products', epilogue(tile,
+// sums). Panels outside, rows inside: a panel is read from memory once and stays in the L1 or L2
+// cache for all the row blocks. Blocks differ by at most one row, since a block of one or two rows
+// wastes the panel's bandwidth.
+template <typename E, typename Start, typename Epilogue>
 LSTM_INLINE void for_each_tile(int64_t rows, const PanelRange& panels, const Product& first,
-                               const Product& second, const Start& start, const Finish& finish) {
+                               const Product& second, const Start& start,
+                               const Epilogue& epilogue) {
   const int64_t blocks = (rows + kMR - 1) / kMR;
   const bool in_blocks = blocks > 1 && first.size + second.size > kKC<E>;
   const int chunk = in_blocks ? kMaxTiles : 1;
@@ -303,7 +304,7 @@ LSTM_INLINE void for_each_tile(int64_t rows, const PanelRange& panels, const Pro
       } else {
         multiply_tile<E>(sums[0], tiles[0], first, second);
       }
-      for (int i = 0; i < count; ++i) finish(tiles[i], sums[i]);
+      for (int i = 0; i < count; ++i) epilogue(tiles[i], sums[i]);
     }
   }
 }

@@ -139,10 +139,10 @@ void multiply_unpacked_tile(Vec<AccumulatorOf<E>>* sums, const Tile& tile, const
 // As for_each_tile, for products with matrices. The sums of some tiles are held at once: of all
 // rows, or as many as fit, and of as many panels as fit then. Blocks of a matrix outside, panels
 // inside, rows innermost: a strip of a block stays in the L1 cache for all of them.
-template <typename S, typename E, typename Start, typename Finish>
+template <typename S, typename E, typename Start, typename Epilogue>
 LSTM_INLINE void for_each_unpacked_tile(int64_t rows, const PanelRange& panels,
                                         const Product& first, const Product& second,
-                                        const Start& start, const Finish& finish) {
+                                        const Start& start, const Epilogue& epilogue) {
   const int64_t per_tile = rows == 1 ? kPanelsOfOneRow : 1;
   Tile tiles[kMaxTiles];
   Vec<AccumulatorOf<E>> sums[kMaxTiles][kMaxTileVectors];
@@ -179,7 +179,7 @@ LSTM_INLINE void for_each_unpacked_tile(int64_t rows, const PanelRange& panels,
           }
         }
       }
-      for (int i = 0; i < count; ++i) finish(tiles[i], sums[i]);
+      for (int i = 0; i < count; ++i) epilogue(tiles[i], sums[i]);
     }
     row = chunk_end;
     blocks -= chunk;
