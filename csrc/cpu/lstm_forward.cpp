@@ -26,12 +26,12 @@ class ForwardGroup {
                const std::vector<int64_t>& lengths);
 
   int64_t phases() const { return group_.steps * phases_per_step_; }
-  void run(int64_t phase, int share);
+  void run(int64_t phase, int partition);
   void store_final_states() const;
   Team& team() { return team_; }
 
  private:
-  // What a share keeps for itself: x·W_ih of the steps to come, for its own units.
+  // What a partition keeps for itself: x·W_ih of the steps to come, for its own units.
   struct Projection {
     Buffer preactivations, x;
     std::vector<int64_t> rows;        // row of x, for each row of `preactivations`
@@ -40,12 +40,12 @@ class ForwardGroup {
   };
 
   int64_t time(int64_t s) const { return group_.direction == 0 ? s : group_.steps - 1 - s; }
-  int64_t panel_of(int share, int64_t panels) const { return panels * share / plan_.team; }
+  int64_t panel_of(int partition, int64_t panels) const { return panels * partition / plan_.team; }
   void load_initial_states(const std::vector<int64_t>& lengths);
-  ForwardStep cell_step(int64_t s, int share);
-  void run_cells(int64_t s, int share);
-  void run_output_projection(int64_t s, int share);
-  void project_input(int64_t s, int share);
+  ForwardStep cell_step(int64_t s, int partition);
+  void run_cells(int64_t s, int partition);
+  void run_output_projection(int64_t s, int partition);
+  void project_input(int64_t s, int partition);
   Resets next_reset(int64_t s) const {
     if (s + 1 >= group_.steps) return {};
     return group_.resets(args_.reset_mask, time(s + 1), group_.active(time(s + 1)));
@@ -65,7 +65,7 @@ class ForwardGroup {
   Buffer state_[2];                      // (rows, P) operand
   Buffer hidden_;                        // (rows, H) operand: o·tanh(c), with projection
   Buffer c_;                             // (rows, H) accumulator
-  std::vector<Projection> projections_;  // for each share
+  std::vector<Projection> projections_;  // for each partition
   Team team_;
 };
 
@@ -132,20 +132,20 @@ void ForwardGroup::load_initial_states(const std::vector<int64_t>& lengths) {
   }
 }
 
-void ForwardGroup::run(int64_t phase, int share) {
+void ForwardGroup::run(int64_t phase, int partition) {
   const int64_t s = phase / phases_per_step_;
   if (phase % phases_per_step_ == 0) {
-    if (plan_.projection_steps > 0 && s % plan_.projection_steps == 0) project_input(s, share);
-    run_cells(s, share);
+    if (plan_.projection_steps > 0 && s % plan_.projection_steps == 0) project_input(s, partition);
+    run_cells(s, partition);
   } else {
-    run_output_projection(s, share);
+    run_output_projection(s, partition);
   }
 }
 
-// x·W_ih + b of steps s, s + 1, … for the share's own units.
-void ForwardGroup::project_input(int64_t s, int share) {
+// x·W_ih + b of steps s, s + 1, … for the partition's own units.
+void ForwardGroup::project_input(int64_t s, int partition) {
   const LstmShape& shape = args_.shape;
-  Projection& projection = projections_[share];
+  Projection& projection = projections_[partition];
   const int64_t count = std::min(plan_.projection_steps, group_.steps - s);
 
   // List the rows of x: those of each step, one step after the other.
@@ -163,8 +163,8 @@ void ForwardGroup::project_input(int64_t s, int share) {
 
   LinearStep step;
   step.rows = static_cast<int64_t>(projection.rows.size());
-  step.panel_begin = panel_of(share, weights_.w_ih.panels);
-  step.panel_end = panel_of(share + 1, weights_.w_ih.panels);
+  step.panel_begin = panel_of(partition, weights_.w_ih.panels);
+  step.panel_end = panel_of(partition + 1, weights_.w_ih.panels);
   step.product = {{args_.x, shape.input_size, projection.rows.data()},
                   shape.input_size,
                   weights_.w_ih.data.get()};
@@ -182,19 +182,19 @@ void ForwardGroup::project_input(int64_t s, int share) {
   table_.linear_step(step);
 }
 
-ForwardStep ForwardGroup::cell_step(int64_t s, int share) {
+ForwardStep ForwardGroup::cell_step(int64_t s, int partition) {
   const LstmShape& shape = args_.shape;
   const int64_t t = time(s);
   const int64_t panels = ceil_div(shape.hidden_size, table_.vector_width);
   ForwardStep step;
   step.rows = group_.active(t);
   step.hidden_size = shape.hidden_size;
-  step.panel_begin = panel_of(share, panels);
-  step.panel_end = panel_of(share + 1, panels);
+  step.panel_begin = panel_of(partition, panels);
+  step.panel_end = panel_of(partition + 1, panels);
   step.descending = s % 2;
   step.bias = weights_.bias.get();
   if (plan_.projection_steps > 0) {
-    const Projection& projection = projections_[share];
+    const Projection& projection = projections_[partition];
     const int64_t stride = (step.panel_end - step.panel_begin) * table_.nr();
     const int64_t row = projection.step_begin[s - projection.first_step];
     step.preactivations = {advance(projection.preactivations.get(), row * stride, accumulator_),
@@ -223,8 +223,8 @@ ForwardStep ForwardGroup::cell_step(int64_t s, int share) {
   return step;
 }
 
-void ForwardGroup::run_cells(int64_t s, int share) {
-  const ForwardStep step = cell_step(s, share);
+void ForwardGroup::run_cells(int64_t s, int partition) {
+  const ForwardStep step = cell_step(s, partition);
   if (plan_.dot) {
     table_.dot_step({step, direction_.weights.w_ih, direction_.weights.w_hh});
   } else {
@@ -232,14 +232,14 @@ void ForwardGroup::run_cells(int64_t s, int share) {
   }
 }
 
-void ForwardGroup::run_output_projection(int64_t s, int share) {
+void ForwardGroup::run_output_projection(int64_t s, int partition) {
   const LstmShape& shape = args_.shape;
   const int64_t t = time(s);
   LinearStep step;
   step.rows = group_.active(t);
   step.columns = shape.output_size;
-  step.panel_begin = panel_of(share, weights_.w_hr.panels);
-  step.panel_end = panel_of(share + 1, weights_.w_hr.panels);
+  step.panel_begin = panel_of(partition, weights_.w_hr.panels);
+  step.panel_end = panel_of(partition + 1, weights_.w_hr.panels);
   step.product = {
       {hidden_.get(), hidden_stride_, nullptr}, shape.hidden_size, weights_.w_hr.data.get()};
   step.out = group_.sequence_rows<MutableRows>(direction_.y, shape.directions * shape.output_size,
@@ -303,7 +303,7 @@ void lstm_forward(const LstmForwardArgs& args, const LstmPlan& plan, const Paral
   parallel.for_each(static_cast<int64_t>(groups.size()) * plan.team, [&](int64_t i) {
     ForwardGroup& group = *groups[i / plan.team];
     group.team().work(static_cast<int>(i % plan.team), group.phases(),
-                      [&](int64_t phase, int share) { group.run(phase, share); });
+                      [&](int64_t phase, int partition) { group.run(phase, partition); });
   });
   for (const auto& group : groups) group->store_final_states();
 }

@@ -334,13 +334,13 @@ void check_long_cases(DType dtype, cpu::Isa isa) {
   check_case(Case{4, 300, 3, 9}.project(2).both_ways(), dtype, isa, {1, 3}, {pools[2]});
 }
 
-// Work for several threads: groups of rows, teams of units, shares of what follows.
+// Work for several threads: groups of rows, teams of units, partitions of what follows.
 void check_parallel_cases(DType dtype, cpu::Isa isa) {
   std::vector<Pool> pools = serial_pools();
   pools.insert(pools.end(), threaded_pools().begin(), threaded_pools().end());
   check_case({40, 1, 5, 130}, dtype, isa, {7}, pools);
   check_case(Case{14, 26, 6, 40}.reset(0.2), dtype, isa, {5}, pools);
-  // Few rows: shares of the input's columns, and teams that read the weights as they are.
+  // Few rows: partitions of the input's columns, and teams that read the weights as they are.
   check_case(Case{2, 3, 270, 150}.both_ways(), dtype, isa, {}, pools);
   // Fewer parts of W_hr's gradient than threads.
   check_case(Case{14, 26, 6, 34}.project(17).both_ways(), dtype, isa, {5}, pools);

@@ -17,7 +17,7 @@ namespace lstm_fused::cpu {
 namespace {
 
 // Rows of data in a piece, rounded down to whole steps: one or two blocks of WeightGradient's, and
-// work enough between two meetings of all threads, 5 microseconds each.
+// work enough between two barriers of all threads, 5 microseconds each.
 constexpr int64_t kMinPieceRows = 512;
 // Bytes of a piece's gate gradients up to which it takes more rows: the L2 cache of one core.
 constexpr int64_t kPieceBytes = 1 << 20;
@@ -70,8 +70,8 @@ class LayerBackward {
   Range range_of_piece(int64_t piece) const;
   void run_recurrence(int64_t i);
   void unproject(int d, const Range& rows, const void* gates);
-  void run_share(int64_t i, int64_t share);
-  void run_input_gradient(int64_t i, int64_t share) const;
+  void run_partition(int64_t i, int64_t partition);
+  void run_input_gradient(int64_t i, int64_t partition) const;
 
   const LayerBackwardArgs& args_;
   const LstmShape& shape_;
@@ -85,7 +85,7 @@ class LayerBackward {
   const LstmGatesArgs gates_args_;
   const InputGradientArgs input_args_;
   const std::vector<char> zeros_;  // a state
-  Parallel shares_;                // who does what follows the recurrence
+  Parallel pool_;                  // what follows the recurrence has a partition for each thread
   LstmBackward recurrence_;
   std::optional<GateRebuilder> gates_;
   std::optional<InputGradient> input_gradient_;
@@ -112,7 +112,7 @@ LayerBackward::LayerBackward(const LayerBackwardArgs& args, const CpuFacts& fact
   const int64_t rows = args.layout->data_rows();
   const int64_t work =
       rows * kGates * shape_.hidden_size * (shape_.input_size + shape_.output_size);
-  if (work >= kMinParallelWork) shares_ = parallel;
+  if (work >= kMinParallelWork) pool_ = parallel;
   if (!args.direction[0].recurrence.gates) {
     gates_.emplace(gates_args_, make_forward_plan(shape_, args.dtype, facts), parallel);
   }
@@ -188,7 +188,7 @@ void LayerBackward::prepare_weights(int d) {
                              {direction.previous.data(), shape_.output_size, out.grad_w_hh}},
                             2,
                             {out.grad_b_ih, out.grad_b_hh}};
-  direction.gate_weights_gradient.emplace(direction.gate_weights, plan_.isa, shares_.threads,
+  direction.gate_weights_gradient.emplace(direction.gate_weights, plan_.isa, pool_.threads,
                                           /*at_once=*/pieces_ == 1);
 
   if (!shape_.projection) return;
@@ -203,7 +203,7 @@ void LayerBackward::prepare_weights(int d) {
       {{direction.unprojected_rows.data(), shape_.hidden_size, out.grad_w_hr}, {}},
       1,
       {}};
-  direction.projection_gradient.emplace(direction.projection, plan_.isa, shares_.threads,
+  direction.projection_gradient.emplace(direction.projection, plan_.isa, pool_.threads,
                                         /*at_once=*/pieces_ == 1);
 }
 
@@ -228,7 +228,7 @@ void LayerBackward::unproject(int d, const Range& rows, const void* gates) {
   const int64_t hidden = shape_.hidden_size, accumulator = accumulator_size(args_.dtype);
   const void* cells =
       advance(args_.direction[d].recurrence.cells, rows.begin * hidden, accumulator);
-  shares_.for_each(rows.size(), [&](int64_t row) {
+  pool_.for_each(rows.size(), [&](int64_t row) {
     table_.unprojected_output(advance(gates, row * kGates * hidden, storage_),
                               advance(cells, row * hidden, accumulator), 1, hidden,
                               advance(directions_[d].unprojected.get(), row * hidden, storage_));
@@ -255,15 +255,15 @@ void LayerBackward::run_recurrence(int64_t i) {
   recurrence_.run(pieces, parallel_);
 }
 
-void LayerBackward::run_input_gradient(int64_t i, int64_t share) const {
+void LayerBackward::run_input_gradient(int64_t i, int64_t partition) const {
   const bool at_once = sums_directions_at_once(shape_, args_.dtype);
   const void* grads[kMaxDirections] = {};
   for (int d = 0; d < shape_.directions; ++d) {
     // Few rows read weights that cost more than they do: each thread reads its own columns.
     const Range rows = rows_of(d, i);
-    const int64_t row_shares = plan_.unpacked ? 1 : shares_.threads;
-    const int64_t size = round_up(ceil_div(rows.size(), row_shares), kMaxMR);
-    const int64_t begin = plan_.unpacked ? 0 : std::min(share * size, rows.size());
+    const int64_t row_partitions = plan_.unpacked ? 1 : pool_.threads;
+    const int64_t size = round_up(ceil_div(rows.size(), row_partitions), kMaxMR);
+    const int64_t begin = plan_.unpacked ? 0 : std::min(partition * size, rows.size());
     const int64_t end = std::min(begin + size, rows.size());
     grads[d] =
         advance(directions_[d].grad_gates.get(), begin * kGates * shape_.hidden_size, storage_);
@@ -271,23 +271,23 @@ void LayerBackward::run_input_gradient(int64_t i, int64_t share) const {
     // The other direction was here before; in the middle piece both come at once, 0 first.
     const bool add = !at_once && shape_.directions == 2 && 2 * i + d >= pieces_;
     const int64_t panels = input_gradient_->panels();
-    const int64_t first = plan_.unpacked ? panels * share / shares_.threads : 0;
-    const int64_t last = plan_.unpacked ? panels * (share + 1) / shares_.threads : panels;
+    const int64_t first = plan_.unpacked ? panels * partition / pool_.threads : 0;
+    const int64_t last = plan_.unpacked ? panels * (partition + 1) / pool_.threads : panels;
     input_gradient_->run(rows.begin + begin, rows.begin + end, first, last, grads, add);
     grads[d] = nullptr;
   }
 }
 
-// A thread's share of what follows from the gates' gradients of the i-th piece.
-void LayerBackward::run_share(int64_t i, int64_t share) {
-  if (input_gradient_) run_input_gradient(i, share);
+// A partition of what follows from the gates' gradients of the i-th piece.
+void LayerBackward::run_partition(int64_t i, int64_t partition) {
+  if (input_gradient_) run_input_gradient(i, partition);
   for (int d = 0; d < shape_.directions; ++d) {
     const Range rows = rows_of(d, i);
     Direction& direction = directions_[d];
     for (auto* gradient : {&direction.gate_weights_gradient, &direction.projection_gradient}) {
       if (!*gradient) continue;
-      (*gradient)->add(share, rows.begin, rows.end);
-      if (i + 1 == pieces_) (*gradient)->store(share);
+      (*gradient)->add(partition, rows.begin, rows.end);
+      if (i + 1 == pieces_) (*gradient)->store(partition);
     }
   }
 }
@@ -295,7 +295,7 @@ void LayerBackward::run_share(int64_t i, int64_t share) {
 void LayerBackward::run() {
   for (int64_t i = 0; i < pieces_; ++i) {
     run_recurrence(i);
-    shares_.for_each(shares_.threads, [&](int64_t share) { run_share(i, share); });
+    pool_.for_each(pool_.threads, [&](int64_t partition) { run_partition(i, partition); });
   }
 }
 

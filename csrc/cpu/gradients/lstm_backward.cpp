@@ -38,7 +38,7 @@ class BackwardGroup {
   }
   int direction() const { return group_.direction; }
   void begin_piece(const BackwardPiece& piece) { piece_ = piece; }
-  void run(int64_t phase, int share);
+  void run(int64_t phase, int partition);
   void store_initial_gradients(const std::vector<int64_t>& lengths) const;
   Team& team() { return team_; }
 
@@ -52,11 +52,11 @@ class BackwardGroup {
   int64_t staying(int64_t k) const {
     return k + 1 == group_.steps ? 0 : std::min(group_.active(time(k + 1)), group_.active(time(k)));
   }
-  int64_t panel_of(int share, int64_t panels) const { return panels * share / plan_.team; }
+  int64_t panel_of(int partition, int64_t panels) const { return panels * partition / plan_.team; }
 
-  void run_initial_gradients(int64_t k, int share);
-  void run_output_gradients(int64_t k, int share);
-  void run_cells(int64_t k, int share);
+  void run_initial_gradients(int64_t k, int partition);
+  void run_output_gradients(int64_t k, int partition);
+  void run_cells(int64_t k, int partition);
   Product recurrent_product(int64_t k, int64_t row) const;
   Product product_with(const Buffer& operands, int64_t stride, int64_t row, int64_t size,
                        const PanelMatrix& packed, const void* weights, int64_t columns) const;
@@ -127,14 +127,14 @@ BackwardGroup::BackwardGroup(const LstmBackwardArgs& args, const LstmPlan& plan,
   }
 }
 
-void BackwardGroup::run(int64_t phase, int share) {
+void BackwardGroup::run(int64_t phase, int partition) {
   const int64_t k = phase / phases_per_step_;
-  if (phase % phases_per_step_ == 0 && k > 0) run_initial_gradients(k - 1, share);
+  if (phase % phases_per_step_ == 0 && k > 0) run_initial_gradients(k - 1, partition);
   if (k == group_.steps) return;
   if (phases_per_step_ == 2 && phase % 2 == 0) {
-    run_output_gradients(k, share);
+    run_output_gradients(k, partition);
   } else {
-    run_cells(k, share);
+    run_cells(k, partition);
   }
 }
 
@@ -161,15 +161,15 @@ Product BackwardGroup::product_with(const Buffer& operands, int64_t stride, int6
 }
 
 // Gradients of h_0 of the rows whose first step was k.
-void BackwardGroup::run_initial_gradients(int64_t k, int share) {
+void BackwardGroup::run_initial_gradients(int64_t k, int partition) {
   const int64_t row = staying(k);
   LinearStep step;
   step.rows = group_.active(time(k)) - row;
   if (!direction_.grad_h_0 || step.rows <= 0) return;
   step.columns = args_.shape.output_size;
   const int64_t panels = ceil_div(step.columns, table_.nr());
-  step.panel_begin = panel_of(share, panels);
-  step.panel_end = panel_of(share + 1, panels);
+  step.panel_begin = panel_of(partition, panels);
+  step.panel_end = panel_of(partition + 1, panels);
   step.product = recurrent_product(k + 1, row);
   step.out = skip_rows(
       group_.batch_rows<MutableRows>(direction_.grad_h_0, args_.shape.output_size, storage_), row,
@@ -178,7 +178,7 @@ void BackwardGroup::run_initial_gradients(int64_t k, int share) {
 }
 
 // With projection: the whole gradient of the projected h.
-void BackwardGroup::run_output_gradients(int64_t k, int share) {
+void BackwardGroup::run_output_gradients(int64_t k, int partition) {
   const LstmShape& shape = args_.shape;
   const int64_t t = time(k);
   const int64_t bounds[] = {0, continuing(k), group_.active(t)};
@@ -189,8 +189,8 @@ void BackwardGroup::run_output_gradients(int64_t k, int share) {
     if (step.rows <= 0) continue;
     step.columns = shape.output_size;
     const int64_t panels = ceil_div(shape.output_size, table_.nr());
-    step.panel_begin = panel_of(share, panels);
-    step.panel_end = panel_of(share + 1, panels);
+    step.panel_begin = panel_of(partition, panels);
+    step.panel_end = panel_of(partition + 1, panels);
     step.addends[0] = skip_rows(grad_y_rows(t), row, storage_);
     if (part == 0) {
       step.product = recurrent_product(k, row);
@@ -205,7 +205,7 @@ void BackwardGroup::run_output_gradients(int64_t k, int share) {
   }
 }
 
-void BackwardGroup::run_cells(int64_t k, int share) {
+void BackwardGroup::run_cells(int64_t k, int partition) {
   const LstmShape& shape = args_.shape;
   const int64_t hidden = shape.hidden_size;
   const int64_t t = time(k);
@@ -220,8 +220,8 @@ void BackwardGroup::run_cells(int64_t k, int share) {
     if (step.rows <= 0) continue;
     step.hidden_size = hidden;
     const int64_t panels = ceil_div(hidden, table_.nr());
-    step.panel_begin = panel_of(share, panels);
-    step.panel_end = panel_of(share + 1, panels);
+    step.panel_begin = panel_of(partition, panels);
+    step.panel_end = panel_of(partition + 1, panels);
     step.descending = k % 2;
 
     // The gradient of h.
@@ -323,7 +323,7 @@ void LstmBackward::run(const BackwardPiece (&pieces)[kMaxDirections], const Para
     BackwardGroup& group = *groups_[i / plan_.team];
     group.team().work(static_cast<int>(i % plan_.team),
                       group.phases(steps_done_[group.direction()]),
-                      [&](int64_t phase, int share) { group.run(phase, share); });
+                      [&](int64_t phase, int partition) { group.run(phase, partition); });
   });
   if (steps_done_[0] < args_.shape.steps) return;
   for (const auto& group : groups_) group->store_initial_gradients(lengths_);

@@ -98,11 +98,11 @@ void Packer::run(const Parallel& parallel) const {
   if (items_.empty()) return;
   int64_t bytes = 0;
   for (const Item& item : items_) bytes += item.bytes;
-  const int64_t shares = std::clamp<int64_t>(bytes / kMinPackedBytes, 1, parallel.threads);
-  parallel.for_each(shares, [&](int64_t share) {
+  const int64_t partitions = std::clamp<int64_t>(bytes / kMinPackedBytes, 1, parallel.threads);
+  parallel.for_each(partitions, [&](int64_t partition) {
     for (const Item& item : items_) {
-      const int64_t begin = item.out->panels * share / shares;
-      const int64_t end = item.out->panels * (share + 1) / shares;
+      const int64_t begin = item.out->panels * partition / partitions;
+      const int64_t end = item.out->panels * (partition + 1) / partitions;
       void* out = item.out->data.get();
       if (item.kind == Kind::kDirect) {
         table_.pack_direct(item.source, item.columns, item.k_size, begin, end, out);
