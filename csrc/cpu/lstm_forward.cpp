@@ -31,8 +31,8 @@ class ForwardGroup {
   Team& team() { return team_; }
 
  private:
-  // What a partition keeps for itself: x·W_ih of the steps to come, for its own units.
-  struct Projection {
+  // A partition's input GEMM: x·W_ih of the steps to come, for its own units.
+  struct InputGemm {
     Buffer preactivations, x;
     std::vector<int64_t> rows;        // row of x, for each row of `preactivations`
     std::vector<int64_t> step_begin;  // first row of each of the steps
@@ -45,7 +45,7 @@ class ForwardGroup {
   ForwardStep cell_step(int64_t s, int partition);
   void run_cells(int64_t s, int partition);
   void run_output_projection(int64_t s, int partition);
-  void project_input(int64_t s, int partition);
+  void run_input_gemm(int64_t s, int partition);
   Resets next_reset(int64_t s) const {
     if (s + 1 >= group_.steps) return {};
     return group_.resets(args_.reset_mask, time(s + 1), group_.active(time(s + 1)));
@@ -61,11 +61,11 @@ class ForwardGroup {
   const int64_t operand_;                // of the state: storage rows where the plan is `dot`
   const int64_t hidden_stride_, state_stride_;
   const int phases_per_step_;
-  std::vector<int64_t> lengths_;         // of the group's rows
-  Buffer state_[2];                      // (rows, P) operand
-  Buffer hidden_;                        // (rows, H) operand: o·tanh(c), with projection
-  Buffer c_;                             // (rows, H) accumulator
-  std::vector<Projection> projections_;  // for each partition
+  std::vector<int64_t> lengths_;        // of the group's rows
+  Buffer state_[2];                     // (rows, P) operand
+  Buffer hidden_;                       // (rows, H) operand: o·tanh(c), with output projection
+  Buffer c_;                            // (rows, H) accumulator
+  std::vector<InputGemm> input_gemms_;  // for each partition
   Team team_;
 };
 
@@ -85,7 +85,7 @@ ForwardGroup::ForwardGroup(const LstmForwardArgs& args, const LstmPlan& plan,
       state_stride_(round_up(args.shape.output_size, kCacheLine / operand_)),
       phases_per_step_(args.shape.projection ? 2 : 1),
       lengths_(lengths.begin() + group.begin, lengths.begin() + group.end),
-      projections_(plan.team),
+      input_gemms_(plan.team),
       team_(plan.team) {
   const LstmShape& shape = args.shape;
   const int64_t rows = group.rows();
@@ -94,14 +94,14 @@ ForwardGroup::ForwardGroup(const LstmForwardArgs& args, const LstmPlan& plan,
   c_ = Buffer(rows * shape.hidden_size * accumulator_);
   load_initial_states(lengths_);
 
-  if (plan.projection_steps == 0) return;
+  if (plan.input_gemm_steps == 0) return;
   const int64_t panels = ceil_div(weights.w_ih.panels, plan.team);
-  const int64_t projected = plan.projection_steps * rows;
-  for (Projection& projection : projections_) {
-    projection.preactivations = Buffer(projected * panels * table.nr() * accumulator_);
-    projection.rows.reserve(projected);
-    projection.step_begin.reserve(plan.projection_steps);
-    if (operand_ != storage_) projection.x = Buffer(projected * shape.input_size * operand_);
+  const int64_t gemm_rows = plan.input_gemm_steps * rows;
+  for (InputGemm& gemm : input_gemms_) {
+    gemm.preactivations = Buffer(gemm_rows * panels * table.nr() * accumulator_);
+    gemm.rows.reserve(gemm_rows);
+    gemm.step_begin.reserve(plan.input_gemm_steps);
+    if (operand_ != storage_) gemm.x = Buffer(gemm_rows * shape.input_size * operand_);
   }
 }
 
@@ -135,7 +135,7 @@ void ForwardGroup::load_initial_states(const std::vector<int64_t>& lengths) {
 void ForwardGroup::run(int64_t phase, int partition) {
   const int64_t s = phase / phases_per_step_;
   if (phase % phases_per_step_ == 0) {
-    if (plan_.projection_steps > 0 && s % plan_.projection_steps == 0) project_input(s, partition);
+    if (plan_.input_gemm_steps > 0 && s % plan_.input_gemm_steps == 0) run_input_gemm(s, partition);
     run_cells(s, partition);
   } else {
     run_output_projection(s, partition);
@@ -143,42 +143,41 @@ void ForwardGroup::run(int64_t phase, int partition) {
 }
 
 // x·W_ih + b of steps s, s + 1, … for the partition's own units.
-void ForwardGroup::project_input(int64_t s, int partition) {
+void ForwardGroup::run_input_gemm(int64_t s, int partition) {
   const LstmShape& shape = args_.shape;
-  Projection& projection = projections_[partition];
-  const int64_t count = std::min(plan_.projection_steps, group_.steps - s);
+  InputGemm& gemm = input_gemms_[partition];
+  const int64_t count = std::min(plan_.input_gemm_steps, group_.steps - s);
 
   // List the rows of x: those of each step, one step after the other.
-  projection.first_step = s;
-  projection.rows.clear();
-  projection.step_begin.clear();
+  gemm.first_step = s;
+  gemm.rows.clear();
+  gemm.step_begin.clear();
   for (int64_t i = 0; i < count; ++i) {
     const int64_t t = time(s + i);
     const int64_t first = group_.layout->sequence_row(t, shape.batch);
-    projection.step_begin.push_back(static_cast<int64_t>(projection.rows.size()));
+    gemm.step_begin.push_back(static_cast<int64_t>(gemm.rows.size()));
     for (int64_t j = 0; j < group_.active(t); ++j) {
-      projection.rows.push_back(first + group_.batch_row(j));
+      gemm.rows.push_back(first + group_.batch_row(j));
     }
   }
 
   LinearStep step;
-  step.rows = static_cast<int64_t>(projection.rows.size());
+  step.rows = static_cast<int64_t>(gemm.rows.size());
   step.panel_begin = panel_of(partition, weights_.w_ih.panels);
   step.panel_end = panel_of(partition + 1, weights_.w_ih.panels);
-  step.product = {{args_.x, shape.input_size, projection.rows.data()},
-                  shape.input_size,
-                  weights_.w_ih.data.get()};
+  step.product = {
+      {args_.x, shape.input_size, gemm.rows.data()}, shape.input_size, weights_.w_ih.data.get()};
   if (operand_ != storage_) {
     for (int64_t i = 0; i < step.rows; ++i) {
-      table_.storage_to_operand(advance(args_.x, projection.rows[i] * shape.input_size, storage_),
+      table_.storage_to_operand(advance(args_.x, gemm.rows[i] * shape.input_size, storage_),
                                 shape.input_size,
-                                advance(projection.x.get(), i * shape.input_size, operand_));
+                                advance(gemm.x.get(), i * shape.input_size, operand_));
     }
-    step.product.operand = {projection.x.get(), shape.input_size, nullptr};
+    step.product.operand = {gemm.x.get(), shape.input_size, nullptr};
   }
   step.bias = weights_.bias.get();
   const int64_t stride = (step.panel_end - step.panel_begin) * table_.nr();
-  step.accumulator_out = {projection.preactivations.get(), stride, nullptr};
+  step.accumulator_out = {gemm.preactivations.get(), stride, nullptr};
   table_.linear_step(step);
 }
 
@@ -193,12 +192,12 @@ ForwardStep ForwardGroup::cell_step(int64_t s, int partition) {
   step.panel_end = panel_of(partition + 1, panels);
   step.descending = s % 2;
   step.bias = weights_.bias.get();
-  if (plan_.projection_steps > 0) {
-    const Projection& projection = projections_[partition];
+  if (plan_.input_gemm_steps > 0) {
+    const InputGemm& gemm = input_gemms_[partition];
     const int64_t stride = (step.panel_end - step.panel_begin) * table_.nr();
-    const int64_t row = projection.step_begin[s - projection.first_step];
-    step.preactivations = {advance(projection.preactivations.get(), row * stride, accumulator_),
-                           stride, nullptr};
+    const int64_t row = gemm.step_begin[s - gemm.first_step];
+    step.preactivations = {advance(gemm.preactivations.get(), row * stride, accumulator_), stride,
+                           nullptr};
   } else {
     step.input = {group_.sequence_rows<Rows>(args_.x, shape.input_size, storage_, t),
                   shape.input_size, weights_.w_ih.data.get()};

@@ -186,7 +186,7 @@ LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& 
     const int64_t row_bytes = ceil_div(kGates * h, plan.team) * accumulator_size(dtype);
     const int64_t fitting = std::max<int64_t>(1, facts.l2_bytes / 2 / (row_bytes * rows));
     const int64_t wanted = ceil_div(8 * kMinGroupRows, rows);
-    plan.projection_steps = std::min({wanted, fitting, std::max<int64_t>(shape.steps, 1)});
+    plan.input_gemm_steps = std::min({wanted, fitting, std::max<int64_t>(shape.steps, 1)});
   }
   return plan;
 }
@@ -233,8 +233,8 @@ std::string describe_forward(const LstmPlan& plan) {
   text << describe_backward(plan) << ", ";
   if (plan.dot) {
     text << "dot products on unpacked weights";
-  } else if (plan.projection_steps > 0) {
-    text << "packed panels, x*W_ih for " << plan.projection_steps << " step(s) at a time";
+  } else if (plan.input_gemm_steps > 0) {
+    text << "packed panels, x*W_ih for " << plan.input_gemm_steps << " step(s) at a time";
   } else {
     text << "packed panels, x*W_ih fused into the step";
   }
@@ -251,9 +251,9 @@ std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts&
     text << "; packing pays from T*N = " << limits.rows + 1;
     if (limits.steps < limits.rows) text << " or T = " << limits.steps + 1;
     text << " on";
-  } else if (plan.projection_steps > 0 && rows >= 2 * kMinGroupRows) {
+  } else if (plan.input_gemm_steps > 0 && rows >= 2 * kMinGroupRows) {
     text << "; x is converted for these kernels";
-  } else if (plan.projection_steps > 0) {
+  } else if (plan.input_gemm_steps > 0) {
     text << "; " << rows << " row(s) a step are too few to read W_ih for each";
   } else {
     text << "; " << rows << " rows a step hide the reading of W_ih";

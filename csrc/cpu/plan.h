@@ -13,7 +13,7 @@ namespace lstm_fused::cpu {
 struct LstmPlan {
   Isa isa = Isa::kBaseline;  // whose kernels run
   // Weights are used as they are, one dot product per gate and unit, since packing would cost more
-  // than the call. Not with projection, nor with projection_steps.
+  // than the call. Not with output projection, nor with input_gemm_steps.
   bool dot = false;
   // Backward: weights are read as they are, row by row, for the same reason.
   bool unpacked = false;
@@ -23,7 +23,7 @@ struct LstmPlan {
   int team = 1;
   // Forward: steps whose x·W_ih is done in one product ahead of them; 0: fused into each step's,
   // which takes x as it is, so that its type must be the kernels' operand type.
-  int64_t projection_steps = 0;
+  int64_t input_gemm_steps = 0;
 };
 
 // Throw Error where check_shape does.

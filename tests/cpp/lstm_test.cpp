@@ -41,7 +41,7 @@ std::vector<cpu::LstmPlan> forward_forms(const Problem& problem, cpu::Isa isa) {
       cpu::kernel_table(isa, problem.dtype).operand_size != dtype_size(problem.dtype);
   for (int64_t steps : std::set<int64_t>{0, 1, 3, std::max<int64_t>(shape.steps, 1)}) {
     if (steps == 0 && converts) continue;
-    plan.projection_steps = steps;
+    plan.input_gemm_steps = steps;
     forms.push_back(plan);
   }
   return forms;

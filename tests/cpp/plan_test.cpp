@@ -53,14 +53,14 @@ void check_bounds(const LstmPlan& plan, const LstmShape& shape, const CpuFacts& 
   // No more threads than there are, but for a remainder among the directions.
   CHECK_LE(plan.row_groups * plan.team * shape.directions,
            std::max(facts.threads, 1) + shape.directions - 1);
-  CHECK_LE(0, plan.projection_steps);
-  CHECK_LE(plan.projection_steps, std::max<int64_t>(shape.steps, 1));
+  CHECK_LE(0, plan.input_gemm_steps);
+  CHECK_LE(plan.input_gemm_steps, std::max<int64_t>(shape.steps, 1));
 }
 
 bool same(const LstmPlan& a, const LstmPlan& b) {
   return a.isa == b.isa && a.dot == b.dot && a.unpacked == b.unpacked &&
          a.row_groups == b.row_groups && a.team == b.team &&
-         a.projection_steps == b.projection_steps;
+         a.input_gemm_steps == b.input_gemm_steps;
 }
 
 void test_bounds() {
@@ -84,7 +84,7 @@ void test_bounds() {
                   check_bounds(backward, shape, facts, ceil_div(hidden, table.nr()));
                   // The dot kernel has no projection; x of another type is converted ahead.
                   if (shape.projection) CHECK(!forward.dot);
-                  CHECK(!backward.dot && backward.projection_steps == 0);
+                  CHECK(!backward.dot && backward.input_gemm_steps == 0);
                   CHECK(!forward.unpacked);
                   // Input gradients, which have no plan of their own, go the same way.
                   CHECK_EQ(backward.unpacked,
@@ -93,7 +93,7 @@ void test_bounds() {
                     CHECK_LE(steps * batch, cpu::max_unpacked_rows(dtype, backward.isa));
                   }
                   if (!forward.dot && table.operand_size != dtype_size(dtype)) {
-                    CHECK_LE(1, forward.projection_steps);
+                    CHECK_LE(1, forward.input_gemm_steps);
                   }
                   if (threads <= 1) {
                     CHECK(forward.row_groups == 1 && forward.team == 1);
@@ -201,9 +201,9 @@ void test_choices() {
       CHECK(!forward(shape_of(100, 64, 1, 1), 1).dot);
       // A step of one row is too small to read W_ih for; one of many is not, unless x must be
       // converted.
-      CHECK_LE(2, forward(shape_of(100, 1, 64, 64), 1).projection_steps);
+      CHECK_LE(2, forward(shape_of(100, 1, 64, 64), 1).input_gemm_steps);
       const bool converts = cpu::kernel_table(isa, dtype).operand_size != dtype_size(dtype);
-      if (!converts) CHECK_EQ(forward(shape_of(100, 500, 64, 64), 1).projection_steps, 0);
+      if (!converts) CHECK_EQ(forward(shape_of(100, 500, 64, 64), 1).input_gemm_steps, 0);
     }
   }
 }
@@ -233,15 +233,15 @@ void test_descriptions() {
         backwards.insert(texts.back());
         ++backward_count;
         plan.unpacked = false;
-        for (int64_t projection_steps : {0, 1, 43}) {
-          plan.projection_steps = projection_steps;
+        for (int64_t input_gemm_steps : {0, 1, 43}) {
+          plan.input_gemm_steps = input_gemm_steps;
           texts.push_back(cpu::describe_forward(plan));
           forwards.insert(texts.back());
           ++count;
           CHECK(!mentions(texts.back(), "dot"));
-          if (projection_steps > 0) CHECK(mentions(texts.back(), std::to_string(projection_steps)));
+          if (input_gemm_steps > 0) CHECK(mentions(texts.back(), std::to_string(input_gemm_steps)));
         }
-        plan.projection_steps = 0;
+        plan.input_gemm_steps = 0;
         plan.dot = true;
         texts.push_back(cpu::describe_forward(plan));
         forwards.insert(texts.back());

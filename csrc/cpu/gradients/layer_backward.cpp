@@ -49,8 +49,8 @@ class LayerBackward {
   struct Direction {
     Buffer grad_gates, grad_output, unprojected;                                // a piece's
     RowPointers previous, grad_gates_rows, grad_output_rows, unprojected_rows;  // of all data rows
-    WeightGradientArgs gate_weights, projection;
-    std::optional<WeightGradient> gate_weights_gradient, projection_gradient;
+    WeightGradientArgs gate_weights, output_projection;
+    std::optional<WeightGradient> gate_weights_gradient, output_projection_gradient;
   };
   struct Range {
     int64_t begin, end;  // rows of data
@@ -195,7 +195,7 @@ void LayerBackward::prepare_weights(int d) {
   direction.unprojected = Buffer(piece_rows_ * shape_.hidden_size * storage_);
   direction.grad_output_rows = piece_rows(direction.grad_output, shape_.output_size);
   direction.unprojected_rows = piece_rows(direction.unprojected, shape_.hidden_size);
-  direction.projection = {
+  direction.output_projection = {
       args_.dtype,
       rows,
       direction.grad_output_rows.data(),
@@ -203,8 +203,9 @@ void LayerBackward::prepare_weights(int d) {
       {{direction.unprojected_rows.data(), shape_.hidden_size, out.grad_w_hr}, {}},
       1,
       {}};
-  direction.projection_gradient.emplace(direction.projection, plan_.isa, pool_.threads,
-                                        /*at_once=*/pieces_ == 1);
+  direction.output_projection_gradient.emplace(direction.output_projection, plan_.isa,
+                                               pool_.threads,
+                                               /*at_once=*/pieces_ == 1);
 }
 
 LayerBackward::Range LayerBackward::range_of_piece(int64_t piece) const {
@@ -249,7 +250,7 @@ void LayerBackward::run_recurrence(int64_t i) {
                       range.begin * kGates * shape_.hidden_size, storage_);
     }
     // NOTE: ahead of the recurrence, which overwrites gates that were rebuilt.
-    if (direction.projection_gradient) unproject(d, range, gates);
+    if (direction.output_projection_gradient) unproject(d, range, gates);
     pieces[d] = {steps_of(d, i), range.begin, gates, grad_gates, direction.grad_output.get()};
   }
   recurrence_.run(pieces, parallel_);
@@ -284,7 +285,8 @@ void LayerBackward::run_partition(int64_t i, int64_t partition) {
   for (int d = 0; d < shape_.directions; ++d) {
     const Range rows = rows_of(d, i);
     Direction& direction = directions_[d];
-    for (auto* gradient : {&direction.gate_weights_gradient, &direction.projection_gradient}) {
+    for (auto* gradient :
+         {&direction.gate_weights_gradient, &direction.output_projection_gradient}) {
       if (!*gradient) continue;
       (*gradient)->add(partition, rows.begin, rows.end);
       if (i + 1 == pieces_) (*gradient)->store(partition);

@@ -17,7 +17,7 @@ struct LayerBackwardArgs {
     const void* h_0 = nullptr;  // (N, P) storage
     const void* y = nullptr;    // as in the forward
     // out, storage, in the weights' shapes. All are null where no weight's gradient is wanted; b_*
-    // without biases, w_hr without projection.
+    // without biases, w_hr without output projection.
     void* grad_w_ih = nullptr;
     void* grad_w_hh = nullptr;
     void* grad_b_ih = nullptr;

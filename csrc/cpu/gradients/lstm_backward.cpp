@@ -84,7 +84,7 @@ class BackwardGroup {
   const int64_t gates_stride_, output_stride_;
   const int phases_per_step_;
   Buffer grad_gates_[2];  // (rows, 4H) operand
-  Buffer grad_output_;    // (rows, P) operand, with projection
+  Buffer grad_output_;    // (rows, P) operand, with output projection
   Buffer dc_;             // (rows, H) accumulator
   Buffer c_0_;            // (rows, H) accumulator
   Team team_;
@@ -177,7 +177,7 @@ void BackwardGroup::run_initial_gradients(int64_t k, int partition) {
   table_.linear_step(step);
 }
 
-// With projection: the whole gradient of the projected h.
+// With output projection: the whole gradient of the projected h.
 void BackwardGroup::run_output_gradients(int64_t k, int partition) {
   const LstmShape& shape = args_.shape;
   const int64_t t = time(k);

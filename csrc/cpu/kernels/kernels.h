@@ -69,7 +69,7 @@ struct ForwardStep {
   Rows preactivations;
   void* c = nullptr;               // in/out (rows, H) accumulator: the state; null: gates only
   MutableRows h;                   // out, operand: the state for the next step
-  MutableRows y;                   // out, storage; absent with projection
+  MutableRows y;                   // out, storage; absent with output projection
   MutableRows gates, cell_states;  // out, storage; or absent
   MutableRows cells;               // out, accumulator; or absent
   Resets next_reset;               // zero c, and h, after this step
