@@ -59,11 +59,11 @@ class ForwardGroup {
   const Group group_;
   const int64_t storage_, accumulator_;  // bytes of an element
   const int64_t operand_;                // of the state: storage rows where the plan is `dot`
-  const int64_t hidden_stride_, state_stride_;
+  const int64_t cell_output_stride_, state_stride_;
   const int phases_per_step_;
   std::vector<int64_t> lengths_;        // of the group's rows
   Buffer state_[2];                     // (rows, P) operand
-  Buffer hidden_;                       // (rows, H) operand: o·tanh(c), with output projection
+  Buffer cell_output_;                  // (rows, H) operand: o·tanh(c), with output projection
   Buffer c_;                            // (rows, H) accumulator
   std::vector<InputGemm> input_gemms_;  // for each partition
   Team team_;
@@ -81,7 +81,7 @@ ForwardGroup::ForwardGroup(const LstmForwardArgs& args, const LstmPlan& plan,
       storage_(dtype_size(args.dtype)),
       accumulator_(accumulator_size(args.dtype)),
       operand_(plan.dot ? storage_ : table.operand_size),
-      hidden_stride_(round_up(args.shape.hidden_size, kCacheLine / operand_)),
+      cell_output_stride_(round_up(args.shape.hidden_size, kCacheLine / operand_)),
       state_stride_(round_up(args.shape.output_size, kCacheLine / operand_)),
       phases_per_step_(args.shape.projection ? 2 : 1),
       lengths_(lengths.begin() + group.begin, lengths.begin() + group.end),
@@ -90,7 +90,7 @@ ForwardGroup::ForwardGroup(const LstmForwardArgs& args, const LstmPlan& plan,
   const LstmShape& shape = args.shape;
   const int64_t rows = group.rows();
   for (Buffer& state : state_) state = Buffer(rows * state_stride_ * operand_);
-  if (shape.projection) hidden_ = Buffer(rows * hidden_stride_ * operand_);
+  if (shape.projection) cell_output_ = Buffer(rows * cell_output_stride_ * operand_);
   c_ = Buffer(rows * shape.hidden_size * accumulator_);
   load_initial_states(lengths_);
 
@@ -206,7 +206,7 @@ ForwardStep ForwardGroup::cell_step(int64_t s, int partition) {
       {state_[s % 2].get(), state_stride_, nullptr}, shape.output_size, weights_.w_hh.data.get()};
   step.c = c_.get();
   if (shape.projection) {
-    step.h = {hidden_.get(), hidden_stride_, nullptr};
+    step.h = {cell_output_.get(), cell_output_stride_, nullptr};
     step.h_is_state = false;
   } else {
     step.h = {state_[(s + 1) % 2].get(), state_stride_, nullptr};
@@ -239,8 +239,9 @@ void ForwardGroup::run_output_projection(int64_t s, int partition) {
   step.columns = shape.output_size;
   step.panel_begin = panel_of(partition, weights_.w_hr.panels);
   step.panel_end = panel_of(partition + 1, weights_.w_hr.panels);
-  step.product = {
-      {hidden_.get(), hidden_stride_, nullptr}, shape.hidden_size, weights_.w_hr.data.get()};
+  step.product = {{cell_output_.get(), cell_output_stride_, nullptr},
+                  shape.hidden_size,
+                  weights_.w_hr.data.get()};
   step.out = group_.sequence_rows<MutableRows>(direction_.y, shape.directions * shape.output_size,
                                                storage_, t);
   step.operand_out = {state_[(s + 1) % 2].get(), state_stride_, nullptr};

@@ -164,15 +164,15 @@ std::map<std::string, Sums> expected_sums(Trained& in) {
     Sums& w_hr = sums.emplace(text("grad_w_hr", d), P * H).first->second;
     const Values gates = values_of(in.backward->outputs[text("grad_gates", d)]);
     Values output;
-    Array unprojected(in.problem.dtype, in.problem.data_rows() * H);
+    Array cell_output(in.problem.dtype, in.problem.data_rows() * H);
     if (shape.projection) {
       output = values_of(in.backward->outputs[text("grad_output", d)]);
       cpu::kernel_table(in.isa, in.problem.dtype)
-          .unprojected_output(in.forward.outputs[text("gates", d)].data(),
-                              in.forward.outputs[text("cells", d)].data(), in.problem.data_rows(),
-                              H, unprojected.data());
+          .cell_output(in.forward.outputs[text("gates", d)].data(),
+                       in.forward.outputs[text("cells", d)].data(), in.problem.data_rows(), H,
+                       cell_output.data());
     }
-    const Values hidden = values_of(unprojected);
+    const Values hidden = values_of(cell_output);
     const Values& weight = in.problem.values.direction[d].w_ih;
     const double one = 1;
     for (int64_t n = 0; n < N; ++n) {

@@ -47,8 +47,8 @@ class LayerBackward {
 
  private:
   struct Direction {
-    Buffer grad_gates, grad_output, unprojected;                                // a piece's
-    RowPointers previous, grad_gates_rows, grad_output_rows, unprojected_rows;  // of all data rows
+    Buffer grad_gates, grad_output, cell_output;                                // a piece's
+    RowPointers previous, grad_gates_rows, grad_output_rows, cell_output_rows;  // of all data rows
     WeightGradientArgs gate_weights, output_projection;
     std::optional<WeightGradient> gate_weights_gradient, output_projection_gradient;
   };
@@ -69,7 +69,7 @@ class LayerBackward {
   int64_t steps_of(int d, int64_t i) const;
   Range range_of_piece(int64_t piece) const;
   void run_recurrence(int64_t i);
-  void unproject(int d, const Range& rows, const void* gates);
+  void compute_cell_output(int d, const Range& rows, const void* gates);
   void run_partition(int64_t i, int64_t partition);
   void run_input_gradient(int64_t i, int64_t partition) const;
 
@@ -192,15 +192,15 @@ void LayerBackward::prepare_weights(int d) {
                                           /*at_once=*/pieces_ == 1);
 
   if (!shape_.projection) return;
-  direction.unprojected = Buffer(piece_rows_ * shape_.hidden_size * storage_);
+  direction.cell_output = Buffer(piece_rows_ * shape_.hidden_size * storage_);
   direction.grad_output_rows = piece_rows(direction.grad_output, shape_.output_size);
-  direction.unprojected_rows = piece_rows(direction.unprojected, shape_.hidden_size);
+  direction.cell_output_rows = piece_rows(direction.cell_output, shape_.hidden_size);
   direction.output_projection = {
       args_.dtype,
       rows,
       direction.grad_output_rows.data(),
       shape_.output_size,
-      {{direction.unprojected_rows.data(), shape_.hidden_size, out.grad_w_hr}, {}},
+      {{direction.cell_output_rows.data(), shape_.hidden_size, out.grad_w_hr}, {}},
       1,
       {}};
   direction.output_projection_gradient.emplace(direction.output_projection, plan_.isa,
@@ -225,14 +225,14 @@ int64_t LayerBackward::steps_of(int d, int64_t i) const {
 }
 
 // o·tanh(c), which W_hr's gradient multiplies.
-void LayerBackward::unproject(int d, const Range& rows, const void* gates) {
+void LayerBackward::compute_cell_output(int d, const Range& rows, const void* gates) {
   const int64_t hidden = shape_.hidden_size, accumulator = accumulator_size(args_.dtype);
   const void* cells =
       advance(args_.direction[d].recurrence.cells, rows.begin * hidden, accumulator);
   pool_.for_each(rows.size(), [&](int64_t row) {
-    table_.unprojected_output(advance(gates, row * kGates * hidden, storage_),
-                              advance(cells, row * hidden, accumulator), 1, hidden,
-                              advance(directions_[d].unprojected.get(), row * hidden, storage_));
+    table_.cell_output(advance(gates, row * kGates * hidden, storage_),
+                       advance(cells, row * hidden, accumulator), 1, hidden,
+                       advance(directions_[d].cell_output.get(), row * hidden, storage_));
   });
 }
 
@@ -250,7 +250,7 @@ void LayerBackward::run_recurrence(int64_t i) {
                       range.begin * kGates * shape_.hidden_size, storage_);
     }
     // NOTE: ahead of the recurrence, which overwrites gates that were rebuilt.
-    if (direction.output_projection_gradient) unproject(d, range, gates);
+    if (direction.output_projection_gradient) compute_cell_output(d, range, gates);
     pieces[d] = {steps_of(d, i), range.begin, gates, grad_gates, direction.grad_output.get()};
   }
   recurrence_.run(pieces, parallel_);

@@ -185,15 +185,15 @@ void forward_step(const ForwardStep& step) {
 }
 
 template <bool kFull, typename S, typename A>
-LSTM_INLINE void output_lanes(const S* output_gate, const A* cells, S* out, int count) {
+LSTM_INLINE void cell_output_lanes(const S* output_gate, const A* cells, S* out, int count) {
   const Vec<A> o = load_lanes<kFull, Vec<A>>(output_gate, count);
   const Vec<A> c = load_lanes<kFull, Vec<A>>(cells, count);
   store_lanes<kFull>(out, o * VectorMath::tanh(c), count);
 }
 
 template <typename S, typename A>
-void unprojected_output(const void* gates, const void* cells, int64_t rows, int64_t hidden_size,
-                        void* out) {
+void cell_output(const void* gates, const void* cells, int64_t rows, int64_t hidden_size,
+                 void* out) {
   for (int64_t j = 0; j < rows; ++j) {
     const S* o = static_cast<const S*>(gates) + (j * kGates + kOutputGate) * hidden_size;
     const A* c = static_cast<const A*>(cells) + j * hidden_size;
@@ -201,9 +201,9 @@ void unprojected_output(const void* gates, const void* cells, int64_t rows, int6
     for (int64_t unit = 0; unit < hidden_size; unit += kWidth<A>) {
       const int64_t left = hidden_size - unit;
       if (left >= kWidth<A>) {
-        output_lanes<true>(o + unit, c + unit, h + unit, kWidth<A>);
+        cell_output_lanes<true>(o + unit, c + unit, h + unit, kWidth<A>);
       } else {
-        output_lanes<false>(o + unit, c + unit, h + unit, static_cast<int>(left));
+        cell_output_lanes<false>(o + unit, c + unit, h + unit, static_cast<int>(left));
       }
     }
   }

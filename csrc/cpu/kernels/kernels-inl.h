@@ -90,7 +90,7 @@ const KernelTable& kernel_table() {
       convert<S, E>,
       convert<A, S>,
       convert<E, S>,
-      unprojected_output<S, A>,
+      cell_output<S, A>,
       forward_step<S, E>,
       dot_step<S>,
       linear_step<S, E>,

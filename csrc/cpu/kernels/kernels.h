@@ -162,8 +162,8 @@ struct KernelTable {
   void (*operand_to_storage)(const void* source, int64_t n, void* out);
 
   // out (rows, H) storage = o·tanh(c), from gates (rows, 4H) storage and cells (rows, H).
-  void (*unprojected_output)(const void* gates, const void* cells, int64_t rows,
-                             int64_t hidden_size, void* out);
+  void (*cell_output)(const void* gates, const void* cells, int64_t rows, int64_t hidden_size,
+                      void* out);
 
   void (*forward_step)(const ForwardStep&);
   void (*dot_step)(const DotStep&);
