@@ -69,7 +69,7 @@ class Products {
       matrix_[i] = Array::input(dtype, matrix);
       const int64_t padded = ceil_div(size, table.k_multiple) * table.k_multiple;
       packed_[i] = Array(operand_type(table, dtype), padded * panels() * table.nr());
-      table.pack_direct(matrix_[i].data(), columns, size, 0, panels(), packed_[i].data());
+      table.pack_untransposed(matrix_[i].data(), columns, size, 0, panels(), packed_[i].data());
     }
   }
 

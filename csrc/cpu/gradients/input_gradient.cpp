@@ -39,8 +39,8 @@ InputGradient::InputGradient(const InputGradientArgs& args, Isa isa, bool unpack
   if (unpacked_) return;
   Packer packer(table_);
   for (int d = 0; d < args.shape.directions; ++d) {
-    packer.add_direct(args.w_ih[d], args.shape.input_size, kGates * args.shape.hidden_size,
-                      w_ih_[d]);
+    packer.add_untransposed(args.w_ih[d], args.shape.input_size, kGates * args.shape.hidden_size,
+                            w_ih_[d]);
   }
   packer.run(parallel);
 }

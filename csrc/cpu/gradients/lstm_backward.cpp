@@ -298,12 +298,12 @@ LstmBackward::LstmBackward(const LstmBackwardArgs& args, const LstmPlan& plan,
   for (int d = 0; d < shape.directions && !plan_.unpacked; ++d) {
     const LstmBackwardDirection& direction = args.direction[d];
     if (shape.steps > 1 || direction.grad_h_0) {
-      packer.add_direct(direction.weights.w_hh, shape.output_size, kGates * shape.hidden_size,
-                        weights_[d].w_hh);
+      packer.add_untransposed(direction.weights.w_hh, shape.output_size, kGates * shape.hidden_size,
+                              weights_[d].w_hh);
     }
     if (shape.projection) {
-      packer.add_direct(direction.weights.w_hr, shape.hidden_size, shape.output_size,
-                        weights_[d].w_hr);
+      packer.add_untransposed(direction.weights.w_hr, shape.hidden_size, shape.output_size,
+                              weights_[d].w_hr);
     }
   }
   packer.run(parallel);

@@ -65,17 +65,17 @@ WeightGradient::WeightGradient(const WeightGradientArgs& args, Isa isa, int thre
           std::min(weight_gradient_block_rows(number_of_sums(args), args.dtype), args.rows)),
       block_stride_(round_up(block_rows_, table_.vector_width * table_.k_multiple)),
       parts_(std::clamp<int64_t>(threads, 1, ceil_div(args.grad_columns, kPartColumns))),
-      is_direct_(at_once && args.rows > 0 && args.rows <= block_rows_),
-      is_outer_(is_direct_ && args.rows <= max_unpacked_rows(args.dtype, isa)),
+      is_single_block_(at_once && args.rows > 0 && args.rows <= block_rows_),
+      uses_outer_products_(is_single_block_ && args.rows <= max_unpacked_rows(args.dtype, isa)),
       part_(parts_) {
   int64_t most_panels = 0;
   for (int i = 0; i < args.weights; ++i) {
     most_panels = std::max(most_panels, panels(i));
-    if (is_direct_) continue;
+    if (is_single_block_) continue;
     sums_[i] = Buffer(args.grad_columns * panels(i) * panel_columns_ * accumulator_);
   }
   if (args.grad_bias[0] || args.grad_bias[1]) bias_sums_ = Buffer(args.grad_columns * accumulator_);
-  for (int64_t p = 0; p < parts_ && !is_outer_; ++p) {
+  for (int64_t p = 0; p < parts_ && !uses_outer_products_; ++p) {
     const int64_t columns = part_begin(p + 1) - part_begin(p);
     part_[p].columns = Buffer(columns * block_stride_ * table_.operand_size);
     part_[p].panels = Buffer(most_panels * panel_columns_ * block_stride_ * table_.operand_size);
@@ -115,7 +115,7 @@ void WeightGradient::add_block(Part& part, int64_t row, int64_t count, int64_t c
   if (bias_sums_.get()) {
     table_.sum_rows(grads, count, column_begin, column_end, part.has_sums, bias_sums(column_begin));
   }
-  if (is_outer_) {
+  if (uses_outer_products_) {
     for (int i = 0; i < args_.weights; ++i) {
       const WeightGradientArgs::Weight& weight = args_.weight[i];
       table_.outer_products({grads, weight.operands + row, count, column_begin, column_end,
@@ -132,7 +132,7 @@ void WeightGradient::add_block(Part& part, int64_t row, int64_t count, int64_t c
     step.product = {{part.columns.get(), block_stride_, nullptr}, count, part.panels.get()};
     step.columns = weight.columns;
     step.panel_end = panels(i);
-    if (is_direct_) {
+    if (is_single_block_) {
       step.out = {advance(weight.grad_weight, column_begin * weight.columns, storage_),
                   weight.columns, nullptr};
     } else {
@@ -155,7 +155,7 @@ void WeightGradient::store(int64_t part) {
       std::memset(to, 0, columns * storage_);
     }
   };
-  for (int i = 0; i < args_.weights && !is_direct_; ++i) {
+  for (int i = 0; i < args_.weights && !is_single_block_; ++i) {
     const WeightGradientArgs::Weight& weight = args_.weight[i];
     for (int64_t c = column_begin; c < column_end; ++c) {
       store_row(sums(i, c), weight.columns,

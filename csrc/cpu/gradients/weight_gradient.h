@@ -67,9 +67,9 @@ class WeightGradient {
   const int64_t block_rows_;
   const int64_t block_stride_;  // of whole vectors
   int64_t parts_ = 1;
-  bool is_direct_;    // all rows are one block, whose sums are the results
-  bool is_outer_;     // and so few that packing them would cost more than the sums
-  Buffer sums_[2];    // (grad_columns, whole panels) accumulator; unless direct
+  bool is_single_block_;      // all rows are one block, whose sums are the results
+  bool uses_outer_products_;  // and so few that packing them would cost more than the sums
+  Buffer sums_[2];    // (grad_columns, whole panels) accumulator; unless it is a single block
   Buffer bias_sums_;  // (grad_columns) accumulator
   std::vector<Part> part_;
 };

@@ -81,7 +81,7 @@ const KernelTable& kernel_table() {
       sizeof(E),
       OperandTraits<E>::kMultiple,
       pack_transposed<S, E>,
-      pack_direct<S, E>,
+      pack_untransposed<S, E>,
       pack_rows<S, E>,
       pack_columns<S, E>,
       sum_rows<S, A>,

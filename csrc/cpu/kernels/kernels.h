@@ -142,8 +142,8 @@ struct KernelTable {
   void (*pack_transposed)(const void* source, int64_t columns, int64_t k_size, bool gate_order,
                           int64_t begin, int64_t end, void* panels);
   // Packs panels [begin, end) of B = source (K, columns), plain order.
-  void (*pack_direct)(const void* source, int64_t columns, int64_t k_size, int64_t begin,
-                      int64_t end, void* panels);
+  void (*pack_untransposed)(const void* source, int64_t columns, int64_t k_size, int64_t begin,
+                            int64_t end, void* panels);
   // Packs all panels of B (K, columns), whose row k is at rows[k], plain order; storage.
   void (*pack_rows)(const void* const* rows, int64_t k_size, int64_t columns, void* panels);
   // Columns [begin, end) of (K, columns) storage, whose row k is at rows[k], as rows of out,

@@ -136,8 +136,8 @@ LSTM_INLINE void pack_panels(const RowOf& row_of, int64_t columns, int64_t k_siz
 }
 
 template <typename S, typename E>
-void pack_direct(const void* source, int64_t columns, int64_t k_size, int64_t begin, int64_t end,
-                 void* panels) {
+void pack_untransposed(const void* source, int64_t columns, int64_t k_size, int64_t begin,
+                       int64_t end, void* panels) {
   const auto row_of = [&](int64_t k) { return static_cast<const S*>(source) + k * columns; };
   pack_panels<S, E>(row_of, columns, k_size, begin, end, static_cast<E*>(panels));
 }

@@ -104,8 +104,8 @@ void Packer::run(const Parallel& parallel) const {
       const int64_t begin = item.out->panels * partition / partitions;
       const int64_t end = item.out->panels * (partition + 1) / partitions;
       void* out = item.out->data.get();
-      if (item.kind == Kind::kDirect) {
-        table_.pack_direct(item.source, item.columns, item.k_size, begin, end, out);
+      if (item.kind == Kind::kUntransposed) {
+        table_.pack_untransposed(item.source, item.columns, item.k_size, begin, end, out);
       } else {
         table_.pack_transposed(item.source, item.columns, item.k_size, item.kind == Kind::kGates,
                                begin, end, out);

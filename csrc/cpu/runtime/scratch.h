@@ -60,14 +60,14 @@ class Packer {
     add({source, columns, k_size, Kind::kTransposed, &out}, ceil_div(columns, table_.nr()));
   }
   // B = source (K, columns).
-  void add_direct(const void* source, int64_t columns, int64_t k_size, PanelMatrix& out) {
-    add({source, columns, k_size, Kind::kDirect, &out}, ceil_div(columns, table_.nr()));
+  void add_untransposed(const void* source, int64_t columns, int64_t k_size, PanelMatrix& out) {
+    add({source, columns, k_size, Kind::kUntransposed, &out}, ceil_div(columns, table_.nr()));
   }
 
   void run(const Parallel& parallel) const;
 
  private:
-  enum class Kind { kGates, kTransposed, kDirect };
+  enum class Kind { kGates, kTransposed, kUntransposed };
   struct Item {
     const void* source;
     int64_t columns, k_size;
