@@ -105,7 +105,7 @@ ForwardGroup::ForwardGroup(const LstmForwardArgs& args, const LstmPlan& plan,
   }
 }
 
-// Both buffers begin as h_0: a row of the reverse direction enters at any step.
+// Both buffers begin as h_0: a row of the reverse direction begins at any step.
 void ForwardGroup::load_initial_states(const std::vector<int64_t>& lengths) {
   const LstmShape& shape = args_.shape;
   for (int64_t j = 0; j < group_.rows(); ++j) {

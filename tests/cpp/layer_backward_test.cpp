@@ -138,8 +138,8 @@ Outputs run(Trained& in, const Parallel& parallel, const Options& options) {
   return outputs;
 }
 
-// The state that entered step t of row n; null where that was reset.
-const double* previous_state(const Trained& in, const Values& y, int d, int64_t t, int64_t n) {
+// h_prev of step t of row n; null where a reset made it zero.
+const double* h_prev_of(const Trained& in, const Values& y, int d, int64_t t, int64_t n) {
   const LayerValues& values = in.problem.values;
   const int64_t P = values.shape.output_size, before = d == 0 ? t - 1 : t + 1;
   if (is_marked(values, t, n)) return nullptr;
@@ -181,8 +181,8 @@ std::map<std::string, Sums> expected_sums(Trained& in) {
         const double* gate = gates.data() + row * G;
         w_ih.add_outer(gate, G, in.problem.values.x.data() + (t * N + n) * D, D);
         bias.add_outer(gate, G, &one, 1);
-        const double* state = previous_state(in, y, d, t, n);
-        if (state) w_hh.add_outer(gate, G, state, P);
+        const double* h_prev = h_prev_of(in, y, d, t, n);
+        if (h_prev) w_hh.add_outer(gate, G, h_prev, P);
         if (shape.projection) {
           w_hr.add_outer(output.data() + row * P, P, hidden.data() + row * H, H);
         }

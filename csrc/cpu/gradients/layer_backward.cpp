@@ -47,8 +47,8 @@ class LayerBackward {
 
  private:
   struct Direction {
-    Buffer grad_gates, grad_output, cell_output;                                // a piece's
-    RowPointers previous, grad_gates_rows, grad_output_rows, cell_output_rows;  // of all data rows
+    Buffer grad_gates, grad_output, cell_output;                              // a piece's
+    RowPointers h_prev, grad_gates_rows, grad_output_rows, cell_output_rows;  // of all data rows
     WeightGradientArgs gate_weights, output_projection;
     std::optional<WeightGradient> gate_weights_gradient, output_projection_gradient;
   };
@@ -178,14 +178,14 @@ void LayerBackward::prepare_weights(int d) {
   Direction& direction = directions_[d];
   const int64_t gates = kGates * shape_.hidden_size, rows = args_.layout->data_rows();
 
-  direction.previous = previous_state_rows(gates_args_, d, zeros_.data());
+  direction.h_prev = h_prev_rows(gates_args_, d, zeros_.data());
   direction.grad_gates_rows = piece_rows(direction.grad_gates, gates);
   direction.gate_weights = {args_.dtype,
                             rows,
                             direction.grad_gates_rows.data(),
                             gates,
                             {{x_rows_.data(), shape_.input_size, out.grad_w_ih},
-                             {direction.previous.data(), shape_.output_size, out.grad_w_hh}},
+                             {direction.h_prev.data(), shape_.output_size, out.grad_w_hh}},
                             2,
                             {out.grad_b_ih, out.grad_b_hh}};
   direction.gate_weights_gradient.emplace(direction.gate_weights, plan_.isa, pool_.threads,

@@ -44,11 +44,11 @@ class BackwardGroup {
 
  private:
   int64_t time(int64_t k) const { return group_.direction == 0 ? group_.steps - 1 - k : k; }
-  // Rows of step k that step k - 1 had too: the others enter at their last step.
+  // Rows of step k that step k - 1 had too; of the others it is the last step in time.
   int64_t continuing(int64_t k) const {
     return k == 0 ? 0 : std::min(group_.active(time(k - 1)), group_.active(time(k)));
   }
-  // Rows of step k that step k + 1 has too: the others leave at their first step.
+  // Rows of step k that step k + 1 has too; of the others it is the first step in time.
   int64_t staying(int64_t k) const {
     return k + 1 == group_.steps ? 0 : std::min(group_.active(time(k + 1)), group_.active(time(k)));
   }
@@ -57,7 +57,7 @@ class BackwardGroup {
   void run_initial_gradients(int64_t k, int partition);
   void run_output_gradients(int64_t k, int partition);
   void run_cells(int64_t k, int partition);
-  Product recurrent_product(int64_t k, int64_t row) const;
+  Product recurrent_gemm(int64_t k, int64_t row) const;
   Product product_with(const Buffer& operands, int64_t stride, int64_t row, int64_t size,
                        const PanelMatrix& packed, const void* weights, int64_t columns) const;
   // The group's rows of step t within those of the piece.
@@ -138,8 +138,9 @@ void BackwardGroup::run(int64_t phase, int partition) {
   }
 }
 
-// What step k - 1 sends back to h, for rows from `row` on.
-Product BackwardGroup::recurrent_product(int64_t k, int64_t row) const {
+// The recurrent GEMM, d(pre-activations)·W_hh: what step k - 1 sends back to h, for rows from `row`
+// on.
+Product BackwardGroup::recurrent_gemm(int64_t k, int64_t row) const {
   return product_with(grad_gates_[k % 2], gates_stride_, row, kGates * args_.shape.hidden_size,
                       weights_.w_hh, direction_.weights.w_hh, args_.shape.output_size);
 }
@@ -170,7 +171,7 @@ void BackwardGroup::run_initial_gradients(int64_t k, int partition) {
   const int64_t panels = ceil_div(step.columns, table_.nr());
   step.panel_begin = panel_of(partition, panels);
   step.panel_end = panel_of(partition + 1, panels);
-  step.product = recurrent_product(k + 1, row);
+  step.product = recurrent_gemm(k + 1, row);
   step.out = skip_rows(
       group_.batch_rows<MutableRows>(direction_.grad_h_0, args_.shape.output_size, storage_), row,
       storage_);
@@ -193,7 +194,7 @@ void BackwardGroup::run_output_gradients(int64_t k, int partition) {
     step.panel_end = panel_of(partition + 1, panels);
     step.addends[0] = skip_rows(grad_y_rows(t), row, storage_);
     if (part == 0) {
-      step.product = recurrent_product(k, row);
+      step.product = recurrent_gemm(k, row);
     } else {
       step.addends[1] = skip_rows(grad_h_n_rows(), row, storage_);
     }
@@ -211,8 +212,9 @@ void BackwardGroup::run_cells(int64_t k, int partition) {
   const int64_t t = time(k);
   // Rows differ in two ways: whether a later step sends them a gradient, and whether this is their
   // first step, so that their c_prev is c_0.
-  const int64_t enter = continuing(k), first = staying(k);
-  const int64_t bounds[] = {0, std::min(enter, first), std::max(enter, first), group_.active(t)};
+  const int64_t later = continuing(k), earlier = staying(k);
+  const int64_t bounds[] = {0, std::min(later, earlier), std::max(later, earlier),
+                            group_.active(t)};
   for (int part = 0; part < 3; ++part) {
     const int64_t row = bounds[part];
     BackwardStep step;
@@ -230,8 +232,8 @@ void BackwardGroup::run_cells(int64_t k, int partition) {
                                   weights_.w_hr, direction_.weights.w_hr, hidden);
     } else {
       step.addends[0] = skip_rows(grad_y_rows(t), row, storage_);
-      if (row < enter) {
-        step.product = recurrent_product(k, row);
+      if (row < later) {
+        step.product = recurrent_gemm(k, row);
       } else {
         step.addends[1] = skip_rows(grad_h_n_rows(), row, storage_);
       }
@@ -245,7 +247,7 @@ void BackwardGroup::run_cells(int64_t k, int partition) {
     step.gates = skip_rows(piece_rows<Rows>(piece_.gates, kGates * hidden, t), row, storage_);
     step.cells = skip_rows(group_.data_rows<Rows>(direction_.cells, hidden, accumulator_, t), row,
                            accumulator_);
-    if (row < first) {
+    if (row < earlier) {
       step.c_prev =
           skip_rows(group_.data_rows<Rows>(direction_.cells, hidden, accumulator_, time(k + 1)),
                     row, accumulator_);

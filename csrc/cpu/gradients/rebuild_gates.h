@@ -28,7 +28,7 @@ class GateRebuilder {
   struct Direction {
     PanelMatrix w_ih, w_hh;
     Buffer bias;  // gate order
-    RowPointers previous;
+    RowPointers h_prev;
   };
 
   void run_rows(int direction, int64_t begin, int64_t end, void* gates) const;

@@ -57,7 +57,7 @@ struct Product {
   int64_t matrix_columns = 0;
 };
 
-// gates = bias + x·W_ihᵀ + h·W_hhᵀ, then the cell.
+// gates = bias + x·W_ihᵀ + h_prev·W_hhᵀ (input and recurrent GEMM), then the cell.
 struct ForwardStep {
   int64_t rows = 0;
   int64_t hidden_size = 0;
