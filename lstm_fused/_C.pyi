@@ -14,4 +14,5 @@ def plan_text(
     dtype: str,
     threads: int,
     backward: bool,
+    data_rows: int | None = None,
 ) -> str: ...

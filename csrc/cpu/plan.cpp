@@ -262,10 +262,10 @@ std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts&
   return text.str();
 }
 
-std::string explain_backward(const LstmShape& shape, DType dtype, const CpuFacts& facts) {
-  const LstmPlan plan = make_backward_plan(shape, dtype, facts);
+std::string explain_backward(const LstmPlan& plan, const LstmShape& shape, DType dtype,
+                             const CpuFacts& facts) {
   std::ostringstream text;
-  text << describe_backward(plan) << " (" << explain_threads(plan, shape, facts);
+  text << explain_threads(plan, shape, facts);
   if (plan.unpacked) {
     const int64_t rows = max_unpacked_rows(dtype, plan.isa);
     const int64_t steps = max_unpacked_steps(dtype, plan.isa);
@@ -273,7 +273,6 @@ std::string explain_backward(const LstmShape& shape, DType dtype, const CpuFacts
     if (steps < rows) text << " or T = " << steps + 1;
     text << " on";
   }
-  text << ")";
   return text.str();
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// How a call is carried out: a pure function of the shape, the dtype and the processor's facts.
+// How the recurrence of a call is carried out: a pure function of the shape, the dtype and the
+// processor's facts.
 #pragma once
 
 #include <cstdint>
@@ -39,8 +40,10 @@ int64_t max_unpacked_rows(DType dtype, Isa isa);
 std::string describe_forward(const LstmPlan& plan);
 std::string describe_backward(const LstmPlan& plan);
 
-// The plan for a shape in one line, and why; for lstm_fused.explain.
+// The plan for a shape in one line, and why; for lstm_fused.explain. Of the backward see
+// gradients/plan.h, which takes over why its recurrence goes as it does.
 std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts& facts);
-std::string explain_backward(const LstmShape& shape, DType dtype, const CpuFacts& facts);
+std::string explain_backward(const LstmPlan& plan, const LstmShape& shape, DType dtype,
+                             const CpuFacts& facts);
 
 }  // namespace lstm_fused::cpu

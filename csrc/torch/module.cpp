@@ -6,12 +6,14 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "common/error.h"
 #include "common/lstm.h"
 #include "cpu/cpu_features.h"
+#include "cpu/gradients/plan.h"
 #include "cpu/plan.h"
 #include "cuda/plan.h"
 #include "torch/python_torch.h"
@@ -42,12 +44,14 @@ LstmShape make_shape(int64_t steps, int64_t batch, int64_t input_size, int64_t h
 
 std::string plan_text(int64_t steps, int64_t batch, int64_t input_size, int64_t hidden_size,
                       int64_t proj_size, int directions, const std::string& dtype, int threads,
-                      bool backward) {
+                      bool backward, std::optional<int64_t> data_rows) {
   const LstmShape shape = make_shape(steps, batch, input_size, hidden_size, proj_size, directions);
   const cpu::CpuFacts facts = cpu::cpu_facts(threads);
   const DType type = parse_dtype(dtype);
-  return backward ? cpu::explain_backward(shape, type, facts)
-                  : cpu::explain_forward(shape, type, facts);
+  if (!backward) return cpu::explain_forward(shape, type, facts);
+  check_shape(shape);
+  const int64_t rows = data_rows.value_or(shape.steps * shape.batch);
+  return cpu::explain_layer_backward(shape, rows, type, facts);
 }
 
 cuda::DeviceFacts parse_facts(const std::map<std::string, int64_t>& values) {
@@ -126,7 +130,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("plan_text", &lstm_fused::plan_text, py::arg("steps"), py::arg("batch"),
         py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"),
         py::arg("dtype"), py::arg("threads"), py::arg("backward"),
-        "How a call of this shape is carried out on the CPU, in one line, and why.");
+        py::arg("data_rows") = py::none(),
+        "How a call of this shape is carried out on the CPU, in one line, and why. data_rows: the "
+        "sum of the lengths, where these differ.");
   m.def("cuda_plan_text", &lstm_fused::cuda_plan_text, py::arg("steps"), py::arg("batch"),
         py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"),
         py::arg("dtype"), py::arg("allow_tf32"), py::arg("training"), py::arg("backward"),

@@ -115,7 +115,6 @@ Outputs run(Trained& in, const Parallel& parallel, const Options& options) {
   args.x = in.forward.x().data();
   args.reset_mask = recurrence.reset_mask;
   args.grad_x = out(options.grad_x, "grad_x", in.problem.sequence_rows() * D);
-  args.piece_steps = options.piece_steps;
   for (int d = 0; d < shape.directions; ++d) {
     const LstmWeights weights = in.layer.weights(d);
     cpu::LayerBackwardArgs::Direction& to = args.direction[d];
@@ -134,7 +133,11 @@ Outputs run(Trained& in, const Parallel& parallel, const Options& options) {
     to.grad_b_hh = out(options.weights && weights.b_hh, text("grad_b_hh", d), 4 * H);
     to.grad_w_hr = out(options.weights && weights.w_hr, text("grad_w_hr", d), P * H);
   }
-  cpu::layer_backward(args, facts_of(in.isa, parallel), parallel);
+  const cpu::CpuFacts facts = facts_of(in.isa, parallel);
+  cpu::layer_backward(args,
+                      cpu::make_layer_backward_plan(shape, in.problem.data_rows(), in.problem.dtype,
+                                                    facts, options.piece_steps),
+                      parallel);
   return outputs;
 }
 
@@ -346,7 +349,7 @@ void check_parallel_cases(DType dtype, cpu::Isa isa) {
   check_case(Case{14, 26, 6, 34}.project(17).both_ways(), dtype, isa, {5}, pools);
 }
 
-// The pieces that the kernels choose: of 1 MiB, of 512 rows at least, of a step at least. In other
+// The pieces that the plan chooses: of 1 MiB, of 512 rows at least, of a step at least. In other
 // pieces the sums over rows have other bits.
 void check_chosen_pieces(cpu::Isa isa) {
   const Scope scope("chosen pieces");

@@ -9,36 +9,11 @@
 #include <string>
 #include <vector>
 
-#include "check.h"
-#include "common/types.h"
-#include "cpu/cpu_features.h"
+#include "cpu/gradients/plan.h"
+#include "plans.h"
 
 namespace lstm_fused::test {
 namespace {
-
-using cpu::CpuFacts;
-using cpu::Isa;
-using cpu::LstmPlan;
-
-constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
-
-LstmShape shape_of(int64_t steps, int64_t batch, int64_t input, int64_t hidden,
-                   int64_t projection = 0, int directions = 1) {
-  return {steps,      batch,         input, hidden, projection ? projection : hidden,
-          directions, projection > 0};
-}
-
-std::string name_of(const LstmShape& shape) {
-  return text("T=", shape.steps, " N=", shape.batch, " D=", shape.input_size,
-              " H=", shape.hidden_size, " P=", shape.output_size, " L=", shape.directions);
-}
-
-CpuFacts facts_of(Isa isa, int threads) {
-  CpuFacts facts;
-  facts.isa = isa;
-  facts.threads = threads;
-  return facts;
-}
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -55,12 +30,6 @@ void check_bounds(const LstmPlan& plan, const LstmShape& shape, const CpuFacts& 
            std::max(facts.threads, 1) + shape.directions - 1);
   CHECK_LE(0, plan.input_gemm_steps);
   CHECK_LE(plan.input_gemm_steps, std::max<int64_t>(shape.steps, 1));
-}
-
-bool same(const LstmPlan& a, const LstmPlan& b) {
-  return a.isa == b.isa && a.dot == b.dot && a.unpacked == b.unpacked &&
-         a.row_groups == b.row_groups && a.team == b.team &&
-         a.input_gemm_steps == b.input_gemm_steps;
 }
 
 void test_bounds() {
@@ -208,10 +177,6 @@ void test_choices() {
   }
 }
 
-bool mentions(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
 void test_descriptions() {
   std::set<std::string> forwards, backwards;
   int count = 0, backward_count = 0;
@@ -306,9 +271,13 @@ void test_explanations() {
     CHECK(mentions(forward, part));
     const LstmPlan plan = cpu::make_forward_plan(shape, DType::kFloat32, facts);
     CHECK(mentions(forward, cpu::describe_forward(plan)));
-    const LstmPlan backward = cpu::make_backward_plan(shape, DType::kFloat32, facts);
-    CHECK(mentions(cpu::explain_backward(shape, DType::kFloat32, facts),
-                   cpu::describe_backward(backward)));
+    const int64_t rows = shape.steps * shape.batch;
+    const cpu::LayerBackwardPlan backward =
+        cpu::make_layer_backward_plan(shape, rows, DType::kFloat32, facts);
+    const std::string text = cpu::explain_layer_backward(shape, rows, DType::kFloat32, facts);
+    CHECK(mentions(text, cpu::describe_backward(backward.recurrence)));
+    CHECK(mentions(text, cpu::describe_layer_backward(backward, shape)));
+    CHECK(mentions(text, "by " + std::to_string(backward.gradient_threads) + " thread(s)"));
   };
   explained(big, 1, "one thread allowed");
   explained(big, 2, "rows enough");
@@ -318,13 +287,21 @@ void test_explanations() {
   explained(both, 2, "a direction for each thread");
   explained(step, 2, "too little work");
   explained(step, 2, "packing pays from T*N = 9");
-  const auto explained_backward = [](const LstmShape& shape, DType dtype) {
-    return cpu::explain_backward(shape, dtype, facts_of(Isa::kBaseline, 1));
+  const auto explained_backward = [](const LstmShape& shape, DType dtype, int64_t missing = 0) {
+    return cpu::explain_layer_backward(shape, shape.steps * shape.batch - missing, dtype,
+                                       facts_of(Isa::kBaseline, 1));
   };
   CHECK(
       mentions(explained_backward(step, DType::kFloat32), "packing pays from T*N = 33 or T = 17"));
   CHECK(mentions(explained_backward(step, DType::kFloat16), "packing pays from T*N = 2 on"));
   CHECK(!mentions(explained_backward(big, DType::kFloat32), "packing"));
+  CHECK(mentions(explained_backward(step, DType::kFloat32), "outer products of unpacked rows"));
+  CHECK(mentions(explained_backward(step, DType::kFloat32), "all steps in one piece"));
+  CHECK(mentions(explained_backward(big, DType::kFloat32), "stay in a cache"));
+  CHECK(mentions(explained_backward(big, DType::kFloat32), "pieces of "));
+  CHECK(mentions(explained_backward(big, DType::kFloat32, 1), "rows differ in length"));
+  CHECK(mentions(explained_backward(both, DType::kBFloat16), "16-bit grad_x is one sum"));
+  CHECK(mentions(explained_backward({100, 64, 16, 128, 8, 1, true}, DType::kFloat32), "W_hr"));
 }
 
 void test_isas() {

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "cpu/plan.h"
+#include "cpu/gradients/plan.h"
 #include "cpu/runtime/row_chunks.h"
 
 namespace lstm_fused::cpu {
@@ -24,10 +24,6 @@ std::vector<int64_t> positions_in_sequence(const SequenceLayout& layout, int64_t
 }
 
 }  // namespace
-
-bool sums_directions_at_once(const LstmShape& shape, DType dtype) {
-  return shape.directions == 2 && dtype_size(dtype) != accumulator_size(dtype);
-}
 
 InputGradient::InputGradient(const InputGradientArgs& args, Isa isa, bool unpacked,
                              const Parallel& parallel)

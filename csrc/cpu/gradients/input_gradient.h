@@ -20,11 +20,6 @@ struct InputGradientArgs {
   void* grad_x = nullptr;  // out, as x: (T, N, D) or (M, D); rows past a length are not written
 };
 
-// Whether both directions' parts of grad_x are one sum. Elsewhere the second one is added to what
-// the first one left, as the two go through time against each other; a 16-bit type would round
-// twice.
-bool sums_directions_at_once(const LstmShape& shape, DType dtype);
-
 // grad_x = Σ over directions of grad_gates·W_ih. Not left to a BLAS: there a row's bits depend on
 // where it stands among the rows and on the number of threads; here they do not.
 class InputGradient {

@@ -9,40 +9,16 @@
 #include "cpu/gradients/lstm_backward.h"
 #include "cpu/gradients/rebuild_gates.h"
 #include "cpu/gradients/weight_gradient.h"
-#include "cpu/plan.h"
 #include "cpu/rows.h"
 #include "cpu/runtime/row_chunks.h"
 
 namespace lstm_fused::cpu {
 namespace {
 
-// Rows of data in a piece, rounded down to whole steps: one or two blocks of WeightGradient's, and
-// work enough between two barriers of all threads, 5 microseconds each.
-constexpr int64_t kMinPieceRows = 512;
-// Bytes of a piece's gate gradients up to which it takes more rows: the L2 cache of one core.
-constexpr int64_t kPieceBytes = 1 << 20;
-
-// Multiply-adds of a layer below which one thread does what follows the recurrence.
-constexpr int64_t kMinParallelWork = 1'000'000;
-
-// Steps that go together; without steps there is one piece still, of none.
-int64_t piece_steps(const LayerBackwardArgs& args) {
-  const LstmShape& shape = args.shape;
-  const int64_t all = std::max<int64_t>(shape.steps, 1);
-  // Of rows of different lengths, the threads would get unequal numbers in each piece.
-  const bool is_ragged = args.layout->data_rows() != shape.steps * shape.batch;
-  if (is_ragged || sums_directions_at_once(shape, args.dtype)) return all;
-  if (args.piece_steps > 0) return std::min(args.piece_steps, all);
-  const int64_t row_bytes = kGates * shape.hidden_size * dtype_size(args.dtype);
-  const int64_t sums = kGates * shape.hidden_size * (shape.input_size + shape.output_size);
-  const int64_t rows = std::max(
-      {kMinPieceRows, kPieceBytes / row_bytes, weight_gradient_block_rows(sums, args.dtype)});
-  return std::clamp<int64_t>(rows / std::max<int64_t>(shape.batch, 1), 1, all);
-}
-
 class LayerBackward {
  public:
-  LayerBackward(const LayerBackwardArgs& args, const CpuFacts& facts, const Parallel& parallel);
+  LayerBackward(const LayerBackwardArgs& args, const LayerBackwardPlan& plan,
+                const Parallel& parallel);
   void run();
 
  private:
@@ -76,7 +52,7 @@ class LayerBackward {
   const LayerBackwardArgs& args_;
   const LstmShape& shape_;
   const Parallel& parallel_;
-  const LstmPlan plan_;
+  const LayerBackwardPlan plan_;
   const KernelTable& table_;
   const int64_t storage_;  // bytes of an element
   const int64_t steps_, pieces_;
@@ -93,30 +69,29 @@ class LayerBackward {
   Direction directions_[kMaxDirections];
 };
 
-LayerBackward::LayerBackward(const LayerBackwardArgs& args, const CpuFacts& facts,
+LayerBackward::LayerBackward(const LayerBackwardArgs& args, const LayerBackwardPlan& plan,
                              const Parallel& parallel)
     : args_(args),
       shape_(args.shape),
       parallel_(parallel),
-      plan_(make_backward_plan(args.shape, args.dtype, facts)),
-      table_(kernel_table(plan_.isa, args.dtype)),
+      plan_(plan),
+      table_(kernel_table(plan.recurrence.isa, args.dtype)),
       storage_(dtype_size(args.dtype)),
-      steps_(piece_steps(args)),
+      steps_(plan.piece_steps),
       pieces_(std::max<int64_t>(ceil_div(args.shape.steps, steps_), 1)),
       piece_rows_(range_of_piece(0).size()),
       recurrence_args_(recurrence_args()),
       gates_args_(gates_args()),
       input_args_(input_args()),
       zeros_(args.shape.output_size * storage_),
-      recurrence_(recurrence_args_, plan_, parallel) {
-  const int64_t rows = args.layout->data_rows();
-  const int64_t work =
-      rows * kGates * shape_.hidden_size * (shape_.input_size + shape_.output_size);
-  if (work >= kMinParallelWork) pool_ = parallel;
+      recurrence_(recurrence_args_, plan.recurrence, parallel) {
+  if (plan.gradient_threads > 1) pool_ = parallel;
   if (!args.direction[0].recurrence.gates) {
-    gates_.emplace(gates_args_, make_forward_plan(shape_, args.dtype, facts), parallel);
+    gates_.emplace(gates_args_, plan.forward, parallel);
   }
-  if (args.grad_x) input_gradient_.emplace(input_args_, plan_.isa, plan_.unpacked, parallel);
+  if (args.grad_x) {
+    input_gradient_.emplace(input_args_, plan.recurrence.isa, plan.recurrence.unpacked, parallel);
+  }
   x_rows_ = data_rows(*args.layout, shape_.batch, args.x, shape_.input_size * storage_);
   for (int d = 0; d < shape_.directions; ++d) prepare_direction(d);
 }
@@ -188,8 +163,7 @@ void LayerBackward::prepare_weights(int d) {
                              {direction.h_prev.data(), shape_.output_size, out.grad_w_hh}},
                             2,
                             {out.grad_b_ih, out.grad_b_hh}};
-  direction.gate_weights_gradient.emplace(direction.gate_weights, plan_.isa, pool_.threads,
-                                          /*at_once=*/pieces_ == 1);
+  direction.gate_weights_gradient.emplace(direction.gate_weights, plan_.gate_weights);
 
   if (!shape_.projection) return;
   direction.cell_output = Buffer(piece_rows_ * shape_.hidden_size * storage_);
@@ -203,9 +177,8 @@ void LayerBackward::prepare_weights(int d) {
       {{direction.cell_output_rows.data(), shape_.hidden_size, out.grad_w_hr}, {}},
       1,
       {}};
-  direction.output_projection_gradient.emplace(direction.output_projection, plan_.isa,
-                                               pool_.threads,
-                                               /*at_once=*/pieces_ == 1);
+  direction.output_projection_gradient.emplace(direction.output_projection,
+                                               plan_.output_projection);
 }
 
 LayerBackward::Range LayerBackward::range_of_piece(int64_t piece) const {
@@ -262,9 +235,9 @@ void LayerBackward::run_input_gradient(int64_t i, int64_t partition) const {
   for (int d = 0; d < shape_.directions; ++d) {
     // Few rows read weights that cost more than they do: each thread reads its own columns.
     const Range rows = rows_of(d, i);
-    const int64_t row_partitions = plan_.unpacked ? 1 : pool_.threads;
+    const int64_t row_partitions = plan_.recurrence.unpacked ? 1 : plan_.gradient_threads;
     const int64_t size = round_up(ceil_div(rows.size(), row_partitions), kMaxMR);
-    const int64_t begin = plan_.unpacked ? 0 : std::min(partition * size, rows.size());
+    const int64_t begin = plan_.recurrence.unpacked ? 0 : std::min(partition * size, rows.size());
     const int64_t end = std::min(begin + size, rows.size());
     grads[d] =
         advance(directions_[d].grad_gates.get(), begin * kGates * shape_.hidden_size, storage_);
@@ -272,8 +245,10 @@ void LayerBackward::run_input_gradient(int64_t i, int64_t partition) const {
     // The other direction was here before; in the middle piece both come at once, 0 first.
     const bool add = !at_once && shape_.directions == 2 && 2 * i + d >= pieces_;
     const int64_t panels = input_gradient_->panels();
-    const int64_t first = plan_.unpacked ? panels * partition / pool_.threads : 0;
-    const int64_t last = plan_.unpacked ? panels * (partition + 1) / pool_.threads : panels;
+    const int64_t first =
+        plan_.recurrence.unpacked ? panels * partition / plan_.gradient_threads : 0;
+    const int64_t last =
+        plan_.recurrence.unpacked ? panels * (partition + 1) / plan_.gradient_threads : panels;
     input_gradient_->run(rows.begin + begin, rows.begin + end, first, last, grads, add);
     grads[d] = nullptr;
   }
@@ -297,16 +272,16 @@ void LayerBackward::run_partition(int64_t i, int64_t partition) {
 void LayerBackward::run() {
   for (int64_t i = 0; i < pieces_; ++i) {
     run_recurrence(i);
-    pool_.for_each(pool_.threads, [&](int64_t partition) { run_partition(i, partition); });
+    pool_.for_each(plan_.gradient_threads, [&](int64_t partition) { run_partition(i, partition); });
   }
 }
 
 }  // namespace
 
-void layer_backward(const LayerBackwardArgs& args, const CpuFacts& facts,
+void layer_backward(const LayerBackwardArgs& args, const LayerBackwardPlan& plan,
                     const Parallel& parallel) {
   check_shape(args.shape);
-  LayerBackward(args, facts, parallel).run();
+  LayerBackward(args, plan, parallel).run();
 }
 
 }  // namespace lstm_fused::cpu
