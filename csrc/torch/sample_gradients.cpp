@@ -112,9 +112,9 @@ Tensor unprojected_output(const Layer& layer, const BackwardTensors& tensors, cp
     const void* cells = direction_of(tensors.cells, d).const_data_ptr();
     void* outputs = direction_of(output, d).mutable_data_ptr();
     parallel.for_each(layer.data_rows, [&](int64_t row) {
-      table.cell_output(cpu::advance(gates, row * kGates * hidden, size),
-                               cpu::advance(cells, row * hidden, accumulator_size(layer.dtype)), 1,
-                               hidden, cpu::advance(outputs, row * hidden, size));
+      table.cell_output(advance(gates, row * kGates * hidden, size),
+                               advance(cells, row * hidden, accumulator_size(layer.dtype)), 1,
+                               hidden, advance(outputs, row * hidden, size));
     });
   }
   return output;

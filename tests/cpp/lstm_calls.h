@@ -182,9 +182,9 @@ class BackwardCall {
       for (int d = 0; d < shape.directions; ++d) {
         const LstmBackwardDirection& of = whole.direction[d];
         const int64_t first = problem_.layout.step_offset[d ? done : shape.steps - done - count];
-        pieces[d] = {count, first, cpu::advance(of.gates, first * 4 * shape.hidden_size, storage),
-                     cpu::advance(of.grad_gates, first * 4 * shape.hidden_size, storage),
-                     cpu::advance(of.grad_output, first * shape.output_size, storage)};
+        pieces[d] = {count, first, advance(of.gates, first * 4 * shape.hidden_size, storage),
+                     advance(of.grad_gates, first * 4 * shape.hidden_size, storage),
+                     advance(of.grad_output, first * shape.output_size, storage)};
       }
       backward.run(pieces, parallel);
     }

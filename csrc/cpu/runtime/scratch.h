@@ -10,19 +10,13 @@
 #include <vector>
 
 #include "common/integers.h"
+#include "common/pointers.h"
 #include "cpu/kernels/kernels.h"
 #include "cpu/runtime/team.h"
 
 namespace lstm_fused::cpu {
 
 constexpr int64_t kCacheLine = 64;
-
-inline const void* advance(const void* base, int64_t elements, int64_t size) {
-  return base ? static_cast<const char*>(base) + elements * size : nullptr;
-}
-inline void* advance(void* base, int64_t elements, int64_t size) {
-  return base ? static_cast<char*>(base) + elements * size : nullptr;
-}
 
 // Uninitialised bytes on a cache line boundary.
 class Buffer {
