@@ -15,6 +15,7 @@
 #include "cpu/cpu_features.h"
 #include "cpu/gradients/plan.h"
 #include "cpu/plan.h"
+#include "cpu/runtime/scratch.h"
 #include "cuda/plan.h"
 #include "torch/python_torch.h"
 #include "torch/registration.h"
@@ -124,6 +125,8 @@ PYBIND11_MODULE(_C, m) {
       "set_cuda_variant", &lstm_fused::cuda::set_variant, py::arg("name"),
       "Puts \"auto\" or \"stepwise\" in the place of LSTM_FUSED_CUDA_VARIANT, for cuda_plan_text; "
       "gives the one before.");
+  m.def("release_scratch", &lstm_fused::cpu::release_scratch,
+        "Frees the memory that the CPU kernels keep between calls; gives its bytes.");
   m.def(
       "compiler", [] { return std::string(lstm_fused::kCompiler); },
       "The compiler that built this.");

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Memory that lives as long as a call: aligned buffers, and weights packed into panels.
 //
-// A thread keeps the memory of its last large buffers for its next call: fresh memory costs a page
-// fault for every 4 KiB, which takes longer than packing weights into it.
+// A thread, of a pool too, keeps the memory of its last large buffers, 32 MiB at most, for its next
+// call: fresh memory costs a page fault for every 4 KiB, which takes longer than packing weights
+// into it. It is freed when the thread ends, or by release_scratch.
 #pragma once
 
 #include <cstdint>
@@ -32,6 +33,10 @@ class Buffer {
   };
   std::unique_ptr<void, Release> data_;
 };
+
+// Frees what all threads keep for their next calls; gives its bytes. May be called while kernels
+// run on other threads: what their buffers hold is not kept, and stays.
+int64_t release_scratch();
 
 // A matrix in panels (see kernels.h). Empty until the packer that it is added to has run.
 struct PanelMatrix {
