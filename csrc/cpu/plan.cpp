@@ -13,8 +13,9 @@ namespace {
 // microseconds, in which a core does some 10^6.
 constexpr int64_t kMinWorkPerThread = 1'000'000;
 
-// That bound for products with unpacked weights, which wait for each weight to come from a cache: a
-// core reads those of this many in 20 to 30 microseconds.
+// kMinWorkPerThread for products with unpacked weights, which wait for each weight to come from a
+// cache: a core reads those of this many in 20 to 30 microseconds. Measured, a step of N=1 H=256:
+// 50 microseconds on two threads, 69 on one.
 constexpr int64_t kMinDotWorkPerThread = 250'000;
 
 // Multiply-adds of one step below which a team of threads loses to one: a step of a team ends
@@ -27,6 +28,7 @@ constexpr int64_t kMinGroupRows = 6;
 
 // L2 caches that the weights of a step may fill where each thread reads all of them. Larger ones
 // come from a cache or memory that the threads share, which has less to give than they multiply.
+// Measured, weights over 4 MiB: teams take 3 to 17 % less, at any T.
 constexpr int64_t kMaxCachesOfGroup = 4;
 
 // Rows up to which dot products with weights as they are cost less than packing these first. A dot
@@ -106,8 +108,9 @@ bool prefers_team(int64_t weight_bytes, const CpuFacts& facts) {
   return weight_bytes > kMaxCachesOfGroup * facts.l2_bytes;
 }
 
-// The same for so few steps that half of the weights come out of the cache of the thread that
-// packed them, mostly.
+// prefers_team for so few steps that half of the weights come out of the cache of the thread that
+// packed them, mostly. Measured over T = 1 … 100, N = 16 … 256, H = 64 … 512: a team wins up to
+// T·N = 2·(D + H), by up to 5 times.
 bool is_short(const LstmShape& shape, int64_t weights) {
   return shape.steps * shape.batch * shape.output_size <= weights / 2;
 }

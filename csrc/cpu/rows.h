@@ -12,7 +12,7 @@ namespace lstm_fused::cpu {
 
 using RowPointers = std::vector<const void*>;  // (M)
 
-// The rows of (M, row). row_bytes: of a row.
+// Pointers at the rows of a matrix (M, row) of row_bytes each.
 RowPointers matrix_rows(const void* matrix, int64_t rows, int64_t row_bytes);
 
 // The data rows of sequence (T, N, row) or (M, row).

@@ -256,8 +256,7 @@ void test_wide_offsets() {
   check_views(padded_layout(kSteps, {0, 5, 0, 5, 2}), 5, 3, 4);
 }
 
-// ---- Where rows of data stand
-// --------------------------------------------------------------------
+// ---- Where rows of data stand ---------------------------------------------------------------
 
 void test_rows() {
   constexpr int64_t kRowBytes = 12, kStateBytes = 8;

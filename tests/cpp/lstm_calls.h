@@ -169,7 +169,7 @@ class BackwardCall {
     cpu::lstm_backward(args(in_place), plan, parallel);
   }
 
-  // The same, `steps` steps at a time.
+  // `run`, `steps` steps at a time.
   void run_in_pieces(const cpu::LstmPlan& plan, const Parallel& parallel, int64_t steps) {
     const LstmShape& shape = problem_.values.shape;
     const int64_t storage = dtype_size(problem_.dtype);
@@ -190,7 +190,7 @@ class BackwardCall {
     }
   }
 
-  // Of all steps. in_place: the gates are copied to their gradients.
+  // The arguments for all steps. in_place: the gates are copied to their gradients.
   LstmBackwardArgs args(bool in_place = false) {
     const LstmShape& shape = problem_.values.shape;
     LstmBackwardArgs args;
@@ -233,8 +233,7 @@ class BackwardCall {
   Outputs inputs_;
 };
 
-// ---- Comparison with the reference
-// ---------------------------------------------------------------
+// ---- Comparison with the reference -------------------------------------------------------------
 
 // Compares arrays with truth, and remembers the largest error in multiples of the tolerance.
 class Judge {

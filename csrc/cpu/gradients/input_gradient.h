@@ -28,7 +28,7 @@ class InputGradient {
   // used, must outlive this.
   InputGradient(const InputGradientArgs& args, Isa isa, bool unpacked, const Parallel& parallel);
 
-  // Panels of W columns that parts of the work can be cut into; as well as into rows.
+  // Panels of nr() columns that the work can be cut into, as well as into rows.
   int64_t panels() const { return panels_; }
   // Rows [begin, end) of data, and of their columns panels [panel_begin, panel_end). grad_gates:
   // each direction's row `begin` and those after it, or null where a direction has no part in this;
@@ -45,7 +45,7 @@ class InputGradient {
   PanelMatrix w_ih_[kMaxDirections];
 };
 
-// All rows of all directions.
+// grad_x of all rows, from all directions.
 void input_gradient(const InputGradientArgs& args, Isa isa, const Parallel& parallel);
 
 }  // namespace lstm_fused::cpu

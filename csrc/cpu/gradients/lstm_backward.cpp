@@ -24,8 +24,8 @@ Resets skip_rows(const Resets& resets, int64_t j) {
 
 }  // namespace
 
-// One group's way back through time. Step k reads the gate gradients of the step before it, which
-// is the later one in time, from one buffer of operand rows and writes its own to the other.
+// Backpropagation through time of one group. Step k reads the gate gradients of the step before it,
+// which is the later one in time, from one buffer of operand rows and writes its own to the other.
 class BackwardGroup {
  public:
   BackwardGroup(const LstmBackwardArgs& args, const LstmPlan& plan, const KernelTable& table,
@@ -224,7 +224,7 @@ void BackwardGroup::run_cells(int64_t k, int partition) {
     const int64_t panels = ceil_div(hidden, table_.nr());
     step.panel_begin = panel_of(partition, panels);
     step.panel_end = panel_of(partition + 1, panels);
-    step.descending = k % 2;
+    step.descending = k % 2;  // serpentine sweep
 
     // The gradient of h.
     if (shape.projection) {

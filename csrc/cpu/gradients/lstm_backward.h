@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The recurrence of one layer's backward, both directions. The result does not depend on the number
-// of threads, bit for bit.
+// The recurrence of one layer's backward, both directions: backpropagation through time. The result
+// does not depend on the number of threads, bit for bit.
 #pragma once
 
 #include <memory>
@@ -53,7 +53,7 @@ class LstmBackward {
   int64_t steps_done_[kMaxDirections] = {};
 };
 
-// All steps.
+// The recurrence of all steps at once.
 void lstm_backward(const LstmBackwardArgs& args, const LstmPlan& plan, const Parallel& parallel);
 
 }  // namespace lstm_fused::cpu

@@ -42,7 +42,7 @@ class GateRebuilder {
   Direction directions_[kMaxDirections];
 };
 
-// All rows of all directions.
+// The gates of all rows of all directions.
 void rebuild_gates(const LstmGatesArgs& args, const LstmPlan& plan, const Parallel& parallel);
 
 }  // namespace lstm_fused::cpu

@@ -69,10 +69,10 @@ class WeightGradient {
   std::vector<Part> part_;
 };
 
-// All rows at once.
+// The gradients of all rows at once.
 void weight_gradient(const WeightGradientArgs& args, Isa isa, const Parallel& parallel);
 
-// The same for the rows of each of B samples: those of sample b are [first_row[b],
+// weight_gradient for the rows of each of B samples: sample b has rows [first_row[b],
 // first_row[b + 1]), and each output is (B, …) of what it is above. Bits as of a call for each.
 void sample_weight_gradients(const WeightGradientArgs& args, int64_t samples,
                              const int64_t* first_row, Isa isa, const Parallel& parallel);

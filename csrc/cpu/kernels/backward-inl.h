@@ -18,7 +18,7 @@ LSTM_INLINE void backward_epilogue(const BackwardStep& step, Vec<AccumulatorOf<E
     dc += load_lanes<kFull, V>(row_pointer<S>(step.grad_cell_states, row) + unit, count);
   }
 
-  // Step back through the cell.
+  // Apply the cell's backward.
   const S* gate_row = row_pointer<S>(step.gates, row) + unit;
   const Gates<V> gates = {load_lanes<kFull, V>(gate_row + kInputGate * hidden, count),
                           load_lanes<kFull, V>(gate_row + kForgetGate * hidden, count),

@@ -3,6 +3,8 @@
 
 // Dot products that are summed at once, a vector of partial sums for each: rows × units × gates.
 // With 4 rows, the weights of 4 gates and 4 operands: 24 registers of 32, or 14 of 16 with 2 rows.
+// Measured, N=1 H=128: a step reads its weights at 91 GB/s, and at 50 where each dot product's
+// vector is added up by itself.
 constexpr int kDotSums = kRegisters / 2;
 constexpr int kDotRows = kDotSums / kGates;
 static_assert(kDotRows <= kMR, "the epilogue has room for kMR rows");
@@ -65,8 +67,8 @@ LSTM_INLINE void accumulate_dots(Vec<A> (&sums)[kDotSums], const S* const (&weig
   if (k < k_size) add(std::false_type{}, k, static_cast<int>(k_size - k));
 }
 
-// The same on a product's operand rows from `row` on, and rows of a (4H, K) weight from the unit
-// `first` on; units past the end repeat the last one.
+// accumulate_dots on a product's operand rows from `row` on, and rows of a (4H, K) weight from the
+// unit `first` on; units past the end repeat the last one.
 template <int kRows, typename S, typename A>
 LSTM_INLINE void add_product(Vec<A> (&sums)[kDotSums], const Product& product, const void* weights,
                              int64_t hidden_size, int64_t row, int64_t first) {
@@ -131,7 +133,7 @@ __attribute__((noinline)) void dot_rows(const DotStep& dots, int64_t row, int64_
   panel_epilogue<S, S>(step, pre, kGates, row, kRows, panel);
 }
 
-// Blocks of rows differ by at most one row, as those of for_each_tile.
+// A step's blocks of rows differ by at most one row, as in for_each_tile.
 template <typename S>
 void dot_step(const DotStep& dots) {
   using A = AccumulatorOf<S>;

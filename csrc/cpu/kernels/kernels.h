@@ -62,7 +62,7 @@ struct ForwardStep {
   int64_t rows = 0;
   int64_t hidden_size = 0;
   int64_t panel_begin = 0, panel_end = 0;
-  bool descending = false;  // the last panel first
+  bool descending = false;  // the last panel first: every other step of a serpentine sweep
   Product input, recurrent;
   const void* bias = nullptr;  // accumulator, gate order, all panels; or null
   // Instead of bias and input: rows of (panel_end - panel_begin)·4·W accumulators, gate order.
@@ -76,7 +76,7 @@ struct ForwardStep {
   bool h_is_state = true;          // false: h feeds an output projection; it is never zeroed
 };
 
-// The same from nn.LSTM's own row-major weights, nothing packed: one dot product per gate and
+// A ForwardStep from nn.LSTM's own row-major weights, nothing packed: one dot product per gate and
 // unit. For few rows in all, where packing would cost more than the steps.
 struct DotStep {
   ForwardStep step;  // panels are null; operands are storage rows
@@ -105,7 +105,7 @@ struct BackwardStep {
   int64_t rows = 0;
   int64_t hidden_size = 0;
   int64_t panel_begin = 0, panel_end = 0;
-  bool descending = false;  // the last panel first
+  bool descending = false;  // as in ForwardStep
   Product product;
   Rows addends[2];          // storage: gradients of y and of h_n; or absent
   Rows grad_cell_states;    // storage; or absent

@@ -93,7 +93,7 @@ LSTM_INLINE void accumulate(Vec<E> (&acc)[kRows][kSlots], const E* const (&rows)
   }
 }
 
-// The same for bfloat16 operands.
+// `accumulate` for bfloat16 operands, which are multiplied in pairs.
 #if defined(__AVX512BF16__)
 template <int kRows, int kSlots>
 LSTM_INLINE void accumulate_pairs(VecF (&acc)[kRows][kSlots], const uint32_t (&pairs)[kRows],

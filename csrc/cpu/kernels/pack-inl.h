@@ -31,7 +31,7 @@ LSTM_INLINE Vec<typename PanelCell<E>::Type> load_cells(const S* row, int64_t k,
   }
 }
 
-// The same where all W of them exist; `from` points at cell k.
+// load_cells where all W cells exist; `from` points at cell k.
 template <typename S, typename E>
 LSTM_INLINE Vec<typename PanelCell<E>::Type> load_all_cells(const S* from) {
   using Cells = Vec<typename PanelCell<E>::Type>;

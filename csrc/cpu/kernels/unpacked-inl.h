@@ -37,8 +37,7 @@ LSTM_INLINE Vec<AccumulatorOf<E>> multiply_add_cells(Vec<typename PanelCell<E>::
   if constexpr (!std::is_same_v<E, BFloat16>) return multiply_add(a, b, sum);
 }
 
-// ---- Operands times a matrix
-// ---------------------------------------------------------------------
+// ---- Operands times a matrix -------------------------------------------------------------------
 
 // sums[r·row_stride + s] += Σ_k row_r[k] · matrix[k][column + s·W …], k in [begin, end), in rising
 // k as from panels. Of the last vector `count` columns exist.
@@ -114,7 +113,7 @@ void multiply_strips(Vec<AccumulatorOf<E>>* sums, const Tile& tile, const Produc
   if (slot < tile.slots) multiply(std::integral_constant<int, 1>{}, std::false_type{}, slot);
 }
 
-// As multiply_tile, for k in [begin, end) of a product with a matrix.
+// multiply_tile for k in [begin, end) of a product with a matrix.
 template <typename S, typename E>
 void multiply_unpacked_tile(Vec<AccumulatorOf<E>>* sums, const Tile& tile, const Product& product,
                             int64_t begin, int64_t end) {
@@ -136,7 +135,7 @@ void multiply_unpacked_tile(Vec<AccumulatorOf<E>>* sums, const Tile& tile, const
   }
 }
 
-// As for_each_tile, for products with matrices. The sums of some tiles are held at once: of all
+// for_each_tile for products with matrices. The sums of some tiles are held at once: of all
 // rows, or as many as fit, and of as many panels as fit then. Blocks of a matrix outside, panels
 // inside, rows innermost: a strip of a block stays in the L1 cache for all of them.
 template <typename S, typename E, typename Start, typename Epilogue>
@@ -186,8 +185,7 @@ LSTM_INLINE void for_each_unpacked_tile(int64_t rows, const PanelRange& panels,
   }
 }
 
-// ---- Sums of outer products
-// ----------------------------------------------------------------------
+// ---- Sums of outer products --------------------------------------------------------------------
 
 // Columns of grad, each a row of the result, that share a pass over vectors of the operands: a
 // quarter of the registers, or an eighth of 16, times 4 vectors.

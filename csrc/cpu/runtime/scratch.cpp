@@ -26,7 +26,8 @@ constexpr int64_t kMaxKept = 32 << 20;
 // More blocks than the forward and the backward of a layer have large buffers on two threads.
 constexpr int kMaxKeptBlocks = 64;
 
-// Bytes that a thread packs, at least: in 20 microseconds, which waking it can take.
+// Bytes that a thread packs, at least: in 20 microseconds, which waking it can take. Measured with
+// one barrier for all matrices: N=1 H=64 5 % less.
 constexpr int64_t kMinPackedBytes = 256 << 10;
 
 // A thread's blocks that no buffer uses, the oldest first. They are given out again at their own
