@@ -3,9 +3,9 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include "cpu/gradients/weight_gradient.h"
 #include "cpu/rows.h"
 #include "cpu/runtime/scratch.h"
-#include "cpu/gradients/weight_gradient.h"
 
 namespace lstm_fused {
 namespace {
@@ -113,8 +113,8 @@ Tensor unprojected_output(const Layer& layer, const BackwardTensors& tensors, cp
     void* outputs = direction_of(output, d).mutable_data_ptr();
     parallel.for_each(layer.data_rows, [&](int64_t row) {
       table.cell_output(advance(gates, row * kGates * hidden, size),
-                               advance(cells, row * hidden, accumulator_size(layer.dtype)), 1,
-                               hidden, advance(outputs, row * hidden, size));
+                        advance(cells, row * hidden, accumulator_size(layer.dtype)), 1, hidden,
+                        advance(outputs, row * hidden, size));
     });
   }
   return output;

@@ -10,7 +10,7 @@
 namespace lstm_fused::test {
 namespace {
 
-bool same(const cpu::WeightGradientPlan& a, const cpu::WeightGradientPlan& b) {
+bool same_sums(const cpu::WeightGradientPlan& a, const cpu::WeightGradientPlan& b) {
   return a.isa == b.isa && a.threads == b.threads && a.block_rows == b.block_rows &&
          a.single_block == b.single_block && a.outer_products == b.outer_products;
 }
@@ -54,8 +54,8 @@ void check_layer_backward(const LstmShape& shape, int64_t rows, DType dtype,
   const cpu::LayerBackwardPlan again = cpu::make_layer_backward_plan(shape, rows, dtype, facts);
   CHECK_EQ(again.piece_steps, plan.piece_steps);
   CHECK_EQ(again.gradient_threads, plan.gradient_threads);
-  CHECK(same(again.gate_weights, plan.gate_weights));
-  CHECK(same(again.output_projection, plan.output_projection));
+  CHECK(same_sums(again.gate_weights, plan.gate_weights));
+  CHECK(same_sums(again.output_projection, plan.output_projection));
 }
 
 void test_layer_backward() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// layer_backward against lstm_backward, which lstm_test judges, and plain sums over what that
+// layer_backward against lstm_backward, which lstm_test verifies, and plain sums over what that
 // gives: for every instruction set and dtype, in pieces of every size; the same bits on any pool,
 // without saved gates, and whatever else is asked for.
 #include "cpu/gradients/layer_backward.h"

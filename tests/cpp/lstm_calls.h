@@ -236,12 +236,12 @@ class BackwardCall {
 // ---- Comparison with the reference -------------------------------------------------------------
 
 // Compares arrays with truth, and remembers the largest error in multiples of the tolerance.
-class Judge {
+class Verifier {
  public:
   // Each step adds a few roundings to what it takes over from the one before. Those of 16-bit
   // types lie between what is stored and its neighbour, since the reference rounds the state too;
   // what they sum up in float is small beside it.
-  Judge(const Problem& problem, double& worst)
+  Verifier(const Problem& problem, double& worst)
       : problem_(problem), tolerance_(epsilon(problem.dtype)), worst_(worst) {
     if (dtype_size(problem.dtype) > 2) tolerance_ *= 8 + problem.values.shape.steps;
   }
