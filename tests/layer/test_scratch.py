@@ -3,6 +3,7 @@
 
 import os
 import threading
+import time
 
 import pytest
 import torch
@@ -81,6 +82,7 @@ def test_calls_on_other_threads_are_not_disturbed() -> None:
     released = 0
     while any(thread.is_alive() for thread in threads):
         released += release_scratch()
+        time.sleep(0.0005)
     for thread in threads:
         thread.join()
     assert released > 0
@@ -93,9 +95,14 @@ def test_calls_on_other_threads_are_not_disturbed() -> None:
 
 def test_threads_that_have_ended_keep_nothing() -> None:
     module, x = make(0)
+
+    def work() -> None:
+        torch.set_num_threads(1)  # threads of a pool of its own would stay
+        compute(module, x)
+
     with use_threads(1):
         release_scratch()
-        thread = threading.Thread(target=compute, args=(module, x))
+        thread = threading.Thread(target=work)
         thread.start()
         thread.join()
         assert release_scratch() == 0
