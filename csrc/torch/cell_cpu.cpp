@@ -102,7 +102,11 @@ BackwardResult lstm_cell_backward_cpu(const std::optional<Tensor>& grad_h_next,
   direction.h_0 = layer.h_0.const_data_ptr();
   if (need_weights) set_weight_gradients(layer, grad_weights, 0, direction);
   const cpu::Parallel parallel = torch_parallel();
-  cpu::layer_backward(args, cpu::cpu_facts(parallel.threads), parallel);
+  const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
+  cpu::layer_backward(
+      args,
+      cpu::make_layer_backward_plan(layer.shape, layer.layout.data_rows(), layer.dtype, facts),
+      parallel);
   return {grad_input, grad_h, grad_c, grad_weights};
 }
 

@@ -93,6 +93,11 @@ cpu::LayerBackwardArgs backward_args(const CpuLayer& layer, const BackwardTensor
   return args;
 }
 
+cpu::LayerBackwardPlan backward_plan(const CpuLayer& layer, const cpu::Parallel& parallel) {
+  return cpu::make_layer_backward_plan(layer.shape, layer.layout.data_rows(), layer.dtype,
+                                       cpu::cpu_facts(parallel.threads));
+}
+
 BackwardResult lstm_backward_cpu(
     const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
     const std::optional<Tensor>& grad_c_n, const std::optional<Tensor>& grad_cell_states,
@@ -104,7 +109,7 @@ BackwardResult lstm_backward_cpu(
   const BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates,
                                 cells, {need_input, need_states, need_weights, {}});
   const cpu::Parallel parallel = torch_parallel();
-  cpu::layer_backward(backward_args(layer, tensors), cpu::cpu_facts(parallel.threads), parallel);
+  cpu::layer_backward(backward_args(layer, tensors), backward_plan(layer, parallel), parallel);
   return tensors.result();
 }
 
@@ -120,7 +125,7 @@ BackwardResult lstm_sample_gradients_cpu(
   const BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates,
                                 cells, {need_input, need_states, /*weights=*/true, samples});
   const cpu::Parallel parallel = torch_parallel();
-  cpu::sample_gradients(backward_args(layer, tensors), samples, cpu::cpu_facts(parallel.threads),
+  cpu::sample_gradients(backward_args(layer, tensors), samples, backward_plan(layer, parallel),
                         parallel);
   return tensors.result();
 }

@@ -8,7 +8,6 @@
 #include "cpu/gradients/lstm_backward.h"
 #include "cpu/gradients/rebuild_gates.h"
 #include "cpu/gradients/weight_gradient.h"
-#include "cpu/plan.h"
 #include "cpu/rows.h"
 #include "cpu/runtime/scratch.h"
 
@@ -17,7 +16,7 @@ namespace {
 
 class SampleGradients {
  public:
-  SampleGradients(const LayerBackwardArgs& args, int64_t samples, const CpuFacts& facts,
+  SampleGradients(const LayerBackwardArgs& args, int64_t samples, const LayerBackwardPlan& plan,
                   const Parallel& parallel);
   void run();
 
@@ -43,9 +42,8 @@ class SampleGradients {
   const LayerBackwardArgs& args_;
   const LstmShape& shape_;
   const int64_t samples_;
-  const CpuFacts& facts_;
   const Parallel& parallel_;
-  const LstmPlan plan_;
+  const LayerBackwardPlan& plan_;
   const KernelTable& table_;
   const int64_t storage_;          // bytes of an element
   const int64_t rows_;             // M
@@ -56,14 +54,13 @@ class SampleGradients {
 };
 
 SampleGradients::SampleGradients(const LayerBackwardArgs& args, int64_t samples,
-                                 const CpuFacts& facts, const Parallel& parallel)
+                                 const LayerBackwardPlan& plan, const Parallel& parallel)
     : args_(args),
       shape_(args.shape),
       samples_(samples),
-      facts_(facts),
       parallel_(parallel),
-      plan_(make_backward_plan(args.shape, args.dtype, facts)),
-      table_(kernel_table(plan_.isa, args.dtype)),
+      plan_(plan),
+      table_(kernel_table(plan.recurrence.isa, args.dtype)),
       storage_(dtype_size(args.dtype)),
       rows_(args.layout->data_rows()),
       zeros_(args.shape.output_size * storage_),
@@ -99,17 +96,16 @@ void SampleGradients::rebuild_missing_gates() {
     gates_[d] = are_saved ? args_.direction[d].recurrence.gates : directions_[d].grad_gates.get();
   }
   if (are_saved) return;
-  rebuild_gates(gates_args(), make_forward_plan(shape_, args_.dtype, facts_), parallel_);
+  rebuild_gates(gates_args(), plan_.forward, parallel_);
 }
 
 // o·tanh(c), which W_hr's gradient multiplies.
 void SampleGradients::compute_cell_output(int d) {
   const int64_t hidden = shape_.hidden_size, accumulator = accumulator_size(args_.dtype);
   parallel_.for_each(rows_, [&](int64_t row) {
-    table_.unprojected_output(
-        advance(gates_[d], row * kGates * hidden, storage_),
-        advance(args_.direction[d].recurrence.cells, row * hidden, accumulator), 1, hidden,
-        advance(directions_[d].cell_output.get(), row * hidden, storage_));
+    table_.cell_output(advance(gates_[d], row * kGates * hidden, storage_),
+                       advance(args_.direction[d].recurrence.cells, row * hidden, accumulator), 1,
+                       hidden, advance(directions_[d].cell_output.get(), row * hidden, storage_));
   });
 }
 
@@ -125,7 +121,7 @@ void SampleGradients::run_recurrence() {
     recurrence.direction[d].grad_gates = directions_[d].grad_gates.get();
     recurrence.direction[d].grad_output = directions_[d].grad_output.get();
   }
-  lstm_backward(recurrence, plan_, parallel_);
+  lstm_backward(recurrence, plan_.recurrence, parallel_);
 }
 
 void SampleGradients::run_input_gradient() const {
@@ -134,7 +130,7 @@ void SampleGradients::run_input_gradient() const {
     input.grad_gates[d] = directions_[d].grad_gates.get();
     input.w_ih[d] = args_.direction[d].recurrence.weights.w_ih;
   }
-  input_gradient(input, plan_.isa, parallel_);
+  input_gradient(input, plan_.recurrence.isa, parallel_);
 }
 
 // The rows of each sample after those of the one before it.
@@ -152,7 +148,8 @@ RowPointers SampleGradients::rows_by_sample(const Buffer& matrix, int64_t column
 void SampleGradients::sum(WeightGradientArgs args) const {
   args.dtype = args_.dtype;
   args.rows = rows_;
-  sample_weight_gradients(args, samples_, sample_rows_.first.data(), plan_.isa, parallel_);
+  sample_weight_gradients(args, samples_, sample_rows_.first.data(), plan_.recurrence.isa,
+                          parallel_);
 }
 
 // dW_ih = Σ grad_gatesᵀ·x and dW_hh = Σ grad_gatesᵀ·h_prev; the biases' are Σ grad_gates.
@@ -162,7 +159,7 @@ void SampleGradients::sum_weights(int d) const {
   const RowPointers grads = rows_by_sample(directions_[d].grad_gates, gates);
   const RowPointers x =
       by_sample(data_rows(*args_.layout, shape_.batch, args_.x, shape_.input_size * storage_));
-  const RowPointers h_prev = by_sample(previous_state_rows(gates_args(), d, zeros_.data()));
+  const RowPointers h_prev = by_sample(h_prev_rows(gates_args(), d, zeros_.data()));
   WeightGradientArgs args;
   args.grads = grads.data();
   args.grad_columns = gates;
@@ -199,12 +196,12 @@ void SampleGradients::run() {
 
 }  // namespace
 
-void sample_gradients(const LayerBackwardArgs& args, int64_t samples, const CpuFacts& facts,
+void sample_gradients(const LayerBackwardArgs& args, int64_t samples, const LayerBackwardPlan& plan,
                       const Parallel& parallel) {
   check_shape(args.shape);
   LSTM_CHECK(samples >= 1 && args.shape.batch % samples == 0,
              "samples must be at least 1 and divide N = ", args.shape.batch, ", got ", samples);
-  SampleGradients(args, samples, facts, parallel).run();
+  SampleGradients(args, samples, plan, parallel).run();
 }
 
 }  // namespace lstm_fused::cpu

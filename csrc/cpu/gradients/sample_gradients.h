@@ -4,7 +4,6 @@
 
 #include <cstdint>
 
-#include "cpu/cpu_features.h"
 #include "cpu/gradients/layer_backward.h"
 #include "cpu/runtime/team.h"
 
@@ -12,9 +11,9 @@ namespace lstm_fused::cpu {
 
 // As layer_backward, but for the weights' gradients, which are all wanted: those of each of B
 // samples, (B, …) in the place of (…). Row n of the batch is of sample n % B, and B divides N.
-// All steps go together, whatever args.piece_steps is. The results do not depend on the number of
-// threads, bit for bit.
-void sample_gradients(const LayerBackwardArgs& args, int64_t samples, const CpuFacts& facts,
+// All steps go together, whatever the plan says of pieces. The results do not depend on the number
+// of threads, bit for bit.
+void sample_gradients(const LayerBackwardArgs& args, int64_t samples, const LayerBackwardPlan& plan,
                       const Parallel& parallel);
 
 }  // namespace lstm_fused::cpu
