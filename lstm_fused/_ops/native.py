@@ -12,8 +12,6 @@ import torch
 
 from lstm_fused._ops.fakes import FAKES
 
-GATES = 4
-
 # The extension module, or None where it did not load.
 compiled: ModuleType | None = None
 try:

@@ -7,19 +7,15 @@ gradients even where torch.autograd.grad asks for those of the input alone. The 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+
+from lstm_fused.autograd.arguments import Needs
 
 # Private names of torch; without them, all that may be needed counts as needed.
 _will_execute: Any = getattr(torch._C, "_will_engine_execute_node", None)
 _current_task: Any = getattr(torch._C, "_current_graph_task_id", None)
-
-
-class Needs(NamedTuple):
-    input: bool
-    states: bool
-    weights: bool
 
 
 def needed_gradients(ctx: Any, may_need: Needs, weights: int) -> Needs:
