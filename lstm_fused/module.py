@@ -264,8 +264,15 @@ class FusedLSTM(CheckedAsTorch):
             return_cell_states=return_cell_states,
             recompute=self.recompute,
         )
-        masks = {"lengths": lengths, "batch_sizes": batch_sizes, "reset_mask": reset_mask}
-        return lstm_stack(input, hx, weights, options, **masks)
+        return lstm_stack(
+            input,
+            hx,
+            weights,
+            options,
+            lengths=lengths,
+            batch_sizes=batch_sizes,
+            reset_mask=reset_mask,
+        )
 
     def _run_torch(
         self,

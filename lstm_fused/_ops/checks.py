@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from lstm_fused._ops.layer_weights import LayerWeights, is_weight_count, split_directions
+from lstm_fused._ops.layer_weights import is_weight_count, split_directions
 
 # Dtypes that the kernels compute in.
 KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -35,11 +35,9 @@ IN_OPS = Errors(RuntimeError, RuntimeError)  # the one exception that an op rais
 def require(
     condition: Any, sentence: Callable[[], str], error: type[Exception] = RuntimeError
 ) -> None:
-    """Raises the error unless the condition holds, which may be symbolic.
-
-    NOTE: under torch.jit.trace, sizes and what is compared to them are tensors.
-    """
-    if error is RuntimeError and not isinstance(condition, Tensor):
+    """Raises the error unless the condition holds, which may be symbolic, or in torch.jit.trace a
+    tensor."""
+    if isinstance(condition, torch.SymBool) and error is RuntimeError:
         torch._check(condition, sentence)  # type: ignore[no-untyped-call]
     elif not condition:
         raise error(sentence())
@@ -70,13 +68,14 @@ def check_tensors(
     """
     check_dtype(input, TypeError)
     dtype, device = input.dtype, input.device
-    for name, tensor in zip(names, hx, strict=False):
+    for tensor in hx:
         if tensor.dtype is not dtype or tensor.device != device:
+            name = next(name for name, state in zip(names, hx, strict=False) if state is tensor)
             _refuse_tensor(tensor, name, "hidden", input)
     for tensor in weights:
         if tensor.dtype is not dtype or tensor.device != device:
             for direction in split_directions(weights, directions):
-                for name, weight in zip(LayerWeights._fields, direction, strict=True):
+                for name, weight in direction._asdict().items():
                     if weight is tensor:
                         _refuse_tensor(tensor, name, "parameter", input)
 
@@ -126,24 +125,16 @@ def check_lengths(lengths: Tensor, batch: int, errors: Errors) -> None:
 def check_batch_sizes(batch_sizes: Tensor, errors: Errors) -> None:
     """int32 or int64 (T,) on the CPU; the values are checked where they are read, in the op."""
     _check_integers(batch_sizes, "batch_sizes", errors)
-    require(
-        batch_sizes.device.type == "cpu",
-        lambda: f"batch_sizes must be on the CPU, got {batch_sizes.device}",
-    )
+    if batch_sizes.device.type != "cpu":
+        raise RuntimeError(f"batch_sizes must be on the CPU, got {batch_sizes.device}")
 
 
 def _check_integers(tensor: Tensor, name: str, errors: Errors) -> None:
     _check_is_tensor(tensor, name)
-    require(
-        tensor.dim() == 1,
-        lambda: f"{name} must have 1 dimension, got {tensor.dim()}",
-        errors.for_value,
-    )
-    require(
-        tensor.dtype in (torch.int32, torch.int64),
-        lambda: f"{name} must be int32 or int64, got {tensor.dtype}",
-        errors.for_type,
-    )
+    if tensor.dim() != 1:
+        raise errors.for_value(f"{name} must have 1 dimension, got {tensor.dim()}")
+    if tensor.dtype not in (torch.int32, torch.int64):
+        raise errors.for_type(f"{name} must be int32 or int64, got {tensor.dtype}")
 
 
 def check_reset_mask(
@@ -151,11 +142,8 @@ def check_reset_mask(
 ) -> None:
     """bool of these sizes, on input's device."""
     _check_is_tensor(reset_mask, "reset_mask")
-    require(
-        reset_mask.dtype == torch.bool,
-        lambda: f"reset_mask must be bool, got {reset_mask.dtype}",
-        errors.for_type,
-    )
+    if reset_mask.dtype != torch.bool:
+        raise errors.for_type(f"reset_mask must be bool, got {reset_mask.dtype}")
     check_shape(reset_mask, "reset_mask", sizes, errors.for_value)
     check_device(reset_mask, "reset_mask", device)
 
@@ -170,7 +158,8 @@ def refuse_packed_masks(lengths: Any, reset_mask: Any, errors: Errors) -> None:
 
 
 def check_steps(steps: int) -> None:
-    require(steps >= 1, lambda: "Expected sequence length to be larger than 0 in RNN")
+    if steps == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
 
 
 # ---- Shapes ----
@@ -182,11 +171,8 @@ def _check_is_tensor(value: Any, name: str) -> None:
 
 
 def check_rank(tensor: Tensor, name: str, rank: int, error: type[Exception] = RuntimeError) -> None:
-    require(
-        tensor.dim() == rank,
-        lambda: f"{name} must have {rank} dimensions, got {tensor.dim()}",
-        error,
-    )
+    if tensor.dim() != rank:
+        raise error(f"{name} must have {rank} dimensions, got {tensor.dim()}")
 
 
 def check_shape(
@@ -201,10 +187,8 @@ def check_shape(
 
 
 def check_device(tensor: Tensor, name: str, device: torch.device) -> None:
-    require(
-        tensor.device == device,
-        lambda: f"{name} must be on {device}, as input is, got {tensor.device}",
-    )
+    if tensor.device != device:
+        raise RuntimeError(f"{name} must be on {device}, as input is, got {tensor.device}")
 
 
 def check_stack(

@@ -58,6 +58,8 @@ def split_directions(weights: Sequence[Any], directions: int) -> list[LayerWeigh
 
 def split_layers(weights: Sequence[Any], num_layers: int) -> list[Sequence[Any]]:
     """A stack's flat list by layer, each a flat list again."""
+    if num_layers == 1:
+        return [weights]
     count = len(weights) // num_layers
     return [weights[k * count : (k + 1) * count] for k in range(num_layers)]
 

@@ -55,16 +55,35 @@ class LayerArguments(NamedTuple):
     def tensors(self) -> LayerTensors:
         return LayerTensors._make(self[: len(LayerTensors._fields)])
 
+    @property
+    def masks(self) -> LayerMasks:
+        return LayerMasks(self.lengths, self.batch_sizes, self.reset_mask)
+
+    @classmethod
+    def split(cls, flat: Sequence[Any]) -> tuple[LayerArguments, Sequence[Any]]:
+        """The arguments and the weights, of a flat row."""
+        return cls._make(flat[:_ARGUMENTS]), flat[_ARGUMENTS:]
+
     @classmethod
     def from_op(cls, arguments: ForwardArguments) -> LayerArguments:
         """From the arguments of those ops, without what is the op's alone."""
         return cls(**{name: getattr(arguments, name) for name in cls._fields})
 
-    def for_op(self, weights: Sequence[Tensor], save_for_backward: bool) -> tuple[Any, ...]:
+    def for_op(self, weights: Sequence[Any], save_for_backward: Any) -> tuple[Any, ...]:
         """The arguments of the ops lstm_forward and lstm_layer."""
-        input, h_0, c_0, lengths, batch_sizes, reset_mask, *flags = self
-        masks = (lengths, batch_sizes, reset_mask)
-        return input, h_0, c_0, weights, *masks, save_for_backward, *flags
+        input, h_0, c_0, lengths, batch_sizes, reset_mask, return_cell_states, recompute = self
+        return (
+            *(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask),
+            *(save_for_backward, return_cell_states, recompute),
+        )
+
+    def saved(self, y: Tensor, gates: Tensor, cells: Tensor) -> SavedLayer:
+        """What to save of a forward that gave these."""
+        input, h_0, c_0, lengths, batch_sizes, reset_mask, _, _ = self
+        return SavedLayer(input, h_0, c_0, lengths, batch_sizes, reset_mask, y, gates, cells)
+
+
+_ARGUMENTS = len(LayerArguments._fields)
 
 
 class LayerResults(NamedTuple):
@@ -116,6 +135,12 @@ class Needs(NamedTuple):
     states: bool
     weights: bool
 
+    @classmethod
+    def of(cls, needs_input_grad: Sequence[bool]) -> Needs:
+        """From the `needs_input_grad` of a function of `LayerArguments` and the weights."""
+        input, h_0, c_0 = needs_input_grad[:3]
+        return cls(input, h_0 or c_0, any(needs_input_grad[_ARGUMENTS:]))
+
 
 class LayerGradient(NamedTuple):
     """The gradients of a layer's variables; of what needs none they are None, or empty tensors."""
@@ -145,7 +170,7 @@ class SecondGradient(NamedTuple):
     layer: LayerGradient
 
 
-_NO_GRADIENTS = (None,) * (len(LayerArguments._fields) - 3)
+_NO_GRADIENTS = (None,) * (_ARGUMENTS - 3)
 
 
 def unflatten(flat: Sequence[Any], *kinds: Any) -> list[Any]:

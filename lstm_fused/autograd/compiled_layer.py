@@ -17,14 +17,9 @@ from torch import Tensor
 
 from lstm_fused._ops import native
 from lstm_fused._ops.arguments import ForwardArguments
-from lstm_fused.autograd.arguments import LayerArguments, LayerResults, unflatten
+from lstm_fused.autograd.arguments import LayerArguments, LayerResults
 from lstm_fused.autograd.function_apply import single_level_apply, within_transforms
-from lstm_fused.autograd.layer_function import (
-    LayerFunction,
-    copy_in_trace,
-    guard_output,
-    saved_layer,
-)
+from lstm_fused.autograd.layer_function import LayerFunction, copy_in_trace, guard_output
 from lstm_fused.autograd.vmap import vmap_forward
 
 # NOTE: what `_differentiate` is traced to cannot change under one name: see `copy_op`.
@@ -48,7 +43,7 @@ class GraphFunction(LayerFunction):
 
     @staticmethod
     def forward(ctx: Any, *flat: Any) -> tuple[Tensor, ...]:
-        arguments, weights = unflatten(flat, LayerArguments)
+        arguments, weights = LayerArguments.split(flat)
         is_transformed = torch._C._are_functorch_transforms_active()
         if is_transformed:
             with torch._C._AutoDispatchBelowAutograd(), torch.enable_grad():
@@ -68,7 +63,8 @@ class GraphFunction(LayerFunction):
         ctx.mark_non_differentiable(*unasked, results.gates, results.cells)
         ctx.return_cell_states = arguments.return_cell_states
         with torch.set_grad_enabled(is_transformed):  # the copy of y is a function of levels below
-            saved, y, ctx.was_overwritten = guard_output(saved_layer(arguments, results))
+            saved_y, y, ctx.was_overwritten = guard_output(results.y, arguments)
+        saved = arguments.saved(saved_y, results.gates, results.cells)
         ctx.save_for_backward(*saved, *weights)
         return results._replace(y=y)
 

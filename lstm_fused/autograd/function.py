@@ -22,7 +22,7 @@ from lstm_fused.autograd.arguments import (
 )
 from lstm_fused.autograd.composite import composite_layer, forward_mode_derivative
 from lstm_fused.autograd.function_apply import apply
-from lstm_fused.autograd.layer_function import layer_gradient, saved_layer
+from lstm_fused.autograd.layer_function import layer_gradient
 from lstm_fused.autograd.vmap import vmap_forward
 
 
@@ -36,13 +36,13 @@ class FusedLSTMFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(*flat: Any) -> LayerResults:
-        arguments, weights = unflatten(flat, LayerArguments)
+        arguments, weights = LayerArguments.split(flat)
         result: LayerResults = native.lstm_forward_op(*arguments.for_op(weights, True))
         return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        arguments, weights = unflatten(inputs, LayerArguments)
+        arguments, weights = LayerArguments.split(inputs)
         results = LayerResults._make(output)
         if arguments.return_cell_states:
             ctx.mark_non_differentiable(results.gates, results.cells)
@@ -50,7 +50,7 @@ class FusedLSTMFunction(torch.autograd.Function):
             ctx.mark_non_differentiable(results.gates, results.cells, results.cell_states)
         ctx.set_materialize_grads(False)
         ctx.return_cell_states = arguments.return_cell_states
-        saved = saved_layer(arguments, results)
+        saved = arguments.saved(results.y, results.gates, results.cells)
         if torch.compiler.is_compiling():
             # Copies: in a graph of torch.compile nothing notices that a saved tensor is changed.
             saved = SavedLayer._make(None if t is None else t.clone() for t in saved)
@@ -60,18 +60,17 @@ class FusedLSTMFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         saved, weights = unflatten(ctx.saved_tensors, SavedLayer)
-        need, weights_need = unflatten(ctx.needs_input_grad, LayerArguments)
         # NOTE: under torch.compile an output without gradient gets an empty one, not None.
         incoming = IncomingGradients._make(grads[: len(IncomingGradients._fields)])
         if not ctx.return_cell_states:
             incoming = incoming._replace(cell_states=None)
-        needs = Needs(need.input, need.h_0 or need.c_0, any(weights_need))
+        needs = Needs.of(ctx.needs_input_grad)
         return layer_gradient(incoming, saved, weights, needs).for_arguments()
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *flat: Any) -> Any:
-        arguments, weights = unflatten(flat, LayerArguments)
-        dims, weight_dims = unflatten(in_dims, LayerArguments)
+        arguments, weights = LayerArguments.split(flat)
+        dims, weight_dims = LayerArguments.split(in_dims)
 
         def call(*op_arguments: Any) -> LayerResults:
             given = ForwardArguments._make(op_arguments)
@@ -91,13 +90,13 @@ class FusedLSTMForwardModeFunction(FusedLSTMFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         FusedLSTMFunction.setup_context(ctx, inputs, output)
-        arguments, weights = unflatten(inputs, LayerArguments)
+        arguments, weights = LayerArguments.split(inputs)
         ctx.save_for_forward(*arguments.tensors, *weights)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
         saved, weights = unflatten(ctx.saved_tensors, LayerTensors)
-        dot, weights_dot = unflatten(tangents, LayerArguments)
+        dot, weights_dot = LayerArguments.split(tangents)
         results = forward_mode_derivative(
             lambda *variables: composite_layer(variables, saved.masks),
             (saved.input, saved.h_0, saved.c_0, *weights),

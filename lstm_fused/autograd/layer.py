@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 
 from lstm_fused._ops import native
 from lstm_fused._ops.op_checks import check_layer, check_values
-from lstm_fused.autograd.arguments import LayerArguments, LayerMasks
+from lstm_fused.autograd.arguments import LayerArguments
 from lstm_fused.autograd.compiled_layer import is_exporting, lstm_layer_op
 from lstm_fused.autograd.composite import composite_layer
 from lstm_fused.autograd.function import apply_layer
@@ -46,17 +46,17 @@ def lstm_layer(
         L·H features (empty unless asked for).
     """
     variables = (arguments.input, arguments.h_0, arguments.c_0, *weights)
-    masks = LayerMasks(arguments.lengths, arguments.batch_sizes, arguments.reset_mask)
     device = arguments.input.device
     if not native.has_kernels(device):
         native.check_cuda_kernels(device)
+        masks = arguments.masks
         check_layer(arguments.input, arguments.h_0, arguments.c_0, weights, *masks)
         check_values(arguments.input, arguments.h_0.shape[1], masks.lengths, masks.batch_sizes)
         return composite_layer(variables, masks)
     has_forward_mode = forward_ad._current_level >= 0
     if has_forward_mode and torch.compiler.is_compiling():
         # NOTE: torch.compile traces no autograd.Function that has a rule for forward mode.
-        return composite_layer(variables, masks)
+        return composite_layer(variables, arguments.masks)
     # NOTE: Dynamo takes tensors of torch.func's transforms for some that need no gradients: under
     # torch.compile the op finds out. A program of torch.export has no backward.
     is_exported = torch.compiler.is_compiling() and is_exporting()

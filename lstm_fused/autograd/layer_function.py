@@ -19,7 +19,6 @@ from lstm_fused.autograd.arguments import (
     IncomingGradients,
     LayerArguments,
     LayerGradient,
-    LayerResults,
     Needs,
     SavedLayer,
     unflatten,
@@ -41,15 +40,23 @@ class LayerFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *flat: Any) -> tuple[Tensor, ...]:
-        arguments, weights = unflatten(flat, LayerArguments)
-        results = LayerResults._make(native.lstm_forward_op(*arguments.for_op(weights, True)))
+        arguments, weights = LayerArguments.split(flat)
+        y, h_n, c_n, cell_states, gates, cells = native.lstm_forward_op(
+            *arguments.for_op(weights, True)
+        )
         ctx.set_materialize_grads(False)
-        saved, y, ctx.was_overwritten = guard_output(saved_layer(arguments, results))
-        ctx.save_for_backward(*saved, *weights)
-        return (y, *results[1:4]) if arguments.return_cell_states else (y, *results[1:3])
+        saved_y, y, ctx.was_overwritten = guard_output(y, arguments)
+        ctx.save_for_backward(*arguments.saved(saved_y, gates, cells), *weights)
+        return (y, h_n, c_n, cell_states) if arguments.return_cell_states else (y, h_n, c_n)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any,
+        grad_y: Tensor | None,
+        grad_h_n: Tensor | None,
+        grad_c_n: Tensor | None,
+        grad_cell_states: Tensor | None = None,
+    ) -> tuple[Tensor | None, ...]:
         saved, weights = unflatten(ctx.saved_tensors, SavedLayer)
         if output_was_overwritten(ctx):
             with torch.no_grad():
@@ -57,36 +64,26 @@ class LayerFunction(torch.autograd.Function):
         elif torch.is_grad_enabled():
             # The graph of the gradient outlives this check.
             saved = saved._replace(y=saved.y.clone())
-        may_need, weights_may_need = unflatten(ctx.needs_input_grad, LayerArguments)
-        needs = needed_gradients(
-            ctx,
-            Needs(may_need.input, may_need.h_0 or may_need.c_0, any(weights_may_need)),
-            len(weights),
-        )
-        incoming = IncomingGradients._make((*grads, None)[:4])
+        incoming = IncomingGradients(grad_y, grad_h_n, grad_c_n, grad_cell_states)
+        needs = needed_gradients(ctx, Needs.of(ctx.needs_input_grad), len(weights))
         return layer_gradient(incoming, saved, weights, needs).for_arguments()
 
 
-def saved_layer(arguments: LayerArguments, results: LayerResults) -> SavedLayer:
-    return SavedLayer(*arguments.tensors, results.y, results.gates, results.cells)
-
-
-def guard_output(saved: SavedLayer) -> tuple[SavedLayer, Tensor, Callable[[], bool]]:
-    """What to save, what to give out as y, and what tells then whether that y has been overwritten.
+def guard_output(y: Tensor, arguments: LayerArguments) -> tuple[Tensor, Tensor, Callable[[], bool]]:
+    """What to save in the place of y, what to give out as y, and what tells then whether that y has
+    been overwritten.
 
     An alias with a version of its own may be unpacked whatever became of y. What tells of y itself
     is a tensor that shares its version but not its memory, which may so be freed.
     """
-    y = saved.y
     if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
         # Versions are not traced. A compiler leaves the copy out where nothing is overwritten.
-        return saved, y.clone(), _is_never_overwritten
-    saved = saved._replace(y=y.data)
-    if saved.input.shape[0] == 1 and saved.batch_sizes is None and y.is_cpu:
-        return saved, y, _is_never_overwritten  # the backward of one step does not read y
+        return y, y.clone(), _is_never_overwritten
+    if arguments.input.shape[0] == 1 and arguments.batch_sizes is None and y.is_cpu:
+        return y.data, y, _is_never_overwritten  # the backward of one step does not read y
     probe, version = y.detach(), y._version
     probe.data = y.new_empty(0)
-    return saved, y, lambda: probe._version != version
+    return y.data, y, lambda: probe._version != version
 
 
 def copy_in_trace(tensor: Any) -> Any:
