@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lstm_fused._ops.layer_weights import is_weight_count, split_directions
+from lstm_fused._torch.private import assert_async, check
 
 # Dtypes that the kernels compute in.
 KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -38,7 +39,7 @@ def require(
     """Raises the error unless the condition holds, which may be symbolic, or in torch.jit.trace a
     tensor."""
     if isinstance(condition, torch.SymBool) and error is RuntimeError:
-        torch._check(condition, sentence)  # type: ignore[no-untyped-call]
+        check(condition, sentence)
     elif not condition:
         raise error(sentence())
 
@@ -108,7 +109,7 @@ def place_lengths(lengths: Tensor | None, input: Tensor, batch_first: bool) -> T
     if lengths.is_cuda:
         steps = input.shape[1 if batch_first else 0]
         in_range = ((lengths >= 0) & (lengths <= steps)).all()
-        torch._assert_async(in_range, "lengths must be between 0 and T")
+        assert_async(in_range, "lengths must be between 0 and T")
     return lengths
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from lstm_fused._ops.checks import (
@@ -32,6 +31,7 @@ from lstm_fused._ops.layer_weights import (
     split_directions,
     weight_sizes,
 )
+from lstm_fused._torch.private import assert_async
 
 
 def check_layer(
@@ -159,7 +159,7 @@ def check_values(
         steps = input.shape[0]
         outside = (lengths < 0) | (lengths > steps)
         if lengths.device.type != "cpu":  # NOTE: to read it here would wait for the device
-            torch._assert_async(~outside.any(), f"lengths must be between 0 and T = {steps}")
+            assert_async(~outside.any(), f"lengths must be between 0 and T = {steps}")
         elif outside.any():
             row = int(outside.nonzero()[0])
             raise RuntimeError(

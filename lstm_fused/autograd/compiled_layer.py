@@ -17,8 +17,15 @@ from torch import Tensor
 
 from lstm_fused._ops import native
 from lstm_fused._ops.arguments import ForwardArguments
+from lstm_fused._torch.private import (
+    HAS_TRANSFORMS,
+    are_transforms_active,
+    below_autograd,
+    single_level_apply,
+)
 from lstm_fused.autograd.arguments import LayerArguments, LayerResults
-from lstm_fused.autograd.function_apply import single_level_apply, within_transforms
+from lstm_fused.autograd.composite import composite_layer
+from lstm_fused.autograd.function_apply import within_transforms
 from lstm_fused.autograd.layer_function import LayerFunction, copy_in_trace, guard_output
 from lstm_fused.autograd.vmap import vmap_forward
 
@@ -44,9 +51,9 @@ class GraphFunction(LayerFunction):
     @staticmethod
     def forward(ctx: Any, *flat: Any) -> tuple[Tensor, ...]:
         arguments, weights = LayerArguments.split(flat)
-        is_transformed = torch._C._are_functorch_transforms_active()
+        is_transformed = are_transforms_active()
         if is_transformed:
-            with torch._C._AutoDispatchBelowAutograd(), torch.enable_grad():
+            with below_autograd(), torch.enable_grad():
                 results = lstm_layer_op(*arguments.for_op(weights, True))
         else:
             arguments = arguments._replace(
@@ -78,13 +85,20 @@ _apply = single_level_apply(GraphFunction)
 
 def _differentiate(*op_arguments: Any) -> LayerResults:
     given = ForwardArguments._make(op_arguments)
-    result: LayerResults
+    arguments = LayerArguments.from_op(given)
     variables = (given.input, given.h_0, given.c_0, *given.weights)
-    if torch.is_grad_enabled() and any(v.requires_grad for v in variables):
+    result: LayerResults
+    if are_transforms_active() and not HAS_TRANSFORMS:
+        y, h_n, c_n, cell_states = composite_layer(variables, arguments.masks)
+        unused = y.new_empty(0)
+        result = LayerResults(y, h_n, c_n, cell_states, unused, unused.clone())
+    elif torch.is_grad_enabled() and any(v.requires_grad for v in variables):
         with within_transforms():
-            result = _apply(*LayerArguments.from_op(given), *given.weights)
+            result = _apply(*arguments, *given.weights)
+    elif below_autograd is None:
+        result = native.lstm_forward_op(*given)
     else:
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             result = lstm_layer_op(*given)
     return result
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from lstm_fused._ops import native
 from lstm_fused._ops.arguments import ForwardArguments
+from lstm_fused._torch.private import is_forward_mode_on
 from lstm_fused.autograd.arguments import (
     IncomingGradients,
     LayerArguments,
@@ -109,7 +109,7 @@ class FusedLSTMForwardModeFunction(FusedLSTMFunction):
 def apply_layer(arguments: LayerArguments, weights: Any) -> LayerResults:
     """FusedLSTMFunction.apply, with forward mode where that is on."""
     flat = (*arguments, *weights)
-    if forward_ad._current_level >= 0:
+    if is_forward_mode_on():
         results = FusedLSTMForwardModeFunction.apply(*flat)  # type: ignore[no-untyped-call]
     else:
         results = apply(FusedLSTMFunction, *flat)

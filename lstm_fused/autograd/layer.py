@@ -15,16 +15,19 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch._C._functorch import unwrap_if_dead
-from torch.autograd import forward_ad
 
 from lstm_fused._ops import native
 from lstm_fused._ops.op_checks import check_layer, check_values
+from lstm_fused._torch.private import (
+    are_transforms_active,
+    is_forward_mode_on,
+    single_level_apply,
+    unwrap_if_dead,
+)
 from lstm_fused.autograd.arguments import LayerArguments
 from lstm_fused.autograd.compiled_layer import is_exporting, lstm_layer_op
 from lstm_fused.autograd.composite import composite_layer
 from lstm_fused.autograd.function import apply_layer
-from lstm_fused.autograd.function_apply import single_level_apply
 from lstm_fused.autograd.layer_function import LayerFunction
 
 # Classes of tensors that torch's own operations give back as they are.
@@ -53,7 +56,7 @@ def lstm_layer(
         check_layer(arguments.input, arguments.h_0, arguments.c_0, weights, *masks)
         check_values(arguments.input, arguments.h_0.shape[1], masks.lengths, masks.batch_sizes)
         return composite_layer(variables, masks)
-    has_forward_mode = forward_ad._current_level >= 0
+    has_forward_mode = is_forward_mode_on()
     if has_forward_mode and torch.compiler.is_compiling():
         # NOTE: torch.compile traces no autograd.Function that has a rule for forward mode.
         return composite_layer(variables, arguments.masks)
@@ -76,7 +79,7 @@ def lstm_layer(
     flat = (*arguments, *weights)
     if (
         has_forward_mode
-        or torch._C._are_functorch_transforms_active()
+        or are_transforms_active()
         or any(isinstance(a, Tensor) and type(a) not in _PLAIN for a in flat)
     ):
         y, h_n, c_n, cell_states, _, _ = apply_layer(arguments, weights)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lstm_fused._ops import native
 from lstm_fused._ops.arguments import BackwardArguments
+from lstm_fused._torch.private import are_transforms_active, count_dispatch_modes, version_of
 from lstm_fused.autograd.arguments import (
     IncomingGradients,
     LayerArguments,
@@ -76,14 +77,14 @@ def guard_output(y: Tensor, arguments: LayerArguments) -> tuple[Tensor, Tensor, 
     An alias with a version of its own may be unpacked whatever became of y. What tells of y itself
     is a tensor that shares its version but not its memory, which may so be freed.
     """
-    if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
+    if count_dispatch_modes() > 0 or are_transforms_active() or version_of is None:
         # Versions are not traced. A compiler leaves the copy out where nothing is overwritten.
         return y, y.clone(), _is_never_overwritten
     if arguments.input.shape[0] == 1 and arguments.batch_sizes is None and y.is_cpu:
         return y.data, y, _is_never_overwritten  # the backward of one step does not read y
-    probe, version = y.detach(), y._version
+    probe, version = y.detach(), version_of(y)
     probe.data = y.new_empty(0)
-    return y.data, y, lambda: probe._version != version
+    return y.data, y, lambda: version_of(probe) != version
 
 
 def copy_in_trace(tensor: Any) -> Any:
@@ -94,7 +95,7 @@ def copy_in_trace(tensor: Any) -> Any:
     NOTE: by an op of our own, since a partitioner that meets `clone` saves what is cloned, and
     makes the copy in the backward, when it is too late.
     """
-    if tensor is None or torch._C._len_torch_dispatch_stack() == 0:
+    if tensor is None or count_dispatch_modes() == 0:
         return tensor
     return copy_op(tensor)
 
