@@ -12,8 +12,6 @@ import torch
 from lstm_fused._ops.fakes import FAKES
 from lstm_fused._torch.private import builtin_of
 
-GATES = 4
-
 # The extension module and the one with the CUDA kernels. Each is None where it did not load, which
 # mypy is not told, since it knows a module's functions by the module's own name only: ask before
 # use.
