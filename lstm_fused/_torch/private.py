@@ -9,7 +9,6 @@ is: a wrapper in Python would take as long as the function does.
 
 from __future__ import annotations
 
-import operator
 import weakref
 from collections.abc import Callable
 from copy import copy
@@ -148,8 +147,8 @@ is_batched_gradient: Callable[[Tensor], bool] = (
 )
 
 # How often a tensor has been written. Fallback: None, and what must not be overwritten is copied.
-version_of: Callable[[Tensor], int] | None = (
-    None if _find("torch.Tensor._version") is None else operator.attrgetter("_version")
+version_of: Callable[[Tensor], int] | None = getattr(
+    _find("torch.Tensor._version"), "__get__", None
 )
 
 # ---- The transforms of torch.func, of which `function_apply` does the work itself ----
