@@ -7,6 +7,7 @@ its own, imports the package with one of them taken away and compares `results()
 
 import ast
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -181,7 +182,8 @@ def _cell(module: Any, x: Tensor) -> Any:
 
 
 def _traced(module: Any, x: Tensor) -> Any:
-    with torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of comparing sizes
         return torch.jit.trace(module, x, check_trace=False)(2 * x)
 
 

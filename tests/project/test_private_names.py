@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""torch's private names stand in lstm_fused/_torch/private.py alone, and none of them is needed."""
+"""torch's private names stand in lstm_fused/_torch/private.py alone."""
 
 import ast
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from kit import private_names
-from kit.process import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -119,18 +116,3 @@ def test_faults_are_found(text: str) -> None:
 )
 def test_what_is_allowed_passes(text: str) -> None:
     assert faults("a.py", ast.parse(text), {"_weights"}) == []
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results with all names in place."""
-    path = tmp_path_factory.mktemp("private") / "results.pt"
-    torch.save(private_names.results(), path)
-    return path
-
-
-@pytest.mark.parametrize("name", private_names.names())
-def test_results_do_not_need(name: str, saved: Path) -> None:
-    code = f"from kit.private_names import main; main({name!r}, {str(saved)!r})"
-    places = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    run_python(code, PYTHONPATH=os.pathsep.join(filter(None, places)))
