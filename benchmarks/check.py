@@ -4,7 +4,7 @@
     max|result - truth|  <=  2 * max|nn.LSTM - truth|  +  FLOORS[dtype] * max(1, max|truth|)
 
 for y, h_n, c_n and, in training, every gradient. truth is nn.LSTM in float64 on the CPU, and the
-rival nn.LSTM in the case's dtype, from the same numbers (`judge` computes both).
+rival nn.LSTM in the case's dtype, from the same numbers (`verifier` computes both).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def find_fault(result: Arrays, truth: Arrays, allowed: dict[str, float]) -> str:
     """What is wrong with a result, in one line; empty if it is right.
 
     Results that a peer does not give (final states, say) are a fault only if it gives none at all:
-    `judge` is asked for all of them, a peer for what its users get.
+    `verifier` is asked for all of them, a peer for what its users get.
     """
     if not result:
         return "gave no result"

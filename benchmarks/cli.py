@@ -15,13 +15,13 @@ from rich.console import Console
 
 from benchmarks.case import CaseError, parse_dtype, parse_shape
 from benchmarks.compare import compare, print_comparison
-from benchmarks.conduct import Options
 from benchmarks.peers import PEERS, REFERENCE, Peer
 from benchmarks.records import Record, read_results
-from benchmarks.report import write_reports
+from benchmarks.runner import Options
 from benchmarks.session import Plan, Session
 from benchmarks.suites import SUITES, parse_suites, resolve_threads
 from benchmarks.table import print_results
+from benchmarks.write_reports import write_reports
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -60,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     against.add_argument("after", type=Path)
     against.add_argument("--threshold", type=float, default=0.05, help="(default 0.05)")
     against.add_argument("--alpha", type=float, default=0.01, help="(default 0.01)")
-    again = commands.add_parser("report", help="tables, plots and HTML of a file of results")
+    again = commands.add_parser("report", help="tables, plots and reports of a file of results")
     again.add_argument("results", type=Path)
     return parser
 

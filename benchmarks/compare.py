@@ -56,7 +56,7 @@ class Comparison:
 def compare(
     before: Results, after: Results, *, threshold: float = 0.05, alpha: float = 0.01
 ) -> Comparison:
-    """Pairs the rows of two runs and judges each pair.
+    """Pairs the rows of two runs and classifies each pair.
 
     Args:
         threshold: changes below this share are never told.
@@ -73,7 +73,7 @@ def compare(
         own = [move for name, move in moves if name == peer]
         noise = spread(own) if len(own) >= LEAST_ROWS else spread([move for _, move in moves])
         needed[peer] = max(math.log1p(threshold), DEVIATIONS * noise)
-    changes = [_judge(a, b, drift, needed[a["peer"]], alpha) for a, b in pairs]
+    changes = [_classify(a, b, drift, needed[a["peer"]], alpha) for a, b in pairs]
     unmatched = len(first) + len(second) - 2 * len(pairs)
     ratios = {peer: math.exp(value) for peer, value in needed.items()}
     return Comparison(changes, math.exp(drift), ratios, unmatched, _warnings(before, after))
@@ -87,7 +87,7 @@ def _units(row: Record) -> list[float]:
     return [math.log(float(np.median(samples))) for samples in row["rounds"]]
 
 
-def _judge(before: Record, after: Record, drift: float, needed: float, alpha: float) -> Change:
+def _classify(before: Record, after: Record, drift: float, needed: float, alpha: float) -> Change:
     a = _units(before)
     b = [unit - (drift if after["unit"] == "s" else 0.0) for unit in _units(after)]
     difference = float(np.median(b) - np.median(a))

@@ -34,6 +34,9 @@ class Results:
     rows: list[Record]
     skipped: list[Record]
 
+    def of_suite(self, suite: str) -> list[Record]:
+        return [row for row in self.rows if row["suite"] == suite]
+
     def suites(self) -> list[str]:
         return list(dict.fromkeys(row["suite"] for row in self.rows))
 

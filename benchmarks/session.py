@@ -17,15 +17,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.case import CaseError
-from benchmarks.conduct import Conductor, Options
 from benchmarks.machine import machine_facts
 from benchmarks.peers import REFERENCE, Peer
 from benchmarks.pool import Pool
 from benchmarks.records import SCHEMA, Record, Results, Writer
-from benchmarks.report import write_reports
+from benchmarks.runner import Options, Runner
 from benchmarks.suites import Entry
 from benchmarks.table import print_means, suite_table
-from benchmarks.worker import JUDGE
+from benchmarks.worker import VERIFIER
+from benchmarks.write_reports import write_reports
 
 # Who runs the cases that are not for every peer.
 PAIR = ("fused", REFERENCE)
@@ -63,7 +63,7 @@ class Session:
         started = time.monotonic()
         with Pool() as pool, _progress(console) as progress, _ending_politely():
             request = {"do": "facts", "device": self.how.device}
-            facts = pool.get(JUDGE, self.how.threads).ask(request, 120)
+            facts = pool.get(VERIFIER, self.how.threads).ask(request, 120)
             if facts.pop("status") != "ok":
                 raise CaseError(f"device {self.how.device}: {facts['reason']}")
             results = Results(self._run_record(stamp, facts), [], self.skipped)
@@ -83,7 +83,7 @@ class Session:
             progress.update(task, description=text[-70:], refresh=True)
 
         writer = Writer(path)
-        conductor = Conductor(pool, self.how, say)
+        runner = Runner(pool, self.how, say)
         for record in (results.run, *self.skipped):
             writer.write(record)
         for number, (suite, entry) in enumerate(self.plan):
@@ -97,14 +97,14 @@ class Session:
             if len(peers) < len(self._peers_of(entry)):
                 results.skipped.append(_out_of_time(suite, entry, "other peers"))
                 writer.write(results.skipped[-1])
-            rows = conductor.run_case(suite, entry.case, peers, min(share, CASE_SECONDS))
+            rows = runner.run_case(suite, entry.case, peers, min(share, CASE_SECONDS))
             for row in rows:
                 writer.write(row)
             results.rows += rows
             progress.advance(task)
             if number + 1 == len(self.plan) or self.plan[number + 1][0] != suite:
                 progress.console.print(suite_table(results, suite))
-        conductor.close()
+        runner.close()
         writer.close()
 
     def _peers_of(self, entry: Entry, share: float = CASE_SECONDS) -> list[Peer]:

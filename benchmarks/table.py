@@ -53,9 +53,7 @@ def suite_table(results: Results, suite: str) -> Table:
     for name in COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
     last = ""
-    for row in results.rows:
-        if row["suite"] != suite:
-            continue
+    for row in results.of_suite(suite):
         if last and row["label"] != last:
             table.add_section()
         name = row["label"] if row["label"] != last else ""

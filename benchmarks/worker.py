@@ -27,7 +27,7 @@ from benchmarks.peers import PEERS
 from benchmarks.peers.base import Call, Refusal, Setting
 
 # NOTE: the peer that has this name is no peer: it gives the truth and the rates.
-JUDGE = "judge"
+VERIFIER = "verifier"
 WARM_UP_SECONDS = 0.02
 
 
@@ -36,7 +36,7 @@ class Worker:
 
     def __init__(self, peer: str, module: str = "") -> None:
         self.peer, self.call, self.kernels = peer, None, []
-        module = module or f"benchmarks.peers.{PEERS[peer].module}" if peer != JUDGE else ""
+        module = module or f"benchmarks.peers.{PEERS[peer].module}" if peer != VERIFIER else ""
         self.module = import_module(module) if module else None
 
     def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class Worker:
         return {"samples": [float(peak_bytes(call.run, setting.device))]}
 
     def truth(self, request: dict[str, Any]) -> dict[str, Any]:
-        from benchmarks.judge import write_truth
+        from benchmarks.verifier import write_truth
 
         case, setting = _read(request)
         write_truth(case, setting, Path(request["results"]))

@@ -4,7 +4,7 @@
     def prepare(case: Case, data: Data, setting: Setting) -> Call
 
 that builds whatever one call needs (a module, a session, a compiled function), or raises `Refusal`.
-A worker imports the module; the process that conducts reads only the table below.
+A worker imports the module; the runner's process reads only the table below.
 """
 
 from __future__ import annotations

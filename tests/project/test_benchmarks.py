@@ -22,14 +22,14 @@ from benchmarks.case import Case, CaseError, from_record, parse_dtype, parse_sha
 from benchmarks.check import budgets, find_fault
 from benchmarks.clock import CudaClock, count_names
 from benchmarks.compare import compare
-from benchmarks.conduct import Conductor, Options
 from benchmarks.data import make_data, rounded
 from benchmarks.peers import PEERS, Peer
 from benchmarks.pool import Pool
 from benchmarks.records import Results, Writer, read_results
-from benchmarks.report import write_reports
 from benchmarks.rows import bytes_floor, scaled
+from benchmarks.runner import Options, Runner
 from benchmarks.suites import SUITES
+from benchmarks.write_reports import write_reports
 
 # A process of its own whose results are off by one; torch is not needed for that.
 WRONG_PEER = """
@@ -124,7 +124,7 @@ from pathlib import Path
 from benchmarks.case import Case
 from benchmarks.check import find_fault, load_truth
 from benchmarks.data import make_data
-from benchmarks.judge import write_truth
+from benchmarks.verifier import write_truth
 from benchmarks.peers import fused, nn_lstm
 from benchmarks.peers.base import Setting
 
@@ -267,10 +267,10 @@ def test_a_wrong_result_is_told_and_not_timed(
     case = Case(T=3, N=2, D=4, H=5)
     peers = [PEERS["fused"], PEERS["nn"]]
     with Pool() as pool:
-        conductor = Conductor(pool, options)
-        wrong, right = conductor.run_case("inference", case, peers)
-        refused, _ = conductor.run_case("inference", replace(case, layers=2), peers)
-        conductor.close()
+        runner = Runner(pool, options)
+        wrong, right = runner.run_case("inference", case, peers)
+        refused, _ = runner.run_case("inference", replace(case, layers=2), peers)
+        runner.close()
         assert all(worker.alive for worker in pool.workers.values())
     assert wrong["status"] == "wrong" and re.match(r"y: error [\d.]+, allowed", wrong["reason"])
     assert wrong["rounds"] == [] and wrong["median"] is None and wrong["speedup"] is None
@@ -324,6 +324,20 @@ def test_the_report_loads_nothing(tmp_path: Path) -> None:
     images = [path for path in written if path.suffix == ".png"]
     assert {path.name for path in images} == {"run_inference.png", "run_share.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in images)
+
+
+def test_the_markdown_report_has_every_figure(tmp_path: Path) -> None:
+    results = make_results()
+    results.rows.append({**results.rows[0], "status": "wrong", "reason": "y: a|b\nc"})
+    written = write_reports(results, tmp_path / "run.jsonl")
+    page = next(path for path in written if path.suffix == ".md").read_text()
+    tables = [line for line in page.splitlines() if line.startswith("|")]
+    assert all(len(re.findall(r"(?<!\\)\|", line)) in (5, 11) for line in tables)
+    for row in results.rows:
+        assert row["label"].split(",")[0] in page
+        if row["status"] == "ok":
+            assert scaled(row["median"], row["unit"]) in page
+    assert r"y: a\|b c" in page
 
 
 # ----------------------------------------------------------------------------- without a GPU

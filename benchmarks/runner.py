@@ -24,10 +24,10 @@ from benchmarks.peers import REFERENCE, Peer
 from benchmarks.pool import Pool, WorkerProcess
 from benchmarks.records import Record
 from benchmarks.rows import make_row
-from benchmarks.worker import JUDGE
+from benchmarks.worker import VERIFIER
 
 # Preparing may compile; a call may take seconds. Beyond this, a peer is given up.
-PATIENCE_SECONDS = 300
+TIMEOUT_SECONDS = 300
 # A call this long is its own warm-up: other peers' traces in the caches are nothing to it.
 LONG_CALL_SECONDS = 0.3
 
@@ -73,7 +73,7 @@ class Others:
         return round(max(0.0, self.worked) / self.passed, 2) if self.passed else 0.0
 
 
-class Conductor:
+class Runner:
     def __init__(self, pool: Pool, options: Options, say: Say = lambda text: None) -> None:
         self.pool, self.options, self.say = pool, options, say
         self.folder = tempfile.TemporaryDirectory(prefix="lstm_fused_bench_")
@@ -177,7 +177,7 @@ class Conductor:
         for _ in range(min(2, self.options.rounds)):
             for peer in [peer for peer in peers if peer.name in rounds]:
                 worker = self._start(peer, threads)
-                answer = worker.ask(self._request({"do": "memory"}, case), PATIENCE_SECONDS)
+                answer = worker.ask(self._request({"do": "memory"}, case), TIMEOUT_SECONDS)
                 worker.close()
                 if self._failed(answer, rows[peer.name]):
                     del rounds[peer.name]
@@ -205,7 +205,7 @@ class Conductor:
         return {**request, **where, "case": case.as_record()}
 
     def _ask(self, peer: Peer, threads: int, request: Record, case: Case) -> Record:
-        return self._worker(peer, threads).ask(self._request(request, case), PATIENCE_SECONDS)
+        return self._worker(peer, threads).ask(self._request(request, case), TIMEOUT_SECONDS)
 
     def _worker(self, peer: Peer, threads: int) -> WorkerProcess:
         return self.pool.get(peer.name, threads, pinned=peer.pinned, module=self._module(peer))
@@ -220,9 +220,9 @@ class Conductor:
         self.say(f"{case.label}: computing the truth")
         path = Path(self.folder.name) / "truth.npz"
         # NOTE: with every thread, whatever the case asks for: it is not timed.
-        judge = self.pool.get(JUDGE, self.options.threads)
+        verifier = self.pool.get(VERIFIER, self.options.threads)
         request = self._request({"do": "truth", "results": str(path)}, case)
-        answer = judge.ask({**request, "threads": self.options.threads}, PATIENCE_SECONDS)
+        answer = verifier.ask({**request, "threads": self.options.threads}, TIMEOUT_SECONDS)
         if answer["status"] == "ok":
             answer["arrays"] = load_truth(path)
             path.unlink()
@@ -233,9 +233,9 @@ class Conductor:
         """The machine's rates, measured anew for each suite: they change with its other users."""
         key = (suite, threads, case.dtype if self.options.device != "cpu" else "")
         if key not in self.rates:
-            judge = self.pool.get(JUDGE, self.options.threads)
+            verifier = self.pool.get(VERIFIER, self.options.threads)
             request = self._request({"do": "rates", "dtype": case.dtype}, case)
-            answer = judge.ask(request, PATIENCE_SECONDS)
+            answer = verifier.ask(request, TIMEOUT_SECONDS)
             self.rates[key] = answer if answer["status"] == "ok" else {}
         return self.rates[key]
 
@@ -243,7 +243,7 @@ class Conductor:
     def _neighbours(self, case: Case) -> Iterator[None]:
         """For a busy case: processes that keep every core busy meanwhile."""
         count = self.options.threads if case.busy else 0
-        neighbours = [WorkerProcess(JUDGE, 1) for _ in range(count)]
+        neighbours = [WorkerProcess(VERIFIER, 1) for _ in range(count)]
         try:
             for neighbour in neighbours:
                 neighbour.send({"do": "spin"})
