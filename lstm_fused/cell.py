@@ -15,8 +15,8 @@ from lstm_fused._torch.fx import find_proxy, mark_leaf, record_call
 from lstm_fused._torch.jit import refuse_script
 from lstm_fused._torch.module_state import share_state, to_torch
 from lstm_fused._torch.module_weights import weights_of
-from lstm_fused.autograd.fast_path import can_run_directly, run_cell_directly
-from lstm_fused.functional import lstm_stack
+from lstm_fused.autograd import fast_path
+from lstm_fused.functional import StackOptions, lstm_stack
 
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -62,11 +62,11 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         Raises:
             ValueError, TypeError, RuntimeError: as nn.LSTMCell.
         """
-        if can_run_directly(input, hx, rank=2):
+        if fast_path.can_run(input, hx, rank=2):
             try:
-                return run_cell_directly(input, hx, self._weights())
+                return fast_path.run_cell(input, hx, self._weights())
             except RuntimeError:
-                # The op's words are not nn.LSTMCell's.
+                # Where nn.LSTMCell has a sentence of its own, the op's is another one.
                 self._check_arguments(input, hx)
                 raise
         proxy = find_proxy(input, hx)
@@ -84,7 +84,7 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
             )
             hx = (zeros, zeros)
         states = (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-        _, h, c, _ = lstm_stack(input.unsqueeze(0), states, self._weights())
+        _, h, c, _ = lstm_stack(input.unsqueeze(0), states, self._weights(), StackOptions())
         h, c = h.squeeze(0), c.squeeze(0)
         dtypes = result_dtypes(input, hx[1], cell=True)
         if dtypes is not None:
@@ -98,7 +98,7 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         return weights_of(self, _NAMES if self.bias else _NAMES[:2])
 
     def _check_arguments(self, input: Tensor, hx: tuple[Tensor, Tensor] | None) -> None:
-        """Raises in nn.LSTMCell's words where the arguments do not fit."""
+        """Raises in nn.LSTMCell's sentences where the arguments do not fit."""
         if input.dim() not in (1, 2):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
         if hx is not None:
@@ -118,7 +118,7 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
             hx = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
         self._check_sizes(input, hx or ())
         if not is_autocast_enabled(input.device):
-            check_tensors(input, hx or (), self._weights())
+            check_tensors(input, hx or (), self._weights(), names=("h", "c"))
 
     def _check_sizes(self, input: Tensor, hx: Sequence[Tensor]) -> None:
         if input.size(1) != self.input_size:

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lstm_fused._ops import checks, native
-from lstm_fused._torch.autocast import cast_for_autocast, result_dtypes
+from lstm_fused._ops.layer_weights import has_projection, split_layers
+from lstm_fused._torch.autocast import cast_for_autocast, is_autocast_enabled, result_dtypes
 from lstm_fused._torch.jit import refuse_trace_with_gradients
 from lstm_fused.autograd import lstm_layer
+from lstm_fused.autograd.arguments import LayerArguments
 from lstm_fused.autograd.compiled_layer import is_exporting
 from lstm_fused.packing import (
     pack_rows,
@@ -21,6 +24,25 @@ from lstm_fused.packing import (
     pad_rows,
     to_device,
 )
+
+
+class StackOptions(NamedTuple):
+    """How a stack of layers runs; see :func:`lstm`.
+
+    NOTE: a frozen dataclass takes a microsecond more to make, in each call.
+    """
+
+    num_layers: int = 1
+    bidirectional: bool = False
+    dropout: float = 0.0
+    training: bool = False
+    batch_first: bool = False
+    return_cell_states: bool = False
+    recompute: bool = False
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
 
 
 def lstm(
@@ -60,9 +82,9 @@ def lstm(
             torch's generator, and acts when ``training``.
         lengths: int32 or int64 (N,), 0 ≤ length ≤ T, in any order, on any device. y is 0 past a
             row's length, its states end there, and the reverse direction starts there.
-        batch_sizes: int64 (T,) on the CPU, as in a PackedSequence.
+        batch_sizes: int32 or int64 (T,) on the CPU, as in a PackedSequence.
         reset_mask: bool, (T, N) or (N, T) with ``batch_first``. True: the state that enters this
-            step, in the direction of processing, is zero. The same for every layer.
+            step, in the direction of processing, is zero. It holds for every layer.
         return_cell_states: also return every c_t of the last layer.
         recompute: save h and c for the backward but no gates, which it computes anew: less memory,
             a little more time; on the CPU the same bits.
@@ -77,23 +99,24 @@ def lstm(
     """
     weights = list(weights)
     checks.check_stack(hx, weights, num_layers, 2 if bidirectional else 1, dropout)
-    wanted_rank = 3 if batch_sizes is None else 2
-    if input.dim() != wanted_rank:
-        raise ValueError(f"input must have {wanted_rank} dimensions, got {input.dim()}")
-    return lstm_stack(
-        input,
-        hx,
-        weights,
+    checks.check_rank(input, "input", 3 if batch_sizes is None else 2, ValueError)
+    options = StackOptions(
         num_layers=num_layers,
         bidirectional=bidirectional,
         dropout=dropout,
         training=training,
         batch_first=batch_first,
+        return_cell_states=return_cell_states,
+        recompute=recompute,
+    )
+    return lstm_stack(
+        input,
+        hx,
+        weights,
+        options,
         lengths=lengths,
         batch_sizes=batch_sizes,
         reset_mask=reset_mask,
-        return_cell_states=return_cell_states,
-        recompute=recompute,
     )
 
 
@@ -101,36 +124,32 @@ def lstm_stack(
     input: Tensor,
     hx: tuple[Tensor, Tensor],
     weights: list[Tensor],
+    options: StackOptions,
     *,
-    num_layers: int = 1,
-    bidirectional: bool = False,
-    dropout: float = 0.0,
-    training: bool = False,
-    batch_first: bool = False,
     lengths: Tensor | None = None,
     batch_sizes: Tensor | None = None,
     reset_mask: Tensor | None = None,
-    return_cell_states: bool = False,
-    recompute: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """:func:`lstm` for a module, whose constructor has checked the counts that `lstm` checks."""
     refuse_trace_with_gradients(input, hx, weights)
-    per_layer, directions = len(weights) // num_layers, 2 if bidirectional else 1
-    dtypes = result_dtypes(
-        input, hx[1], packed=batch_sizes is not None, projected=per_layer // directions in (3, 5)
-    )
-    input, hx, weights = cast_for_autocast(input, hx, weights)
-    checks.check_tensors(input, hx, weights)
-    time_dim = 1 if batch_first and batch_sizes is None else 0
+    all_directions = options.num_layers * options.directions
+    dtypes: tuple[torch.dtype, torch.dtype] | None = None
+    if is_autocast_enabled(input.device):
+        projected = has_projection(len(weights), all_directions)
+        dtypes = result_dtypes(input, hx[1], packed=batch_sizes is not None, projected=projected)
+        input, hx, weights = cast_for_autocast(input, hx, weights)
+    checks.check_tensors(input, hx, weights, all_directions)
+    is_batch_first = options.batch_first and batch_sizes is None
     if batch_sizes is None:
-        lengths = checks.check_lengths(lengths, input, batch_first)
-        checks.check_reset_mask(reset_mask, input, "(N, T)" if batch_first else "(T, N)")
-        checks.check_steps(input.shape[time_dim])
+        lengths = checks.place_lengths(lengths, input, is_batch_first)
+        if reset_mask is not None:
+            checks.check_reset_mask(reset_mask, input.shape[:2], input.device, checks.IN_PYTHON)
+        checks.check_steps(input.shape[1 if is_batch_first else 0])
     else:
-        checks.refuse_packed_masks(lengths, reset_mask)
-        checks.check_batch_sizes(batch_sizes)
+        checks.refuse_packed_masks(lengths, reset_mask, checks.IN_PYTHON)
+        checks.check_batch_sizes(batch_sizes, checks.IN_PYTHON)
 
-    if time_dim == 1:
+    if is_batch_first:
         # The kernels want it so, forward and backward. A copy stays what it is, too, when the input
         # is changed later.
         input = input.transpose(0, 1).contiguous()
@@ -143,46 +162,42 @@ def lstm_stack(
         lengths = to_device(packed_lengths(batch_sizes, batch), input.device)
         input = pad_rows(input, positions, batch_sizes.numel(), batch)
         batch_sizes = None
-    h_0, c_0 = hx
+    num_layers, directions = options.num_layers, options.directions
     final_h: list[Tensor] = []
     final_c: list[Tensor] = []
+    y, (h_0, c_0) = input, hx
     cell_states: Tensor | None = None
-    y = input
-    for layer in range(num_layers):
-        if layer > 0 and dropout > 0 and training:
-            y = F.dropout(y, dropout)
+    for layer, layer_weights in enumerate(split_layers(weights, num_layers)):
+        if layer > 0 and options.dropout > 0 and options.training:
+            y = F.dropout(y, options.dropout)
         states = slice(layer * directions, (layer + 1) * directions)
-        y, h_n, c_n, cell_states = lstm_layer(
+        arguments = LayerArguments(
             y,
             h_0[states] if num_layers > 1 else h_0,
             c_0[states] if num_layers > 1 else c_0,
-            weights[layer * per_layer : (layer + 1) * per_layer],
             lengths,
             batch_sizes,
             reset_mask,
-            return_cell_states and layer == num_layers - 1,
-            recompute,
+            options.return_cell_states and layer == num_layers - 1,
+            options.recompute,
         )
+        y, h_n, c_n, cell_states = lstm_layer(arguments, layer_weights)
         final_h.append(h_n)
         final_c.append(c_n)
+    h_n = final_h[0] if num_layers == 1 else torch.cat(final_h)
+    c_n = final_c[0] if num_layers == 1 else torch.cat(final_c)
+    if not options.return_cell_states:
+        cell_states = None
     if positions is not None:
         y = pack_rows(y, positions)
-        if return_cell_states:
-            assert cell_states is not None
-            cell_states = pack_rows(cell_states, positions)
-    if time_dim == 1:
+        cell_states = None if cell_states is None else pack_rows(cell_states, positions)
+    if is_batch_first:
         y = y.transpose(0, 1)
         if torch.compiler.is_compiling() and y.requires_grad and not is_exporting():
             # Inductor's views share no version with what they show: a caller who overwrites the
             # view would overwrite what the backward reads, unnoticed.
             y = y.contiguous()
-        if return_cell_states:
-            assert cell_states is not None
-            cell_states = cell_states.transpose(0, 1)
-    h_n = final_h[0] if num_layers == 1 else torch.cat(final_h)
-    c_n = final_c[0] if num_layers == 1 else torch.cat(final_c)
-    if not return_cell_states:
-        cell_states = None
+        cell_states = None if cell_states is None else cell_states.transpose(0, 1)
     if dtypes is not None:
         y, h_n, c_n = y.to(dtypes[0]), h_n.to(dtypes[0]), c_n.to(dtypes[1])
         cell_states = None if cell_states is None else cell_states.to(dtypes[1])

@@ -11,23 +11,21 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lstm_fused._convert.reasons import refuse_unlike
 from lstm_fused._ops.checks import (
+    IN_PYTHON,
     check_reset_mask,
     check_steps,
     check_tensors,
     refuse_packed_masks,
 )
-from lstm_fused._torch.autocast import is_autocast_enabled
-from lstm_fused._torch.flat_weights import ByName
 from lstm_fused._torch.fx import find_proxy, mark_leaf, record_call
 from lstm_fused._torch.jit import refuse_script
+from lstm_fused._torch.lstm_checks import CheckedAsTorch, Hidden
 from lstm_fused._torch.module_state import share_state, to_torch
-from lstm_fused.autograd.fast_path import can_run_directly, run_directly
-from lstm_fused.functional import lstm_stack
-
-Hidden = tuple[Tensor, Tensor]
+from lstm_fused.autograd import fast_path
+from lstm_fused.functional import StackOptions, lstm_stack
 
 
-class FusedLSTM(ByName):
+class FusedLSTM(CheckedAsTorch):
     """`nn.LSTM` with fused kernels: same arguments, parameters, initial values and results.
 
     It is not a subclass of ``nn.LSTM``, because torch.compile breaks the graph at those. It never
@@ -54,7 +52,7 @@ class FusedLSTM(ByName):
         ValueError, TypeError: as nn.LSTM, for another backend, and for `recompute` with "cudnn".
     """
 
-    # Also of modules that were an nn.LSTM once.
+    # Modules that were an nn.LSTM once have no attributes of these names, but the class's.
     backend = "auto"
     recompute = False
     _torch_class: type[nn.Module] = nn.LSTM
@@ -143,15 +141,15 @@ class FusedLSTM(ByName):
             and not return_cell_states
             and self.num_layers == 1
             and self.backend == "auto"
-            and can_run_directly(input, hx, rank=3)
+            and fast_path.can_run(input, hx, rank=3)
         ):
             directions = 2 if self.bidirectional else 1
             try:
-                return run_directly(
+                return fast_path.run_layer(
                     input, hx, self._weights(), directions, self.batch_first, self.recompute
                 )
             except RuntimeError:
-                # The op's words are not nn.LSTM's.
+                # Where nn.LSTM has a sentence of its own, the op's is another one.
                 self._refuse_misfits(input, hx)
                 raise
         proxy = find_proxy(input, hx, lengths, reset_mask)
@@ -160,7 +158,7 @@ class FusedLSTM(ByName):
             flags = {"return_cell_states": return_cell_states}
             return record_call(proxy, self, input, hx, **masks, **flags)
         if isinstance(input, PackedSequence):
-            refuse_packed_masks(lengths, reset_mask)
+            refuse_packed_masks(lengths, reset_mask, IN_PYTHON)
             return self._forward_packed(input, hx, return_cell_states)
         if input.dim() not in (2, 3):
             raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
@@ -193,7 +191,7 @@ class FusedLSTM(ByName):
         if lengths is not None:
             raise ValueError("lengths needs batched 3-D input, got unbatched 2-D input")
         if reset_mask is not None:
-            check_reset_mask(reset_mask, input, "(T,)")
+            check_reset_mask(reset_mask, input.shape[:1], input.device, IN_PYTHON)
             reset_mask = reset_mask.unsqueeze(batch_dim)
         y, h_n, c_n, cell_states = self._run(
             input.unsqueeze(batch_dim),
@@ -255,10 +253,7 @@ class FusedLSTM(ByName):
         if self.backend == "cudnn":
             extras = (lengths, reset_mask, return_cell_states or None, self.recompute or None)
             return (*self._run_torch(input, hx, weights, batch_sizes, extras), None)
-        return lstm_stack(
-            input,
-            hx,
-            weights,
+        options = StackOptions(
             num_layers=self.num_layers,
             bidirectional=self.bidirectional,
             # NOTE: not read where it is not needed; compile(dynamic=True) takes a float for a
@@ -266,11 +261,17 @@ class FusedLSTM(ByName):
             dropout=self.dropout if self.training and self.num_layers > 1 else 0.0,
             training=self.training,
             batch_first=self.batch_first,
+            return_cell_states=return_cell_states,
+            recompute=self.recompute,
+        )
+        return lstm_stack(
+            input,
+            hx,
+            weights,
+            options,
             lengths=lengths,
             batch_sizes=batch_sizes,
             reset_mask=reset_mask,
-            return_cell_states=return_cell_states,
-            recompute=self.recompute,
         )
 
     def _run_torch(
@@ -295,73 +296,16 @@ class FusedLSTM(ByName):
         result: tuple[Tensor, Tensor, Tensor] = run(*data, hx, weights, *options)
         return result
 
-    # ---- Checks, with nn.LSTM's sentences ----
-
-    def _check_input(self, input: Tensor, batch_sizes: Tensor | None, dtype: torch.dtype) -> None:
-        if input.dtype != dtype and not is_autocast_enabled(input.device):
-            raise ValueError(
-                f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
-                f"Convert input: input.to({dtype}), or convert model: model.to({input.dtype})"
-            )
-        expected = 2 if batch_sizes is not None else 3
-        if input.dim() != expected:
-            raise RuntimeError(f"input must have {expected} dimensions, got {input.dim()}")
-        if self.input_size != input.size(-1):
-            raise RuntimeError(
-                "input.size(-1) must be equal to input_size. "
-                f"Expected {self.input_size}, got {input.size(-1)}"
-            )
-
-    def _check_hidden_rank(self, hx: Hidden | None) -> None:
-        if hx is not None and (hx[0].dim() != 3 or hx[1].dim() != 3):
-            raise RuntimeError(
-                "For batched 3-D input, hx and cx should "
-                f"also be 3-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
-            )
-
     def _refuse_misfits(self, input: Any, hx: Hidden | None) -> None:
-        """Raises where tensors of a call of the fast path do not fit together."""
+        """Raises for tensors of a call of the fast path that do not fit together, as the general
+        path does."""
         self._check_hidden_rank(hx)
         weights = self._weights()
         self._check_input(input, None, weights[0].dtype)
         if hx is not None:
             self._check_hidden(input, hx, None)
-        check_tensors(input, hx or (), weights)
+        check_tensors(input, hx or (), weights, 2 if self.bidirectional else 1)
         check_steps(input.shape[1 if self.batch_first else 0])
-
-    def _check_hidden(self, input: Tensor, hx: Hidden, batch_sizes: Tensor | None) -> None:
-        self.check_hidden_size(
-            hx[0],
-            self.get_expected_hidden_size(input, batch_sizes),
-            "Expected hidden[0] size {}, got {}",
-        )
-        self.check_hidden_size(
-            hx[1],
-            self.get_expected_cell_size(input, batch_sizes),
-            "Expected hidden[1] size {}, got {}",
-        )
-
-    def get_expected_cell_size(
-        self, input: Tensor, batch_sizes: Tensor | None
-    ) -> tuple[int, int, int]:
-        """(num_layers·L, N, H), as nn.LSTM's method."""
-        layers, batch, _ = self.get_expected_hidden_size(input, batch_sizes)
-        return layers, batch, self.hidden_size
-
-    def check_forward_args(  # type: ignore[override]
-        self, input: Tensor, hidden: Hidden, batch_sizes: Tensor | None
-    ) -> None:
-        """Raises as nn.LSTM does for shapes and dtypes that do not fit."""
-        self._check_input(input, batch_sizes, self._weights()[0].dtype)
-        self._check_hidden(input, hidden, batch_sizes)
-
-    def permute_hidden(  # type: ignore[override]
-        self, hx: Hidden, permutation: Tensor | None
-    ) -> Hidden:
-        """Both states' rows in the order of `permutation`; None leaves them."""
-        if permutation is None:
-            return hx
-        return hx[0].index_select(1, permutation), hx[1].index_select(1, permutation)
 
     # ---- From and to torch ----
 

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from lstm_fused._onnx.graph import Graph, label_of
 from lstm_fused._onnx.node import Settings, settings_of
-from lstm_fused.module import FusedLSTM, Hidden
+from lstm_fused._ops.layer_weights import split_directions
+from lstm_fused._torch.lstm_checks import Hidden
+from lstm_fused.module import FusedLSTM
 
 # ONNX has the gates i, o, f, c where torch has i, f, g, o (c is g). Each list says for a gate of
 # the target which of the source's it is.
@@ -59,8 +61,8 @@ def _lstm_node(
     op: Any = onnxscript.opset18  # what it is called with is recorded; torch converts the version
 
     directions = int(h_0.shape[0])
-    each = len(weights) // directions
-    if each in (3, 5):
+    by_direction = split_directions(weights, directions)
+    if by_direction[0].w_hr is not None:
         raise NotImplementedError("ONNX's LSTM has no projections, got proj_size > 0")
     if reset_mask is not None:
         raise NotImplementedError("ONNX's LSTM has no resets in mid-sequence, got reset_mask")
@@ -83,14 +85,11 @@ def _lstm_node(
     def stacked(values: list[Any]) -> Any:
         return values[0] if len(values) == 1 else op.Concat(*values, axis=0)
 
-    by_direction = [weights[d * each : (d + 1) * each] for d in range(directions)]
-    w = stacked([reordered(own[0]) for own in by_direction])
-    r = stacked([reordered(own[1]) for own in by_direction])
+    w = stacked([reordered(direction.w_ih) for direction in by_direction])
+    r = stacked([reordered(direction.w_hh) for direction in by_direction])
     b = None
-    if each == 4:
-        b = stacked(
-            [op.Concat(reordered(own[2]), reordered(own[3]), axis=1) for own in by_direction]
-        )
+    if by_direction[0].b_ih is not None:
+        b = stacked([op.Concat(reordered(d.b_ih), reordered(d.b_hh), axis=1) for d in by_direction])
     steps = None if lengths is None else op.Cast(lengths, to=6)  # int32
     y, h_n, c_n = op.LSTM(
         input,

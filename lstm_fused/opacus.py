@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from lstm_fused.functional import lstm_stack
-from lstm_fused.module import FusedLSTM, Hidden
+from lstm_fused._torch.lstm_checks import Hidden
+from lstm_fused.functional import StackOptions, lstm_stack
+from lstm_fused.module import FusedLSTM
 
 
 class _Layer(FusedLSTM):
@@ -41,8 +42,7 @@ class _Layer(FusedLSTM):
             x,
             (h_0.transpose(0, 1), c_0.transpose(0, 1)),
             weights,
-            bidirectional=self.bidirectional,
-            batch_first=True,
+            StackOptions(bidirectional=self.bidirectional, batch_first=True),
             lengths=None if lengths is None else lengths.squeeze(1),
             reset_mask=resets,
         )

@@ -16,10 +16,10 @@ Notation
 One step of one direction, PyTorch's conventions and gate order i, f, g, o (documentation of
 ``torch.nn.LSTM``):
 
-    a       = x W_ih^T + b_ih + h_in W_hh^T + b_hh              (N, 4H), split into a_i a_f a_g a_o
+    a       = x W_ih^T + b_ih + h_prev W_hh^T + b_hh            (N, 4H), split into a_i a_f a_g a_o
     i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)          g = tanh(a_g)
-    c       = f * c_in + i * g
-    h~      = o * tanh(c)                                       (N, H)
+    c       = f * c_prev + i * g
+    h~      = o * tanh(c)                                       (N, H), named cell_output below
     h       = h~ W_hr^T                                         (N, P); h = h~ without a projection
 
 Rows that end early (``lengths``) and states that are reset (``reset_mask``) enter by two masks:
@@ -27,8 +27,8 @@ Rows that end early (``lengths``) and states that are reset (``reset_mask``) ent
     valid[t, n]  t lies inside row n: the step takes place. Elsewhere the state passes through
                  unchanged, and the outputs are 0. Thus the reverse direction, which processes
                  t = T-1 .. 0, keeps its initial state until t = len - 1.
-    keep[t, n]   valid, and the state entering step t is not reset: h_in and c_in are the carried
-                 state. Elsewhere they are 0, and no gradient reaches what was carried.
+    keep[t, n]   valid, and the state entering step t is not reset: h_prev and c_prev are the
+                 carried state. Elsewhere they are 0, and no gradient reaches what was carried.
 
 Masks select values (``torch.where``); they never multiply. A NaN that stands in padding, or in a
 state that is reset, is replaced *before* it is used: neither values nor gradients see 0 * NaN.
@@ -68,7 +68,7 @@ class Masks(NamedTuple):
     """Which steps take place, and which take over the carried state; None means all of them."""
 
     valid: Tensor | None  # (T, N, 1) bool, or (N, 1) of one step
-    keep: Tensor | None  # likewise, a subset of valid
+    keep: Tensor | None  # shaped as valid, and a subset of it
 
     def at(self, t: int) -> "Masks":
         valid, keep = self
@@ -78,10 +78,10 @@ class Masks(NamedTuple):
 class _Step(NamedTuple):
     """What one step of one direction read and made."""
 
-    h_in: Tensor  # (N, P), after masking by keep
-    c_in: Tensor  # (N, H), after masking by keep
+    h_prev: Tensor  # (N, P), after masking by keep
+    c_prev: Tensor  # (N, H), after masking by keep
     gates: Gates  # four of (N, H), activated
-    h_tilde: Tensor  # (N, H)
+    cell_output: Tensor  # (N, H)
     h: Tensor  # (N, P)
     c: Tensor  # (N, H)
 
@@ -95,7 +95,7 @@ def lstm_cell(preactivations: Tensor, c_prev: Tensor) -> tuple[Gates, Tensor, Te
 
     Returns:
         gates: (i, f, g, o), each (N, H), activated.
-        h_tilde: (N, H) = o * tanh(c), before any projection.
+        cell_output: (N, H) = o * tanh(c), before any projection.
         c: (N, H) = f * c_prev + i * g.
 
     Hochreiter & Schmidhuber 1997, with the forget gate of Gers, Schmidhuber & Cummins 2000.
@@ -130,7 +130,7 @@ def lstm_layer(
     Returns:
         y: (T, N, dirs * P), 0 past a row's length.
         h_n: (dirs, N, P), the state at the row's own end; of a row of length 0 its h_0.
-        c_n: (dirs, N, H), likewise.
+        c_n: (dirs, N, H), the cell states there.
         cell_states: (T, N, dirs * H), every c_t, 0 past a row's length.
     """
     directions = _split_weights(weights, h_0.size(0))
@@ -178,11 +178,11 @@ def lstm_layer_backward(
 
         dh~   = dh W_hr                                          (dh itself without a projection)
         do    = dh~ * tanh(c)                  dc += dh~ * o * (1 - tanh(c)^2)
-        di    = dc * g                         dg  = dc * i          df = dc * c_in
+        di    = dc * g                         dg  = dc * i          df = dc * c_prev
         da    = [di * i(1-i), df * f(1-f), dg * (1-g^2), do * o(1-o)]          (N, 4H)
         dh_in = da W_hh                        dc_in = dc * f
 
-    and over all steps dW_ih = sum da^T x, dW_hh = sum da^T h_in, db_ih = db_hh = sum da,
+    and over all steps dW_ih = sum da^T x, dW_hh = sum da^T h_prev, db_ih = db_hh = sum da,
     dW_hr = sum dh^T h~, dx = da W_ih. Every operation is itself differentiable.
     """
     directions = _split_weights(weights, h_0.size(0))
@@ -273,10 +273,10 @@ def _run_direction(
     steps: list[_Step] = []
     for t in _processing_order(x.size(0), reverse):
         valid, keep = masks.at(t)
-        h_in, c_in = select(keep, h), select(keep, c)
-        gates, h_tilde, c_new = lstm_cell(from_input[t] + linear(h_in, w.w_hh), c_in)
-        h_new = h_tilde if w.w_hr is None else linear(h_tilde, w.w_hr)
-        steps.append(_Step(h_in, c_in, gates, h_tilde, h_new, c_new))
+        h_prev, c_prev = select(keep, h), select(keep, c)
+        gates, cell_output, c_new = lstm_cell(from_input[t] + linear(h_prev, w.w_hh), c_prev)
+        h_new = cell_output if w.w_hr is None else linear(cell_output, w.w_hr)
+        steps.append(_Step(h_prev, c_prev, gates, cell_output, h_new, c_new))
         h, c = select(valid, h_new, h), select(valid, c_new, c)
     return steps[::-1] if reverse else steps, h, c
 
@@ -319,7 +319,7 @@ def _differentiate_direction(
         tanh_c = step.c.tanh()
         dc = dc + dh_tilde * o * (1 - tanh_c * tanh_c)
         da_i = dc * g * i * (1 - i)
-        da_f = dc * step.c_in * f * (1 - f)
+        da_f = dc * step.c_prev * f * (1 - f)
         da_g = dc * i * (1 - g * g)
         da_o = dh_tilde * tanh_c * o * (1 - o)
         da = torch.cat([da_i, da_f, da_g, da_o], dim=-1)
@@ -336,14 +336,14 @@ def _differentiate_direction(
     da_all = torch.stack(grads_a)
     grad_weights = [
         outer_sum(da_all, x),
-        outer_sum(da_all, torch.stack([step.h_in for step in steps])),
+        outer_sum(da_all, torch.stack([step.h_prev for step in steps])),
     ]
     if w.b_ih is not None:
         grad_bias = da_all.sum(dim=(0, 1))
         grad_weights += [grad_bias, grad_bias.clone()]  # NOTE: two tensors; .grad must not alias
     if w.w_hr is not None:
-        h_tilde = torch.stack([step.h_tilde for step in steps])
-        grad_weights.append(outer_sum(torch.stack(grads_h), h_tilde))
+        cell_output = torch.stack([step.cell_output for step in steps])
+        grad_weights.append(outer_sum(torch.stack(grads_h), cell_output))
     return da_all @ w.w_ih, grad_h, grad_c, grad_weights
 
 

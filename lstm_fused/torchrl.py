@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torchrl.modules import LSTMModule
 
 from lstm_fused import functional
+from lstm_fused._ops.layer_weights import split_layers
 from lstm_fused.convert import convert
 from lstm_fused.module import FusedLSTM
 
@@ -105,17 +106,16 @@ class FusedLSTMModule(LSTMModule):  # type: ignore[misc]
             sizes = (count, x.shape[0])
             h_0 = x.new_zeros(*sizes, lstm.proj_size or lstm.hidden_size)
             hx = h_0, x.new_zeros(*sizes, lstm.hidden_size)
-        per_layer = len(weights) // count
         y = x
         all_h: list[Any] = []
         all_c: list[Any] = []
-        for k in range(count):
+        for k, layer_weights in enumerate(split_layers(weights, count)):
             if k > 0:
                 y = F.dropout(y, lstm.dropout, lstm.training)
             y, _, _, c = functional.lstm(
                 y,
                 (hx[0][k : k + 1], hx[1][k : k + 1]),
-                weights[k * per_layer : (k + 1) * per_layer],
+                layer_weights,
                 batch_first=True,
                 reset_mask=reset_mask,
                 return_cell_states=True,

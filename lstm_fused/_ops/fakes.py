@@ -6,57 +6,52 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from lstm_fused._ops.checks import check_layer, check_saved, wanted
+from lstm_fused._ops.arguments import (
+    BackwardArguments,
+    CellBackwardArguments,
+    ForwardArguments,
+)
+from lstm_fused._ops.checks import accumulator_dtype, check_rank, require
+from lstm_fused._ops.layer_weights import GATES, has_projection
+from lstm_fused._ops.op_checks import check_cell, check_layer, check_saved
 
-GATES = 4
 
-
-def _accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def fake_lstm_forward(
-    input: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
-    weights: list[Tensor],
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    reset_mask: Tensor | None,
-    save_for_backward: bool,
-    return_cell_states: bool,
-    recompute: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    check_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask)
-    directions, batch, output_size = h_0.shape
-    hidden_size = c_0.shape[2]
+def fake_lstm_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    given = ForwardArguments(*arguments)
+    _check_layer(given)
+    input, (directions, batch, output_size) = given.input, given.h_0.shape
+    hidden_size = given.c_0.shape[2]
     leading = input.shape[:-1]
     rows = 1
     for size in leading:  # NOTE: not leading.numel(), which would specialise symbolic sizes
         rows = rows * size
-    accumulator = _accumulator_dtype(input.dtype)
     y = input.new_empty((*leading, directions * output_size))
     h_n = input.new_empty((directions, batch, output_size))
     c_n = input.new_empty((directions, batch, hidden_size))
-    if return_cell_states:
+    if given.return_cell_states:
         cell_states = input.new_empty((*leading, directions * hidden_size))
     else:
         cell_states = input.new_empty((0,))
-    saves_gates = save_for_backward and not recompute
+    saves_gates = given.save_for_backward and not given.recompute
     gates = input.new_empty((directions, rows, GATES * hidden_size) if saves_gates else (0,))
     cells = input.new_empty(
-        (directions, rows, hidden_size) if save_for_backward else (0,), dtype=accumulator
+        (directions, rows, hidden_size) if given.save_for_backward else (0,),
+        dtype=accumulator_dtype(input.dtype),
     )
     return y, h_n, c_n, cell_states, gates, cells
+
+
+def _check_layer(given: ForwardArguments | BackwardArguments) -> None:
+    masks = (given.lengths, given.batch_sizes, given.reset_mask)
+    check_layer(given.input, given.h_0, given.c_0, given.weights, *masks)
 
 
 def fake_lstm_inference(
     input: Tensor, h_0: Tensor | None, c_0: Tensor | None, weights: list[Tensor], directions: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    wanted(input.dim() == 3, f"input must have 3 dimensions, got {input.dim()}")
+    check_rank(input, "input", 3)
     _check_first_weights(weights)
     gates, output_size = weights[1].shape
     batch = input.shape[1]
@@ -67,12 +62,7 @@ def fake_lstm_inference(
 
 def _check_first_weights(weights: list[Tensor]) -> None:
     has_both = len(weights) >= 2 and weights[1].dim() == 2
-    wanted(has_both, "weights must begin with w_ih and w_hh")
-
-
-def _check_cell(input: Tensor, h: Tensor, c: Tensor, weights: list[Tensor]) -> None:
-    states = h.unsqueeze(0), c.unsqueeze(0)
-    check_layer(input.unsqueeze(0), *states, weights, None, None, None)
+    require(has_both, lambda: "weights must begin with w_ih and w_hh")
 
 
 def fake_lstm_cell(
@@ -82,11 +72,11 @@ def fake_lstm_cell(
     weights: list[Tensor],
     save_for_backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    wanted(input.dim() == 2, f"input must have 2 dimensions, got {input.dim()}")
+    check_rank(input, "input", 2)
     _check_first_weights(weights)
     rows, hidden_size = input.shape[0], weights[1].shape[1]
-    states = [input.new_empty((rows, hidden_size)) if s is None else s for s in (h, c)]
-    _check_cell(input, states[0], states[1], weights)
+    zeros = input.new_empty((rows, hidden_size))
+    check_cell(input, zeros if h is None else h, zeros if c is None else c, weights)
     saved = (rows, GATES * hidden_size) if save_for_backward else (0,)
     return (
         input.new_empty((rows, hidden_size)),
@@ -94,65 +84,48 @@ def fake_lstm_cell(
         input.new_empty(saved),
         input.new_empty(
             (rows, hidden_size) if save_for_backward else (0,),
-            dtype=_accumulator_dtype(input.dtype),
+            dtype=accumulator_dtype(input.dtype),
         ),
     )
 
 
-def fake_lstm_cell_backward(
-    grad_h_next: Tensor | None,
-    grad_c_next: Tensor | None,
-    input: Tensor,
-    h: Tensor,
-    c: Tensor,
-    weights: list[Tensor],
-    gates: Tensor,
-    cells: Tensor,
-    need_input: bool,
-    need_states: bool,
-    need_weights: bool,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    _check_cell(input, h, c, weights)
-    grads = [None if g is None else g.unsqueeze(0) for g in (grad_h_next, grad_c_next)]
-    y, gates, cells = h.unsqueeze(0), gates.unsqueeze(0), cells.unsqueeze(0)
-    layer = (input.unsqueeze(0), h.unsqueeze(0), c.unsqueeze(0))
-    check_saved(*layer, grads=(None, *grads, None), saved=(y, gates, cells))
-    return (
-        input.new_empty(input.shape if need_input else (0,)),
-        input.new_empty(h.shape if need_states else (0,)),
-        input.new_empty(c.shape if need_states else (0,)),
-        [w.new_empty(w.shape) for w in weights] if need_weights else [],
+def fake_lstm_cell_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    given = CellBackwardArguments._make(arguments)
+    check_cell(given.input, given.h, given.c, given.weights)
+    grads = [None if g is None else g.unsqueeze(0) for g in (given.grad_h_next, given.grad_c_next)]
+    h, gates, cells = (t.unsqueeze(0) for t in (given.h, given.gates, given.cells))
+    check_saved(
+        *(given.input.unsqueeze(0), h, given.c.unsqueeze(0)),
+        grads=(None, *grads, None),
+        saved=(h, gates, cells),
     )
+    return _gradients(given, given.h, given.c)
 
 
-def fake_lstm_backward(
-    grad_y: Tensor | None,
-    grad_h_n: Tensor | None,
-    grad_c_n: Tensor | None,
-    grad_cell_states: Tensor | None,
-    input: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
-    weights: list[Tensor],
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    reset_mask: Tensor | None,
-    y: Tensor,
-    gates: Tensor,
-    cells: Tensor,
-    need_input: bool,
-    need_states: bool,
-    need_weights: bool,
+def fake_lstm_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    given = BackwardArguments._make(arguments)
+    _check_backward(given)
+    return _gradients(given, given.h_0, given.c_0)
+
+
+def _check_backward(given: BackwardArguments) -> None:
+    _check_layer(given)
+    grads = (given.grad_y, given.grad_h_n, given.grad_c_n, given.grad_cell_states)
+    saved = (given.y, given.gates, given.cells)
+    check_saved(given.input, given.h_0, given.c_0, grads, saved)
+
+
+def _gradients(
+    given: BackwardArguments | CellBackwardArguments, h: Tensor, c: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    check_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask)
-    grads = (grad_y, grad_h_n, grad_c_n, grad_cell_states)
-    check_saved(input, h_0, c_0, grads, (y, gates, cells))
     # NOTE: the results are contiguous whatever the arguments' strides; empty_like would copy them.
-    grad_input = input.new_empty(input.shape if need_input else (0,))
-    grad_h_0 = input.new_empty(h_0.shape if need_states else (0,))
-    grad_c_0 = input.new_empty(c_0.shape if need_states else (0,))
-    grad_weights = [w.new_empty(w.shape) for w in weights] if need_weights else []
-    return grad_input, grad_h_0, grad_c_0, grad_weights
+    input = given.input
+    return (
+        input.new_empty(input.shape if given.need_input else (0,)),
+        input.new_empty(h.shape if given.need_states else (0,)),
+        input.new_empty(c.shape if given.need_states else (0,)),
+        [w.new_empty(w.shape) for w in given.weights] if given.need_weights else [],
+    )
 
 
 def fake_lstm_sample_gradients(
@@ -163,31 +136,14 @@ def fake_lstm_sample_gradients(
     return *results[:3], [grad.new_empty((samples, *grad.shape)) for grad in results[3]]
 
 
-def fake_lstm_gate_gradients(
-    grad_y: Tensor | None,
-    grad_h_n: Tensor | None,
-    grad_c_n: Tensor | None,
-    grad_cell_states: Tensor | None,
-    input: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
-    weights: list[Tensor],
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    reset_mask: Tensor | None,
-    y: Tensor,
-    gates: Tensor,
-    cells: Tensor,
-) -> tuple[Tensor, ...]:
-    check_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask)
-    grads = (grad_y, grad_h_n, grad_c_n, grad_cell_states)
-    check_saved(input, h_0, c_0, grads, (y, gates, cells))
-    (directions, _, output_size), hidden_size, rows = h_0.shape, c_0.shape[2], cells.shape[1]
-    projections = directions if len(weights) // directions in (3, 5) else 0
+def fake_lstm_gate_gradients(*arguments: Any) -> tuple[Tensor, ...]:
+    given = BackwardArguments._make((*arguments, True, True, False))
+    _check_backward(given)
+    input, (directions, _, output_size) = given.input, given.h_0.shape
+    hidden_size, rows = given.c_0.shape[2], given.cells.shape[1]
+    projections = directions if has_projection(len(given.weights), int(directions)) else 0
     return (
-        input.new_empty(input.shape),
-        input.new_empty(h_0.shape),
-        input.new_empty(c_0.shape),
+        *_gradients(given, given.h_0, given.c_0)[:3],
         input.new_empty((directions, rows, GATES * hidden_size)),
         input.new_empty((directions, rows, output_size)),
         input.new_empty((rows, input.shape[-1])),

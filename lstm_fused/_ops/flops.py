@@ -21,12 +21,14 @@ from typing import Any
 import torch
 
 from lstm_fused._ops import native
+from lstm_fused._ops.arguments import BackwardArguments, CellBackwardArguments
+from lstm_fused._ops.layer_weights import split_directions
 
 Shape = Sequence[int]
 
 
 def forward_flops(input: Shape, h_0: Shape, c_0: Shape, weights: Sequence[Shape], *_: Any) -> int:
-    """Of an op that takes what lstm_forward takes; from shapes in the place of tensors."""
+    """The operations of lstm_forward; from shapes in the place of tensors."""
     return _gate_flops(input, weights, h_0[0]) + _projection_flops(input, weights, h_0[0])
 
 
@@ -38,7 +40,7 @@ def backward_flops(
     need_input: bool,
     need_weights: bool,
 ) -> int:
-    """Of an op that computes what lstm_backward computes; gates of one dimension are rebuilt."""
+    """The operations of lstm_backward; gates of one dimension are rebuilt."""
     directions = h_0[0]
     from_input, from_states = _products(input, weights, directions)
     projection = _projection_flops(input, weights, directions)
@@ -54,10 +56,11 @@ def backward_flops(
 
 def _products(input: Shape, weights: Sequence[Shape], directions: int) -> tuple[int, int]:
     """x·W_ih and h·W_hh, of all directions."""
-    rows = math.prod(input[:-1])
-    each = len(weights) // directions
-    own = [2 * rows * math.prod(weight) for weight in weights]
-    return sum(own[0::each]), sum(own[1::each])
+    by_direction = split_directions(weights, directions)
+    return (
+        sum(_product(input, direction.w_ih) for direction in by_direction),
+        sum(_product(input, direction.w_hh) for direction in by_direction),
+    )
 
 
 def _gate_flops(input: Shape, weights: Sequence[Shape], directions: int) -> int:
@@ -65,11 +68,12 @@ def _gate_flops(input: Shape, weights: Sequence[Shape], directions: int) -> int:
 
 
 def _projection_flops(input: Shape, weights: Sequence[Shape], directions: int) -> int:
-    each = len(weights) // directions
-    if each not in (3, 5):
-        return 0
-    rows = math.prod(input[:-1])
-    return sum(2 * rows * math.prod(weight) for weight in weights[each - 1 :: each])
+    by_direction = split_directions(weights, directions)
+    return sum(_product(input, d.w_hr) for d in by_direction if d.w_hr is not None)
+
+
+def _product(input: Shape, weight: Shape) -> int:
+    return 2 * math.prod(input[:-1]) * math.prod(weight)
 
 
 def _lstm_forward(*arguments: Any, out_shape: Any, **flags: Any) -> int:
@@ -83,9 +87,10 @@ def _lstm_inference(
 
 
 def _lstm_backward(*arguments: Any, out_shape: Any) -> int:
-    input, h_0, _, weights = arguments[4:8]
-    need_input, _, need_weights = arguments[14:]
-    return backward_flops(input, h_0, weights, arguments[12], need_input, need_weights)
+    given = BackwardArguments._make(arguments)
+    return backward_flops(
+        given.input, given.h_0, given.weights, given.gates, given.need_input, given.need_weights
+    )
 
 
 def _lstm_sample_gradients(*arguments: Any, out_shape: Any) -> int:
@@ -104,9 +109,11 @@ def _lstm_cell(
 
 
 def _lstm_cell_backward(*arguments: Any, out_shape: Any) -> int:
-    input, weights, (need_input, _, need_weights) = arguments[2], arguments[5], arguments[8:]
-    saved_gates = (1, *arguments[6])
-    return backward_flops(input, (1,), weights, saved_gates, need_input, need_weights)
+    given = CellBackwardArguments._make(arguments)
+    saved_gates = (1, *given.gates)
+    return backward_flops(
+        given.input, (1,), given.weights, saved_gates, given.need_input, given.need_weights
+    )
 
 
 def register_flop_formulas() -> None:

@@ -13,8 +13,6 @@ import torch
 from lstm_fused._ops.fakes import FAKES
 from lstm_fused._torch.private import builtin_of
 
-GATES = 4
-
 # The extension module, or None where it did not load.
 compiled: ModuleType | None = None
 try:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from lstm_fused._ops import native
+from lstm_fused.autograd.arguments import IncomingGradients, Needs, SavedLayer
 from lstm_fused.autograd.composite import is_legacy_batched
-from lstm_fused.autograd.layer_function import SavedLayer, layer_gradient
-from lstm_fused.autograd.needed_gradients import Needs, needed_gradients
+from lstm_fused.autograd.layer_function import layer_gradient
+from lstm_fused.autograd.needed_gradients import needed_gradients
 
 
 class CellFunction(torch.autograd.Function):
@@ -30,8 +31,9 @@ class CellFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         input, h, c, gates, cells, *weights = ctx.saved_tensors
-        own = ctx.needs_input_grad
-        needs = needed_gradients(ctx, Needs(own[0], own[1] or own[2], any(own[3:])), len(weights))
+        need_input, need_h, need_c, *need_weights = ctx.needs_input_grad
+        may_need = Needs(need_input, need_h or need_c, any(need_weights))
+        needs = needed_gradients(ctx, may_need, len(weights))
         is_traced = torch.compiler.is_compiling()  # by compiled autograd, which follows no builtin
         if torch.is_grad_enabled() or (not is_traced and any(map(is_legacy_batched, grads))):
             return _layer_gradient_of_step(grads, (input, h, c, gates, cells), weights, needs)
@@ -58,8 +60,9 @@ def _layer_gradient_of_step(
     with torch.enable_grad():  # batched gradients are found by differentiating by these
         input, h, c, gates, cells = (tensor.unsqueeze(0) for tensor in saved)
     unread = torch.zeros_like(h)  # y, which the gradient of one step does not depend on
-    layer = SavedLayer(input, h, c, None, None, None, unread, gates, cells)
+    layer = SavedLayer(input, h, c, None, None, None, y=unread, gates=gates, cells=cells)
     grad_h, grad_c = (None if grad is None else grad.unsqueeze(0) for grad in grads)
-    result = layer_gradient((None, grad_h, grad_c, None), layer, weights, needs)
-    first = (None if grad is None else grad.squeeze(0) for grad in result[:3])
-    return *first, *result.weights
+    incoming = IncomingGradients(y=None, h_n=grad_h, c_n=grad_c, cell_states=None)
+    result = layer_gradient(incoming, layer, weights, needs)
+    states = (result.input, result.h_0, result.c_0)
+    return *(None if grad is None else grad.squeeze(0) for grad in states), *result.weights

@@ -16,19 +16,18 @@ import torch
 from torch import Tensor
 
 from lstm_fused._ops import native
+from lstm_fused._ops.arguments import ForwardArguments
 from lstm_fused._torch.private import (
     HAS_TRANSFORMS,
     are_transforms_active,
     below_autograd,
     single_level_apply,
 )
-from lstm_fused.autograd.composite import reference_layer
+from lstm_fused.autograd.arguments import LayerArguments, LayerResults
+from lstm_fused.autograd.composite import composite_layer
 from lstm_fused.autograd.function_apply import within_transforms
-from lstm_fused.autograd.layer_function import LayerFunction, SavedLayer, copied_in_trace, keep
+from lstm_fused.autograd.layer_function import LayerFunction, copy_in_trace, guard_output
 from lstm_fused.autograd.vmap import vmap_forward
-
-# y, h_n, c_n, cell_states, gates, cells
-LayerResult = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 # NOTE: what `_differentiate` is traced to cannot change under one name: see `copy_op`.
 _NAME = "lstm_layer_v2"
@@ -50,31 +49,31 @@ class GraphFunction(LayerFunction):
     levels below too."""
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
-        input, h_0, c_0 = arguments[:3]
-        masks: Any = arguments[3:6]
-        return_cell_states, recompute, *weights = arguments[6:]
+    def forward(ctx: Any, *flat: Any) -> tuple[Tensor, ...]:
+        arguments, weights = LayerArguments.split(flat)
         is_transformed = are_transforms_active()
         if is_transformed:
             with below_autograd(), torch.enable_grad():
-                results = lstm_layer_op(
-                    input, h_0, c_0, weights, *masks, True, return_cell_states, recompute
-                )
+                results = lstm_layer_op(*arguments.for_op(weights, True))
         else:
-            h_0, c_0 = copied_in_trace(h_0), copied_in_trace(c_0)
-            masks = [copied_in_trace(mask) for mask in masks]
-            results = native.lstm_forward_op(
-                input, h_0, c_0, weights, *masks, True, return_cell_states, recompute
+            arguments = arguments._replace(
+                h_0=copy_in_trace(arguments.h_0),
+                c_0=copy_in_trace(arguments.c_0),
+                lengths=copy_in_trace(arguments.lengths),
+                batch_sizes=copy_in_trace(arguments.batch_sizes),
+                reset_mask=copy_in_trace(arguments.reset_mask),
             )
-        y, h_n, c_n, cell_states, gates, cells = results
+            results = native.lstm_forward_op(*arguments.for_op(weights, True))
+        results = LayerResults._make(results)
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*([] if return_cell_states else [cell_states]), gates, cells)
-        ctx.return_cell_states = return_cell_states
-        saved = SavedLayer._make([input, h_0, c_0, *masks, y, gates, cells])
+        unasked = () if arguments.return_cell_states else (results.cell_states,)
+        ctx.mark_non_differentiable(*unasked, results.gates, results.cells)
+        ctx.return_cell_states = arguments.return_cell_states
         with torch.set_grad_enabled(is_transformed):  # the copy of y is a function of levels below
-            kept, y, ctx.is_overwritten = keep(saved)
-        ctx.save_for_backward(*kept, *weights)
-        return y, h_n, c_n, cell_states, gates, cells
+            saved_y, y, ctx.was_overwritten = guard_output(results.y, arguments)
+        saved = arguments.saved(saved_y, results.gates, results.cells)
+        ctx.save_for_backward(*saved, *weights)
+        return results._replace(y=y)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -84,33 +83,23 @@ class GraphFunction(LayerFunction):
 _apply = single_level_apply(GraphFunction)
 
 
-def _differentiate(
-    input: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
-    weights: list[Tensor],
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    reset_mask: Tensor | None,
-    save_for_backward: bool,
-    return_cell_states: bool,
-    recompute: bool,
-) -> LayerResult:
-    masks, flags = (lengths, batch_sizes, reset_mask), (return_cell_states, recompute)
-    variables = (input, h_0, c_0, *weights)
-    result: LayerResult
+def _differentiate(*op_arguments: Any) -> LayerResults:
+    given = ForwardArguments._make(op_arguments)
+    arguments = LayerArguments.from_op(given)
+    variables = (given.input, given.h_0, given.c_0, *given.weights)
+    result: LayerResults
     if are_transforms_active() and not HAS_TRANSFORMS:
-        y, h_n, c_n, cell_states = reference_layer(variables, masks)
+        y, h_n, c_n, cell_states = composite_layer(variables, arguments.masks)
         unused = y.new_empty(0)
-        result = y, h_n, c_n, cell_states, unused, unused.clone()
+        result = LayerResults(y, h_n, c_n, cell_states, unused, unused.clone())
     elif torch.is_grad_enabled() and any(v.requires_grad for v in variables):
         with within_transforms():
-            result = _apply(input, h_0, c_0, *masks, *flags, *weights)
+            result = _apply(*arguments, *given.weights)
     elif below_autograd is None:
-        result = native.lstm_forward_op(input, h_0, c_0, weights, *masks, save_for_backward, *flags)
+        result = native.lstm_forward_op(*given)
     else:
         with below_autograd():
-            result = lstm_layer_op(input, h_0, c_0, weights, *masks, save_for_backward, *flags)
+            result = lstm_layer_op(*given)
     return result
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One layer in plain torch operations, and its derivatives of any order by torch's own autograd."""
+"""One layer as a composite of torch's operations, and its derivatives of any order by torch's own
+autograd."""
 
 from __future__ import annotations
 
@@ -11,51 +12,62 @@ from torch import Tensor
 from lstm_fused import reference
 from lstm_fused._torch.autocast import without_autocast
 from lstm_fused._torch.private import is_batched_gradient
+from lstm_fused.autograd.arguments import (
+    IncomingGradients,
+    LayerGradient,
+    LayerMasks,
+    Needs,
+    SavedLayer,
+    SecondGradient,
+)
 from lstm_fused.packing import pack_rows, packed_lengths, packed_positions, pad_rows
 
 
-def first_derivative(
+def composite_first_derivative(
     given: Sequence[int],
     incoming: Sequence[Tensor],
     variables: Sequence[Tensor],
-    masks: Sequence[Tensor | None],
+    masks: LayerMasks,
 ) -> tuple[Tensor, ...]:
-    """The gradient by plain torch operations: of input, h_0, c_0 and the weights, from the incoming
-    gradients of those results of `reference_layer` whose indices are given."""
+    """The composite's gradient: of input, h_0, c_0 and the weights, from the incoming gradients of
+    those results of `composite_layer` whose indices are given."""
 
     def layer(*variables: Tensor) -> tuple[Tensor, ...]:
-        outputs = reference_layer(variables, masks)
+        outputs = composite_layer(variables, masks)
         return tuple(outputs[k] for k in given)
 
     results: tuple[Tensor, ...] = torch.func.vjp(layer, *variables)[1](tuple(incoming))
     return results
 
 
-def differentiable_second_derivative(
-    grad_grads: Sequence[Tensor | None],
-    grads: Sequence[Tensor | None],
-    variables: Sequence[Tensor],
-    masks: Sequence[Tensor | None],
-    saved: Sequence[Tensor],
-) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """`second_derivative` by plain torch operations, which can be differentiated, batched and
-    traced further; slower. It does not use what was saved, whose derivatives autograd lacks."""
+def composite_second_derivative(
+    grad_grads: LayerGradient,
+    grads: IncomingGradients,
+    saved: SavedLayer,
+    weights: Sequence[Tensor],
+) -> SecondGradient:
+    """`second_derivative` by the composite, which can be differentiated, batched and traced
+    further; slower. It does not use what was saved, whose derivatives autograd lacks."""
     given = [k for k, grad in enumerate(grads) if grad is not None]
-    wanted = [k for k, grad_grad in enumerate(grad_grads) if grad_grad is not None]
+    wanted = [k for k, grad in enumerate(grad_grads.flatten()) if grad is not None]
 
     def wanted_results(*arguments: Tensor) -> tuple[Tensor, ...]:
         incoming, variables = arguments[: len(given)], arguments[len(given) :]
-        results = first_derivative(given, incoming, variables, masks)
+        results = composite_first_derivative(given, incoming, variables, saved.masks)
         return tuple(results[k] for k in wanted)
 
     # NOTE: torch.func and not torch.autograd.grad, which functorch's transforms cannot enter.
+    variables = (saved.input, saved.h_0, saved.c_0, *weights)
     pull_back = torch.func.vjp(wanted_results, *(grads[k] for k in given), *variables)[1]
-    second = pull_back(tuple(grad_grads[k] for k in wanted))
+    second = pull_back(tuple(grad_grads.flatten()[k] for k in wanted))
     by_given = dict(zip(given, second, strict=False))
-    return [by_given.get(k) for k in range(4)], list(second[len(given) :])
+    return SecondGradient(
+        [by_given.get(k) for k in range(len(grads))],
+        LayerGradient.from_flat(second[len(given) :]),
+    )
 
 
-def forward_derivative(
+def forward_mode_derivative(
     function: Callable[..., tuple[Tensor, ...]],
     primals: Sequence[Tensor],
     tangents: Sequence[Tensor | None],
@@ -80,62 +92,59 @@ def is_legacy_batched(grad: Tensor | None) -> bool:
     return grad is not None and is_batched_gradient(grad)
 
 
-def reference_gradient(
-    grads: Sequence[Tensor | None],
-    variables: Sequence[Tensor],
-    needed: Sequence[bool],
-    masks: Sequence[Tensor | None],
-) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """The gradient of `reference_layer` by autograd: those of input, h_0, c_0, and of the weights.
+def composite_gradient(
+    grads: IncomingGradients, saved: SavedLayer, weights: Sequence[Tensor], needs: Needs
+) -> LayerGradient:
+    """The gradient of `composite_layer` by autograd.
 
     For many gradients at once, in torch.autograd.grad(is_grads_batched=True) and
     jacobian(vectorize=True): their batching knows torch's own operations, and no rules for others.
     """
+    variables = (saved.input, saved.h_0, saved.c_0, *weights)
+    needed = (needs.input, needs.states, needs.states, *[needs.weights] * len(weights))
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        outputs = reference_layer(variables, masks)
+        outputs = composite_layer(variables, saved.masks)
     given = [
-        (output, grad) for output, grad in zip(outputs, grads, strict=False) if grad is not None
+        (output, grad) for output, grad in zip(outputs, grads, strict=True) if grad is not None
     ]
-    # Needs are those of a group: some of the weights may be frozen.
-    needed = [
-        need and variable.requires_grad for variable, need in zip(variables, needed, strict=True)
-    ]
-    wanted = [variable for variable, need in zip(variables, needed, strict=True) if need]
+    # Some of the weights may be frozen, though gradients of the weights are asked for.
+    wanted = [v.requires_grad and need for v, need in zip(variables, needed, strict=True)]
     found = iter(
         torch.autograd.grad(
             [output for output, _ in given],
-            wanted,
+            [variable for variable, want in zip(variables, wanted, strict=True) if want],
             [grad for _, grad in given],
             create_graph=create_graph,
             allow_unused=True,
         )
     )
-    results = [next(found) if need else None for need in needed]
-    return results[:3], results[3:]
+    grad_input, grad_h_0, grad_c_0, *grad_weights = (
+        next(found) if want else None for want in wanted
+    )
+    return LayerGradient(grad_input, grad_h_0, grad_c_0, grad_weights)
 
 
-def reference_layer(
-    variables: Sequence[Tensor], masks: Sequence[Tensor | None]
+def composite_layer(
+    variables: Sequence[Tensor], masks: LayerMasks
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """:func:`lstm_layer` in plain torch operations, on any device.
+    """:func:`lstm_layer` as a composite of torch's operations, on any device.
 
     16-bit types compute in float32, as the kernels accumulate.
 
     Args:
         variables: input, h_0, c_0, and the weights.
-        masks: lengths, batch_sizes, reset_mask.
     """
     with without_autocast(variables[0].device):
-        return _reference_layer(variables, masks)
+        return _composite_layer(variables, masks)
 
 
-def _reference_layer(
-    variables: Sequence[Tensor], masks: Sequence[Tensor | None]
+def _composite_layer(
+    variables: Sequence[Tensor], masks: LayerMasks
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype = variables[0].dtype
     if dtype in (torch.bfloat16, torch.float16):
-        outputs = _reference_layer([variable.float() for variable in variables], masks)
+        outputs = _composite_layer([variable.float() for variable in variables], masks)
         y, h_n, c_n, cell_states = (t.to(dtype) for t in outputs)
         return y, h_n, c_n, cell_states
     input, h_0, c_0, *weights = variables

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The fast path of eager calls of one layer or cell on the CPU: straight to the op, which checks
-its arguments itself, and, where no gradients are needed, to one that makes the results alone.
+its arguments itself, and, where no gradients are needed, to an op that makes the results alone.
 
 A step of a small LSTM takes 2 microseconds, and each look at a tensor from Python 0.1.
 """
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lstm_fused._ops import native
+from lstm_fused._ops.layer_weights import GATES
 from lstm_fused._torch.private import (
     are_transforms_active,
     count_dispatch_modes,
@@ -22,6 +23,7 @@ from lstm_fused._torch.private import (
     single_level_apply,
     unwrap_if_dead,
 )
+from lstm_fused.autograd.arguments import LayerArguments
 from lstm_fused.autograd.cell_function import CellFunction
 from lstm_fused.autograd.layer_function import LayerFunction
 
@@ -32,9 +34,9 @@ _apply = single_level_apply(LayerFunction)
 _apply_cell = single_level_apply(CellFunction)
 
 
-def can_run_directly(input: Any, hx: Any, rank: int) -> bool:
-    """Whether it is such a call: of input of this rank, with no transform, autocast, trace or
-    dispatch mode on."""
+def can_run(input: Any, hx: Any, rank: int) -> bool:
+    """Whether a call may take the fast path: its input has this rank, and no transform, autocast,
+    trace or dispatch mode is on."""
     return (
         not torch.compiler.is_compiling()
         and type(input) is Tensor
@@ -50,7 +52,7 @@ def can_run_directly(input: Any, hx: Any, rank: int) -> bool:
     )
 
 
-def run_directly(
+def run_layer(
     input: Any,
     hx: Hidden | None,
     weights: list[Tensor],
@@ -58,8 +60,11 @@ def run_directly(
     batch_first: bool = False,
     recompute: bool = False,
 ) -> tuple[Tensor, Hidden]:
-    """One layer, as `FusedLSTM` runs it. Raises RuntimeError, in the op's words, where the tensors
-    do not fit together."""
+    """One layer, as `FusedLSTM` runs it.
+
+    Raises:
+        RuntimeError: the tensors do not fit together; in the op's sentence.
+    """
     x = input.transpose(0, 1) if batch_first else input
     if torch.is_grad_enabled() and _requires_grad(input, hx, weights):
         if batch_first:
@@ -67,17 +72,17 @@ def run_directly(
             # input is changed later.
             x = x.contiguous()
         h_0, c_0 = _zero_states(x, weights[1], directions) if hx is None else hx
-        tensors = map(unwrap_if_dead, (x, h_0, c_0))
-        flags = (None, None, None, False, recompute)
-        y, h_n, c_n = _apply(*tensors, *flags, *map(unwrap_if_dead, weights))
+        x, h_0, c_0 = map(unwrap_if_dead, (x, h_0, c_0))
+        arguments = LayerArguments(x, h_0, c_0, recompute=recompute)
+        y, h_n, c_n = _apply(*arguments, *map(unwrap_if_dead, weights))
     else:
         states = (None, None) if hx is None else hx
         y, h_n, c_n = native.lstm_inference_op(x, *states, weights, directions)
     return y.transpose(0, 1) if batch_first else y, (h_n, c_n)
 
 
-def run_cell_directly(input: Tensor, hx: Hidden | None, weights: list[Tensor]) -> Hidden:
-    """One step, as `FusedLSTMCell` runs it. Raises as `run_directly`."""
+def run_cell(input: Tensor, hx: Hidden | None, weights: list[Tensor]) -> Hidden:
+    """One step, as `FusedLSTMCell` runs it. Raises what `run_layer` raises."""
     if torch.is_grad_enabled() and _requires_grad(input, hx, weights):
         if hx is None:
             h = c = input.new_zeros((input.shape[0], weights[1].shape[1]))
@@ -111,6 +116,6 @@ def _requires_grad(input: Tensor, hx: Hidden | None, weights: list[Tensor]) -> b
 def _zero_states(x: Tensor, w_hh: Tensor, directions: int) -> Hidden:
     gates, output_size = w_hh.shape
     h_0 = x.new_zeros((directions, x.shape[1], output_size))
-    if gates == native.GATES * output_size:
+    if gates == GATES * output_size:
         return h_0, h_0
-    return h_0, x.new_zeros((directions, x.shape[1], gates // native.GATES))
+    return h_0, x.new_zeros((directions, x.shape[1], gates // GATES))

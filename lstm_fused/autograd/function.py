@@ -9,19 +9,21 @@ import torch
 from torch import Tensor
 
 from lstm_fused._ops import native
+from lstm_fused._ops.arguments import ForwardArguments
 from lstm_fused._torch.private import is_forward_mode_on
-from lstm_fused.autograd.composite import forward_derivative, reference_layer
-from lstm_fused.autograd.function_apply import apply
-from lstm_fused.autograd.layer_function import (
+from lstm_fused.autograd.arguments import (
+    IncomingGradients,
+    LayerArguments,
+    LayerResults,
+    LayerTensors,
+    Needs,
     SavedLayer,
-    layer_gradient,
-    unpack_saved,
+    unflatten,
 )
-from lstm_fused.autograd.needed_gradients import Needs
+from lstm_fused.autograd.composite import composite_layer, forward_mode_derivative
+from lstm_fused.autograd.function_apply import apply
+from lstm_fused.autograd.layer_function import layer_gradient
 from lstm_fused.autograd.vmap import vmap_forward
-
-# y, h_n, c_n, cell_states, gates, cells
-ForwardResult = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class FusedLSTMFunction(torch.autograd.Function):
@@ -33,32 +35,22 @@ class FusedLSTMFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        input: Tensor,
-        h_0: Tensor,
-        c_0: Tensor,
-        lengths: Tensor | None,
-        batch_sizes: Tensor | None,
-        reset_mask: Tensor | None,
-        return_cell_states: bool,
-        recompute: bool,
-        *weights: Tensor,
-    ) -> ForwardResult:
-        masks_and_flags = (lengths, batch_sizes, reset_mask, True, return_cell_states, recompute)
-        result: ForwardResult = native.lstm_forward_op(input, h_0, c_0, weights, *masks_and_flags)
+    def forward(*flat: Any) -> LayerResults:
+        arguments, weights = LayerArguments.split(flat)
+        result: LayerResults = native.lstm_forward_op(*arguments.for_op(weights, True))
         return result
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: ForwardResult) -> None:
-        input, h_0, c_0, lengths, batch_sizes, reset_mask, return_cell_states, _, *weights = inputs
-        y, _, _, cell_states, gates, cells = output
-        if return_cell_states:
-            ctx.mark_non_differentiable(gates, cells)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        arguments, weights = LayerArguments.split(inputs)
+        results = LayerResults._make(output)
+        if arguments.return_cell_states:
+            ctx.mark_non_differentiable(results.gates, results.cells)
         else:
-            ctx.mark_non_differentiable(gates, cells, cell_states)
+            ctx.mark_non_differentiable(results.gates, results.cells, results.cell_states)
         ctx.set_materialize_grads(False)
-        ctx.return_cell_states = return_cell_states
-        saved = SavedLayer(input, h_0, c_0, lengths, batch_sizes, reset_mask, y, gates, cells)
+        ctx.return_cell_states = arguments.return_cell_states
+        saved = arguments.saved(results.y, results.gates, results.cells)
         if torch.compiler.is_compiling():
             # Copies: in a graph of torch.compile nothing notices that a saved tensor is changed.
             saved = SavedLayer._make(None if t is None else t.clone() for t in saved)
@@ -67,26 +59,25 @@ class FusedLSTMFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved, weights = unpack_saved(ctx.saved_tensors)
-        own = ctx.needs_input_grad
-        needs = Needs(own[0], own[1] or own[2], any(own[8:]))
+        saved, weights = unflatten(ctx.saved_tensors, SavedLayer)
         # NOTE: under torch.compile an output without gradient gets an empty one, not None.
-        grad_cell_states = grads[3] if ctx.return_cell_states else None
-        result = layer_gradient((*grads[:3], grad_cell_states), saved, weights, needs)
-        return *result[:3], *([None] * 5), *result.weights  # None: of masks and flags
+        incoming = IncomingGradients._make(grads[: len(IncomingGradients._fields)])
+        if not ctx.return_cell_states:
+            incoming = incoming._replace(cell_states=None)
+        needs = Needs.of(ctx.needs_input_grad)
+        return layer_gradient(incoming, saved, weights, needs).for_arguments()
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
-        def call(
-            input: Any, h_0: Any, c_0: Any, weights: Any, *masks_and_flags: Any
-        ) -> ForwardResult:
-            return apply_layer(input, h_0, c_0, *masks_and_flags, *weights)
+    def vmap(info: Any, in_dims: Any, *flat: Any) -> Any:
+        arguments, weights = LayerArguments.split(flat)
+        dims, weight_dims = LayerArguments.split(in_dims)
+
+        def call(*op_arguments: Any) -> LayerResults:
+            given = ForwardArguments._make(op_arguments)
+            return apply_layer(LayerArguments.from_op(given), given.weights)
 
         return vmap_forward(
-            call,
-            info,
-            (*in_dims[:3], in_dims[8:], *in_dims[3:8]),
-            *(*arguments[:3], arguments[8:], *arguments[3:8]),
+            call, info, dims.for_op(weight_dims, None), *arguments.for_op(weights, True)
         )
 
 
@@ -97,28 +88,29 @@ class FusedLSTMForwardModeFunction(FusedLSTMFunction):
     """
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: ForwardResult) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         FusedLSTMFunction.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[:6], *inputs[8:])
+        arguments, weights = LayerArguments.split(inputs)
+        ctx.save_for_forward(*arguments.tensors, *weights)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
-        input, h_0, c_0, lengths, batch_sizes, reset_mask, *weights = ctx.saved_tensors
-        masks = (lengths, batch_sizes, reset_mask)
-        results = forward_derivative(
-            lambda *variables: reference_layer(variables, masks),
-            (input, h_0, c_0, *weights),
-            (*tangents[:3], *tangents[8:]),
+        saved, weights = unflatten(ctx.saved_tensors, LayerTensors)
+        dot, weights_dot = LayerArguments.split(tangents)
+        results = forward_mode_derivative(
+            lambda *variables: composite_layer(variables, saved.masks),
+            (saved.input, saved.h_0, saved.c_0, *weights),
+            (dot.input, dot.h_0, dot.c_0, *weights_dot),
         )
         cell_states = results[3] if ctx.return_cell_states else None
         return *results[:3], cell_states, None, None
 
 
-def apply_layer(*arguments: Any) -> ForwardResult:
+def apply_layer(arguments: LayerArguments, weights: Any) -> LayerResults:
     """FusedLSTMFunction.apply, with forward mode where that is on."""
-    result: ForwardResult
+    flat = (*arguments, *weights)
     if is_forward_mode_on():
-        result = FusedLSTMForwardModeFunction.apply(*arguments)  # type: ignore[no-untyped-call]
+        results = FusedLSTMForwardModeFunction.apply(*flat)  # type: ignore[no-untyped-call]
     else:
-        result = apply(FusedLSTMFunction, *arguments)
-    return result
+        results = apply(FusedLSTMFunction, *flat)
+    return LayerResults._make(results)

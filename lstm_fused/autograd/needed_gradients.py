@@ -7,17 +7,12 @@ gradients even where torch.autograd.grad asks for those of the input alone. The 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from lstm_fused._torch.private import current_graph_task_id, will_engine_execute_node
-
-
-class Needs(NamedTuple):
-    input: bool
-    states: bool
-    weights: bool
+from lstm_fused.autograd.arguments import Needs
 
 
 def needed_gradients(ctx: Any, may_need: Needs, weights: int) -> Needs:

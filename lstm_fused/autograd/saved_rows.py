@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a layer's forward saved, as padded sequences; and what it did not save, made anew."""
+"""The rows that a layer's forward saved, as padded sequences; and what it did not save, made
+anew."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from lstm_fused._ops import native
+from lstm_fused._ops.layer_weights import GATES, split_directions
+from lstm_fused.autograd.arguments import LayerArguments, LayerMasks, LayerResults, SavedLayer
 from lstm_fused.packing import (
     pack_rows,
     packed_lengths,
@@ -27,10 +30,9 @@ class SequenceRows:
     Args:
         input: the layer's, (T, N, D), or (M, D) with batch_sizes.
         batch: N.
-        masks: lengths, batch_sizes, reset_mask.
     """
 
-    def __init__(self, input: Tensor, batch: int, masks: Sequence[Tensor | None]) -> None:
+    def __init__(self, input: Tensor, batch: int, masks: LayerMasks) -> None:
         lengths, batch_sizes, reset_mask = masks
         is_16_bit = input.dtype in (torch.bfloat16, torch.float16)
         self.dtype = torch.float32 if is_16_bit else input.dtype
@@ -61,61 +63,42 @@ class SequenceRows:
         padded = data.reshape(self.steps, self.batch, data.shape[-1])
         return select(self.masks.valid, padded).to(self.dtype)
 
-    def states(self, tensors: Sequence[Tensor | None], d: int) -> list[Any]:
-        return [None if tensor is None else tensor[d].to(self.dtype) for tensor in tensors]
+    def state(self, states: Tensor | None, d: int) -> Any:
+        """One direction's state, or None."""
+        return None if states is None else states[d].to(self.dtype)
 
     def as_given(self, padded: Tensor) -> Tensor:
         return padded if self._given is None else pack_rows(padded, self._given)
 
 
-def activated_gates(
-    input: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
-    weights: Sequence[Tensor],
-    masks: Sequence[Tensor | None],
-    gates: Tensor,
-) -> Tensor:
-    """The gates (L, M, 4H) of a forward, of which it saved `gates`: of one with `recompute`, which
-    saved none, by another forward, to the same bits.
-
-    Args:
-        masks: lengths, batch_sizes, reset_mask.
-    """
-    if gates.dim() == 3:
-        return gates
-    anew: Tensor = native.lstm_forward_op(input, h_0, c_0, weights, *masks, True, False)[4]
-    return anew
+def activated_gates(saved: SavedLayer, weights: Sequence[Tensor]) -> Tensor:
+    """The gates (L, M, 4H) of a forward; of one with `recompute`, which saved none, by another
+    forward, to the same bits."""
+    return saved.gates if _has_gates(saved) else _rerun(saved, weights, True).gates
 
 
-def rebuild_output(
-    input: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
-    weights: Sequence[Tensor],
-    masks: Sequence[Tensor | None],
-    gates: Tensor,
-    cells: Tensor,
-) -> Tensor:
-    """The output y of a forward that saved these gates and cells, for whoever has overwritten it:
-    h = o·tanh(c), projected where the layer is; or, where no gates were saved, another forward's.
-
-    Args:
-        masks: lengths, batch_sizes, reset_mask.
-    """
-    if gates.dim() != 3:
-        anew: Tensor = native.lstm_forward_op(input, h_0, c_0, weights, *masks, False, False)[0]
-        return anew
-    directions, batch, _ = h_0.shape
-    each = len(weights) // directions
-    rows = SequenceRows(input, batch, masks)
+def rebuild_output(saved: SavedLayer, weights: Sequence[Tensor]) -> Tensor:
+    """The output y of a forward, for whoever has overwritten it: h = o·tanh(c), projected where the
+    layer is; or, where no gates were saved, another forward's."""
+    if not _has_gates(saved):
+        return _rerun(saved, weights, False).y
+    directions, batch, _ = saved.h_0.shape
+    rows = SequenceRows(saved.input, batch, saved.masks)
     outputs = []
-    for d in range(directions):
-        output_gate = gates[d].chunk(4, dim=-1)[3]
-        h = rows.padded_saved(output_gate.to(cells.dtype) * cells[d].tanh())
-        if each in (3, 5):
-            w_hr = weights[(d + 1) * each - 1]
+    for d, direction in enumerate(split_directions(weights, directions)):
+        output_gate, cells = saved.gates[d].chunk(GATES, dim=-1)[3], saved.cells[d]
+        h = rows.padded_saved(output_gate.to(cells.dtype) * cells.tanh())
+        if direction.w_hr is not None:
             # NOTE: rounded as the kernels round what they multiply.
-            h = h.to(w_hr.dtype).to(h.dtype) @ w_hr.to(h.dtype).t()
+            h = h.to(direction.w_hr.dtype).to(h.dtype) @ direction.w_hr.to(h.dtype).t()
         outputs.append(h)
-    return rows.as_given(torch.cat(outputs, dim=-1)).to(input.dtype)
+    return rows.as_given(torch.cat(outputs, dim=-1)).to(saved.input.dtype)
+
+
+def _has_gates(saved: SavedLayer) -> bool:
+    return saved.gates.dim() == 3
+
+
+def _rerun(saved: SavedLayer, weights: Sequence[Tensor], save_for_backward: bool) -> LayerResults:
+    arguments = LayerArguments(*saved.tensors)
+    return LayerResults._make(native.lstm_forward_op(*arguments.for_op(weights, save_for_backward)))

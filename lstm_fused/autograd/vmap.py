@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lstm_fused._ops import native
+from lstm_fused._ops.arguments import BackwardArguments, ForwardArguments
 from lstm_fused._torch.private import TransformType, all_interpreters, is_forward_mode_on
 from lstm_fused.autograd.sample_gradients import sample_gradients, split_rows
 
@@ -23,20 +24,15 @@ Dims = Any
 
 
 def vmap_forward(call: Callable[..., Any], info: Any, in_dims: Dims, *arguments: Any) -> Any:
-    """The rule of `call`, which takes what the ops lstm_forward and lstm_layer take."""
-    input, h_0, c_0, weights, lengths, batch_sizes, reset_mask, *flags = arguments
-    if _any_mapped(in_dims[3]) or in_dims[5] is not None:
+    """The rule of `call`, which takes the arguments of the ops lstm_forward and lstm_layer."""
+    given, dims = ForwardArguments(*arguments), ForwardArguments(*in_dims)
+    if _any_mapped(dims.weights) or dims.batch_sizes is not None:
         return vmap_one_by_one(call, info, in_dims, *arguments)
-    fold = _Fold(info.batch_size, packed=batch_sizes is not None)
-    results = call(
-        *fold.variables((input, h_0, c_0), in_dims[:3]),
-        weights,
-        *fold.masks((lengths, batch_sizes, reset_mask), in_dims[4:7]),
-        *flags,
-    )
+    fold = _Fold(info.batch_size, packed=given.batch_sizes is not None)
+    results = call(*given._replace(**fold.layer(given, dims)))
     # y, h_n, c_n, cell_states, and for lstm_forward gates and cells.
     axes = (fold.rows, 1, 1, fold.rows, 1, 1)
-    return fold.undo(tuple(zip(results, axes, strict=False)))
+    return fold.split(tuple(zip(results, axes, strict=False)))
 
 
 def vmap_backward(
@@ -45,37 +41,35 @@ def vmap_backward(
     in_dims: Dims,
     *arguments: Any,
 ) -> Any:
-    """The rule of `call`, which takes what the op lstm_backward takes; the weights' gradients are
-    those of each sample, by
-    `sample_gradients`."""
-    grads, (input, h_0, c_0, weights) = arguments[:4], arguments[4:8]
-    masks, (y, gates, cells), needs = arguments[8:11], arguments[11:14], arguments[14:]
-    need_weights = needs[2]
+    """The rule of `call`, which takes the arguments of the op lstm_backward; the weights' gradients
+    are those of each sample, by `sample_gradients`."""
+    given, dims = BackwardArguments._make(arguments), BackwardArguments._make(in_dims)
     if (
-        _any_mapped(in_dims[7])
-        or in_dims[9] is not None
-        or in_dims[13] is None  # the forward was not mapped; of gates None also says: none saved
-        or (need_weights and _is_differentiated(arguments))
+        _any_mapped(dims.weights)
+        or dims.batch_sizes is not None
+        or dims.cells is None  # the forward was not mapped; of gates None also says: none saved
+        or (given.need_weights and _is_differentiated(arguments))
     ):
         return vmap_one_by_one(call, info, in_dims, *arguments)
-    fold = _Fold(info.batch_size, packed=masks[1] is not None)
-    axes = (fold.rows, 1, 1, fold.rows)
-    folded = (
-        *(fold.into_rows(*each) for each in zip(grads, in_dims[:4], axes, strict=True)),
-        *fold.variables((input, h_0, c_0), in_dims[4:7]),
-        weights,
-        *fold.masks(masks, in_dims[8:11]),
-        fold.into_rows(y, in_dims[11], fold.rows),
-        fold.into_rows(gates, in_dims[12], 1),
-        fold.into_rows(cells, in_dims[13], 1),
+    fold = _Fold(info.batch_size, packed=given.batch_sizes is not None)
+    folded = given._replace(
+        **fold.layer(given, dims),
+        grad_y=fold.into_rows(given.grad_y, dims.grad_y, fold.rows),
+        grad_h_n=fold.into_rows(given.grad_h_n, dims.grad_h_n, 1),
+        grad_c_n=fold.into_rows(given.grad_c_n, dims.grad_c_n, 1),
+        grad_cell_states=fold.into_rows(given.grad_cell_states, dims.grad_cell_states, fold.rows),
+        y=fold.into_rows(given.y, dims.y, fold.rows),
+        gates=fold.into_rows(given.gates, dims.gates, 1),
+        cells=fold.into_rows(given.cells, dims.cells, 1),
     )
-    if need_weights:
-        found = sample_gradients(folded, needs[:2], info.batch_size)
+    if given.need_weights:
+        tensors, needs = folded[:-3], (folded.need_input, folded.need_states)
+        found = sample_gradients(tensors, needs, info.batch_size)
     else:
-        found = call(*folded, *needs)
+        found = call(*folded)
     grad_input, grad_h_0, grad_c_0, grad_weights = found
-    results, dims = fold.undo(((grad_input, fold.rows), (grad_h_0, 1), (grad_c_0, 1)))
-    return (*results, grad_weights), (*dims, [0] * len(grad_weights))
+    results, result_dims = fold.split(((grad_input, fold.rows), (grad_h_0, 1), (grad_c_0, 1)))
+    return (*results, grad_weights), (*result_dims, [0] * len(grad_weights))
 
 
 def vmap_one_by_one(call: Callable[..., Any], info: Any, in_dims: Dims, *arguments: Any) -> Any:
@@ -101,7 +95,7 @@ def vmap_one_by_one(call: Callable[..., Any], info: Any, in_dims: Dims, *argumen
         [pick(a, d, index) for a, d in zip(arguments, in_dims, strict=True)]
         for index in range(info.batch_size)
     )
-    return stack([call(*own) for own in calls])
+    return stack([call(*of_sample) for of_sample in calls])
 
 
 def _is_differentiated(arguments: Sequence[Any]) -> bool:
@@ -145,22 +139,24 @@ class _Fold:
             tensor = tensor.movedim(dim, axis + 1)
         return tensor.flatten(axis, axis + 1)
 
-    def variables(self, tensors: Sequence[Tensor], dims: Sequence[int | None]) -> list[Any]:
-        axes = (self.rows, 1, 1)
-        return [
-            self.into_rows(tensor, dim, axis)
-            for tensor, dim, axis in zip(tensors, dims, axes, strict=True)
-        ]
+    def layer(
+        self,
+        given: ForwardArguments | BackwardArguments,
+        dims: ForwardArguments | BackwardArguments,
+    ) -> dict[str, Any]:
+        """The layer's own tensors, but for the weights, by name."""
+        return {
+            "input": self.into_rows(given.input, dims.input, self.rows),
+            "h_0": self.into_rows(given.h_0, dims.h_0, 1),
+            "c_0": self.into_rows(given.c_0, dims.c_0, 1),
+            "lengths": self.into_rows(given.lengths, dims.lengths, 0),
+            "batch_sizes": (
+                None if given.batch_sizes is None else given.batch_sizes * self.samples
+            ),
+            "reset_mask": self.into_rows(given.reset_mask, dims.reset_mask, 1),
+        }
 
-    def masks(self, masks: Sequence[Tensor | None], dims: Sequence[int | None]) -> list[Any]:
-        lengths, batch_sizes, reset_mask = masks
-        return [
-            self.into_rows(lengths, dims[0], 0),
-            None if batch_sizes is None else batch_sizes * self.samples,
-            self.into_rows(reset_mask, dims[2], 1),
-        ]
-
-    def undo(self, results: Sequence[tuple[Tensor, int]]) -> tuple[tuple[Any, ...], Any]:
+    def split(self, results: Sequence[tuple[Tensor, int]]) -> tuple[tuple[Any, ...], Any]:
         """Results and their dimension of rows -> results and their dimension of samples."""
         tensors: list[Tensor] = []
         dims: list[int | None] = []

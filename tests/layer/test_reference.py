@@ -164,11 +164,12 @@ def test_cell_by_hand() -> None:
         math.tanh(a[2]),
         1 / (1 + math.exp(-a[3])),
     )
-    gates, h_tilde, c = lstm_cell(torch.tensor([a], dtype=F64), torch.tensor([[3.0]], dtype=F64))
+    preactivations, c_prev = torch.tensor([a], dtype=F64), torch.tensor([[3.0]], dtype=F64)
+    gates, cell_output, c = lstm_cell(preactivations, c_prev)
     expected_c = f * 3.0 + i * g
     assert [gate.item() for gate in gates] == pytest.approx([i, f, g, o], rel=1e-15)
     assert c.item() == pytest.approx(expected_c, rel=1e-15)
-    assert h_tilde.item() == pytest.approx(o * math.tanh(expected_c), rel=1e-15)
+    assert cell_output.item() == pytest.approx(o * math.tanh(expected_c), rel=1e-15)
 
 
 # The backward pass that was derived by hand.

@@ -106,12 +106,12 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "batch_sizes of float": (
         lambda: lstm(X[0], states(), layer(), batch_sizes=BATCH_SIZES.float()),
         TypeError,
-        "batch_sizes must be int64, got torch.float32",
+        "batch_sizes must be int32 or int64, got torch.float32",
     ),
     "batch_sizes of rank 2": (
         lambda: lstm(X[0], states(), layer(), batch_sizes=BATCH_SIZES[None]),
         ValueError,
-        "batch_sizes must have shape (T,), got (1, 2)",
+        "batch_sizes must have 1 dimension, got 2",
     ),
     "batch_sizes elsewhere": (
         lambda: lstm(X[0], states(), layer(), batch_sizes=BATCH_SIZES.to("meta")),

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The checks of the ops (csrc/torch/layer.cpp), in their sentences, where no op runs: for fake
+tensors, and for devices without kernels. Sizes may be symbolic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lstm_fused._ops.checks import (
+    IN_OPS,
+    accumulator_dtype,
+    check_batch_sizes,
+    check_device,
+    check_dtype,
+    check_lengths,
+    check_rank,
+    check_reset_mask,
+    check_shape,
+    check_steps,
+    dtype_sentence,
+    refuse_packed_masks,
+    require,
+)
+from lstm_fused._ops.layer_weights import (
+    GATES,
+    LayerWeights,
+    has_projection,
+    is_weight_count,
+    split_directions,
+    weight_sizes,
+)
+from lstm_fused._torch.private import assert_async
+
+
+def check_layer(
+    input: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    reset_mask: Tensor | None,
+) -> None:
+    """What the ops of a layer check. RuntimeErrors."""
+    check_dtype(input)
+    check_rank(input, "input", 3 if batch_sizes is None else 2)
+    require(
+        h_0.dim() == 3 and c_0.dim() == 3,
+        lambda: f"h_0 and c_0 must have 3 dimensions, got {h_0.dim()} and {c_0.dim()}",
+    )
+    batch, output_size = h_0.shape[1:]
+    hidden_size = c_0.shape[2]
+    require(
+        h_0.shape[0] == 1 or h_0.shape[0] == 2,
+        lambda: f"h_0 must hold 1 or 2 directions, got {h_0.shape[0]}",
+    )
+    directions = int(h_0.shape[0])  # which may have been symbolic
+    require(
+        is_weight_count(len(weights), directions),
+        lambda: f"weights must hold 2 to 5 tensors for each direction, got {len(weights)}",
+    )
+    if batch_sizes is not None:
+        refuse_packed_masks(lengths, reset_mask, IN_OPS)
+        check_batch_sizes(batch_sizes, IN_OPS)
+        check_steps(batch_sizes.shape[0])
+    else:
+        check_steps(input.shape[0])
+        rows = input.shape[1]
+        require(batch == rows, lambda: f"h_0 must hold {rows} rows as input does, got {batch}")
+        if lengths is not None:
+            check_lengths(lengths, batch, IN_OPS)
+            check_device(lengths, "lengths", input.device)
+        if reset_mask is not None:
+            check_reset_mask(reset_mask, input.shape[:2], input.device, IN_OPS)
+    require(
+        has_projection(len(weights), directions) or output_size == hidden_size,
+        lambda: (
+            f"h_0 must have hidden_size = {hidden_size} features without projection, got "
+            f"{output_size}"
+        ),
+    )
+    _check_member(h_0, "h_0", (directions, batch, output_size), input)
+    _check_member(c_0, "c_0", (directions, batch, hidden_size), input)
+    _check_weights(input, weights, directions, hidden_size, output_size)
+
+
+def check_cell(input: Tensor, h: Tensor, c: Tensor, weights: Sequence[Tensor]) -> None:
+    """What the ops of a cell check. RuntimeErrors."""
+    check_rank(input, "input", 2)
+    check_rank(h, "h", 2)
+    require(len(weights) in (2, 4), lambda: f"weights must hold 2 or 4 tensors, got {len(weights)}")
+    check_dtype(input)
+    batch, hidden_size = input.shape[0], h.shape[1]
+    _check_member(h, "h", (batch, hidden_size), input)
+    _check_member(c, "c", (batch, hidden_size), input)
+    _check_weights(input, weights, 1, hidden_size, hidden_size)
+
+
+def _check_weights(
+    input: Tensor, weights: Sequence[Tensor], directions: int, hidden_size: int, output_size: int
+) -> None:
+    input_size = input.shape[-1]
+    require(input_size >= 1, lambda: f"input must have at least 1 feature, got {input_size}")
+    sizes = weight_sizes(input_size, hidden_size, output_size)
+    for direction in split_directions(weights, directions):
+        for name, weight, shape in zip(LayerWeights._fields, direction, sizes, strict=True):
+            if weight is not None:
+                _check_member(weight, name, shape, input)
+
+
+def _check_member(tensor: Tensor, name: str, sizes: Sequence[int], input: Tensor) -> None:
+    """A tensor of these sizes, of input's device and dtype."""
+    check_shape(tensor, name, sizes)
+    check_device(tensor, name, input.device)
+    require(tensor.dtype == input.dtype, lambda: dtype_sentence(tensor, name, input))
+
+
+def check_saved(
+    input: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    grads: Sequence[Tensor | None],
+    saved: Sequence[Tensor],
+) -> None:
+    """What the backward ops check beside `check_layer`. RuntimeErrors.
+
+    Args:
+        grads: incoming gradients of y, h_n, c_n and cell_states.
+        saved: y, gates (or none: a tensor of one dimension) and cells, which the forward gave.
+    """
+    (directions, _, output_size), hidden_size = h_0.shape, c_0.shape[2]
+    leading = input.shape[:-1]
+    rows = leading[0] if len(leading) == 1 else leading[0] * leading[1]
+    y_sizes = (*leading, directions * output_size)
+    cell_sizes = (*leading, directions * hidden_size)
+    names = ("grad_y", "grad_h_n", "grad_c_n", "grad_cell_states")
+    for name, grad, sizes in zip(
+        names, grads, (y_sizes, h_0.shape, c_0.shape, cell_sizes), strict=True
+    ):
+        if grad is not None:
+            _check_member(grad, name, sizes, input)
+    y, gates, cells = saved
+    _check_member(y, "y", y_sizes, input)
+    gate_sizes = (0,) if gates.dim() == 1 else (directions, rows, GATES * hidden_size)
+    _check_member(gates, "gates", gate_sizes, input)
+    check_shape(cells, "cells", (directions, rows, hidden_size))
+    check_device(cells, "cells", input.device)
+    accumulator = accumulator_dtype(input.dtype)
+    require(cells.dtype == accumulator, lambda: f"cells must be {accumulator}, got {cells.dtype}")
+
+
+def check_values(
+    input: Tensor, batch: int, lengths: Tensor | None, batch_sizes: Tensor | None
+) -> None:
+    """The values that the ops check, where no op runs; in the ops' sentences on the CPU."""
+    if lengths is not None:
+        steps = input.shape[0]
+        outside = (lengths < 0) | (lengths > steps)
+        if lengths.device.type != "cpu":  # NOTE: to read it here would wait for the device
+            assert_async(~outside.any(), f"lengths must be between 0 and T = {steps}")
+        elif outside.any():
+            row = int(outside.nonzero()[0])
+            raise RuntimeError(
+                f"lengths must be between 0 and T = {steps}, got {int(lengths[row])} for row {row}"
+            )
+    if batch_sizes is not None:
+        sizes = batch_sizes.tolist()
+        for t, size in enumerate(sizes):
+            if size <= 0 or (t > 0 and size > sizes[t - 1]):
+                raise RuntimeError(
+                    f"batch_sizes must be positive and never increase, got {size} at step {t}"
+                )
+        if sum(sizes) != input.shape[0]:
+            raise RuntimeError(
+                f"batch_sizes must add up to {input.shape[0]} rows of input, got {sum(sizes)}"
+            )
+        if sizes and sizes[0] > batch:
+            raise RuntimeError(
+                f"batch_sizes must not exceed the {batch} rows of h_0, got {sizes[0]}"
+            )
