@@ -9,16 +9,10 @@
 #include <cstdint>
 
 #include "common/lstm.h"
+#include "common/pointers.h"
 #include "cuda/blas.h"
 
 namespace lstm_fused::cuda {
-
-inline void* advance(void* array, int64_t elements, int64_t element_bytes) {
-  return array == nullptr ? nullptr : static_cast<char*>(array) + elements * element_bytes;
-}
-inline const void* advance(const void* array, int64_t elements, int64_t element_bytes) {
-  return array == nullptr ? nullptr : static_cast<const char*>(array) + elements * element_bytes;
-}
 
 // Elements from row t[0] of the first array to row t[1] of the second, in (2, T, N, columns). The
 // directions run through time the opposite ways, and it is positive all the same.
