@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What a step of the stepwise variant multiplies by, for both directions in one batched product:
+// The weights of the stepwise variant's recurrent GEMM, for both directions in one batched product:
 // cuBLAS takes a batch as a first matrix and a stride that is not negative, so the reverse
 // direction's arrays lie behind the forward direction's.
 #pragma once
@@ -20,8 +20,8 @@ inline int64_t direction_stride(const LstmShape& shape, const int64_t* t, int64_
   return (shape.steps + t[1] - t[0]) * shape.batch * columns;
 }
 
-// The way between a cell's output o·tanh(c) and the pre-activations of the step after it: W_hh,
-// with projection W_hh·W_hr, as the product of both or as one after the other.
+// The weights between a cell output o·tanh(c) and the pre-activations of the step after it: W_hh,
+// and with projection W_hh·W_hr, as one product ("composite") or as one factor after the other.
 struct RecurrentWeights {
   const void* w_hh = nullptr;  // (L, 4H, columns) storage
   int64_t columns = 0;         // P; H where w_hh is the product
