@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensorMode
 from torch.nn.utils.rnn import PackedSequence
 
 from lstm_fused._ops import native
 from lstm_fused._torch.autocast import compute_dtype
+from lstm_fused._torch.private import call_on_shapes
 from lstm_fused.cell import FusedLSTMCell
 from lstm_fused.module import FusedLSTM
 
@@ -69,9 +69,8 @@ def _explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence
             f"explain takes a FusedLSTM or a FusedLSTMCell, got {type(module).__name__}"
         )
     data = x.data if isinstance(x, PackedSequence) else x
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        # Raises where the call would; a PackedSequence's rows serve as a batch of one.
-        module.forward(mode.from_tensor(data.unsqueeze(1) if isinstance(x, PackedSequence) else x))
+    # Raises where the call would; a PackedSequence's rows serve as a batch of one.
+    call_on_shapes(module.forward, data.unsqueeze(1) if isinstance(x, PackedSequence) else x)
     dtype = str(compute_dtype(data)).removeprefix("torch.")
     if getattr(module, "backend", "auto") == "cudnn":
         return [f'{data.device.type}, {dtype}: torch\'s own kernels, as backend="cudnn" asks for']

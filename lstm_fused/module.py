@@ -291,7 +291,7 @@ class FusedLSTM(ByName):
             *((self.batch_first,) if batch_sizes is None else ()),
         )
         data = (input,) if batch_sizes is None else (input, batch_sizes)
-        run: Any = torch._VF.lstm
+        run: Any = torch.lstm
         result: tuple[Tensor, Tensor, Tensor] = run(*data, hx, weights, *options)
         return result
 

@@ -112,7 +112,9 @@ class DPFusedLSTM(nn.Module):
             for k, layer in enumerate(layers)
             for name, _ in layer.named_parameters()
         }
-        self._register_state_dict_hook(DPFusedLSTM._rename_saved)  # type: ignore[no-untyped-call]
+        self.register_state_dict_post_hook(  # type: ignore[no-untyped-call]
+            DPFusedLSTM._rename_saved
+        )
         self.register_load_state_dict_pre_hook(  # type: ignore[no-untyped-call]
             DPFusedLSTM._rename_loaded
         )

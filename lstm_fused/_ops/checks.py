@@ -11,6 +11,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from lstm_fused._torch.private import assert_async, check
+
 # Dtypes that the kernels compute in.
 KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -61,7 +63,7 @@ def check_lengths(lengths: Tensor | None, input: Tensor, batch_first: bool) -> T
     if lengths.is_cuda:
         steps = input.shape[1 if batch_first else 0]
         in_range = ((lengths >= 0) & (lengths <= steps)).all()
-        torch._assert_async(in_range, "lengths must be between 0 and T")
+        assert_async(in_range, "lengths must be between 0 and T")
     return lengths
 
 
@@ -223,7 +225,7 @@ def check_layer(
 
 
 def wanted(condition: bool, sentence: str) -> None:
-    torch._check(condition, lambda: sentence)  # type: ignore[no-untyped-call]
+    check(condition, lambda: sentence)
 
 
 def _fits(tensor: Tensor, name: str, sizes: Sequence[int], device: torch.device) -> None:
@@ -290,7 +292,7 @@ def check_values(
         steps = input.shape[0]
         outside = (lengths < 0) | (lengths > steps)
         if lengths.device.type != "cpu":  # NOTE: to read it here would wait for the device
-            torch._assert_async(~outside.any(), f"lengths must be between 0 and T = {steps}")
+            assert_async(~outside.any(), f"lengths must be between 0 and T = {steps}")
         elif outside.any():
             row = int(outside.nonzero()[0])
             raise RuntimeError(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from lstm_fused._ops.fakes import FAKES
+from lstm_fused._torch.private import builtin_of
 
 GATES = 4
 
@@ -79,10 +80,10 @@ lstm_cell_backward_op: Any = None
 if compiled is not None:
     for name, fake in FAKES.items():
         torch.library.register_fake(f"lstm_fused::{name}", fake)
-    lstm_cell_op = torch.ops.lstm_fused.lstm_cell.default._op
-    lstm_cell_backward_op = torch.ops.lstm_fused.lstm_cell_backward.default._op
+    lstm_cell_op = builtin_of(torch.ops.lstm_fused.lstm_cell.default)
+    lstm_cell_backward_op = builtin_of(torch.ops.lstm_fused.lstm_cell_backward.default)
     lstm_forward_op = torch.ops.lstm_fused.lstm_forward.default
-    lstm_inference_op = torch.ops.lstm_fused.lstm_inference.default._op
+    lstm_inference_op = builtin_of(torch.ops.lstm_fused.lstm_inference.default)
     lstm_backward_op = torch.ops.lstm_fused.lstm_backward.default
     lstm_sample_gradients_op = torch.ops.lstm_fused.lstm_sample_gradients.default
     lstm_gate_gradients_op = torch.ops.lstm_fused.lstm_gate_gradients.default

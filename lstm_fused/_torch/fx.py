@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torch.fx import Proxy
 from torch.fx.proxy import TraceError
-from torch.nn.modules import module as nn_module
+
+from lstm_fused._torch.private import has_global_hooks
 
 # Tracers, users' too, take a module for a leaf if its `__module__` begins so.
 _LEAF_ORIGIN = "torch.nn, played by lstm_fused"
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
 
 
 def mark_leaf(module: nn.Module) -> None:
@@ -56,7 +56,7 @@ def record_call(proxy: Proxy, module: nn.Module, *args: Any, **kwargs: Any) -> A
     remedy = f"Have the tracer's is_leaf_module return True for {name}"
     if not _runs_our_forward(module):
         raise TraceError(f"{name} calls our forward in its own. {remedy}.")
-    if any(vars(module)[kind] for kind in _HOOKS) or any(vars(nn_module)[k] for k in _GLOBAL_HOOKS):
+    if any(vars(module)[kind] for kind in _HOOKS) or has_global_hooks():
         raise TraceError(f"The hooks of {name} would run twice. {remedy}.")
     try:
         path = tracer.path_of_module(module)

@@ -9,6 +9,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
+from lstm_fused._torch.private import is_tracing
+
 
 def refuse_script(module: nn.Module) -> NoReturn:
     """`__prepare_scriptable__` of our modules: torch.jit.script calls it on each module of a model.
@@ -29,7 +31,7 @@ def refuse_trace_with_gradients(
 ) -> None:
     """Raises RuntimeError in torch.jit.trace where gradients are to be recorded: the trace would
     hold a call of Python, which can neither be saved nor be checked."""
-    if torch.compiler.is_compiling() or not torch._C._is_tracing():
+    if torch.compiler.is_compiling() or not is_tracing():
         return
     if torch.is_grad_enabled() and any(t.requires_grad for t in (input, *hx, *weights)):
         raise RuntimeError(

@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-import copy
-import weakref
 from types import MethodType
 from typing import Any, TypeVar
 
 from torch import nn
-from torch.nn.modules.module import _WrappedHook
 from torch.nn.utils import parametrize
 
 from lstm_fused._torch.flat_weights import carry_list
 from lstm_fused._torch.fx import mark_leaf
+from lstm_fused._torch.private import inject_parametrized_class, rebound_hook
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -37,19 +35,14 @@ def share_state(source: nn.Module, target_class: type[M], replaces: bool = False
             target.__dict__[name] = value.copy() if is_container and not is_shared else value
     _rebind_methods(source, target)
     for key, hook in target._load_state_dict_pre_hooks.items():
-        # A hook that takes the module holds it weakly: here it is the new one.
-        if isinstance(hook, _WrappedHook) and hook.with_module and hook.module() is source:
-            if not replaces:
-                hook = target._load_state_dict_pre_hooks[key] = copy.copy(hook)
-            hook.module = weakref.ref(target)
+        # A hook that takes the module takes the new one.
+        target._load_state_dict_pre_hooks[key] = rebound_hook(hook, source, target, replaces)
     if parametrize.is_parametrized(source):
         # A parametrized weight is a property of a class made for the one module.
         parametrizations = source.parametrizations
         assert isinstance(parametrizations, nn.ModuleDict)
         target._modules["parametrizations"] = nn.ModuleDict(dict(parametrizations.items()))
-        parametrize._inject_new_class(target)
-        for name in parametrizations:
-            parametrize._inject_property(target, name)
+        inject_parametrized_class(source, target)
     mark_leaf(target)
     if isinstance(target, nn.RNNBase):
         target._init_flat_weights()

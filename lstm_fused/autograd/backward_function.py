@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lstm_fused._ops import native
 from lstm_fused._torch.autocast import without_autocast
+from lstm_fused._torch.private import are_transforms_active, count_dispatch_modes
 from lstm_fused.autograd.composite import (
     differentiable_second_derivative,
     first_derivative,
@@ -58,8 +59,8 @@ class FusedLSTMBackwardFunction(torch.autograd.Function):
         derive = second_derivative
         if (
             torch.is_grad_enabled()
-            or torch._C._are_functorch_transforms_active()
-            or torch._C._len_torch_dispatch_stack() > 0  # traces, fake tensors
+            or are_transforms_active()
+            or count_dispatch_modes() > 0  # traces, fake tensors
             or variables[0].is_meta
             or any(map(is_legacy_batched, grad_grads))
         ):

@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from lstm_fused._ops import native
-from lstm_fused.autograd.function_apply import single_level_apply, within_transforms
+from lstm_fused._torch.private import (
+    HAS_TRANSFORMS,
+    are_transforms_active,
+    below_autograd,
+    single_level_apply,
+)
+from lstm_fused.autograd.composite import reference_layer
+from lstm_fused.autograd.function_apply import within_transforms
 from lstm_fused.autograd.layer_function import LayerFunction, SavedLayer, copied_in_trace, keep
 from lstm_fused.autograd.vmap import vmap_forward
 
@@ -47,9 +54,9 @@ class GraphFunction(LayerFunction):
         input, h_0, c_0 = arguments[:3]
         masks: Any = arguments[3:6]
         return_cell_states, recompute, *weights = arguments[6:]
-        is_transformed = torch._C._are_functorch_transforms_active()
+        is_transformed = are_transforms_active()
         if is_transformed:
-            with torch._C._AutoDispatchBelowAutograd(), torch.enable_grad():
+            with below_autograd(), torch.enable_grad():
                 results = lstm_layer_op(
                     input, h_0, c_0, weights, *masks, True, return_cell_states, recompute
                 )
@@ -92,11 +99,17 @@ def _differentiate(
     masks, flags = (lengths, batch_sizes, reset_mask), (return_cell_states, recompute)
     variables = (input, h_0, c_0, *weights)
     result: LayerResult
-    if torch.is_grad_enabled() and any(v.requires_grad for v in variables):
+    if are_transforms_active() and not HAS_TRANSFORMS:
+        y, h_n, c_n, cell_states = reference_layer(variables, masks)
+        unused = y.new_empty(0)
+        result = y, h_n, c_n, cell_states, unused, unused.clone()
+    elif torch.is_grad_enabled() and any(v.requires_grad for v in variables):
         with within_transforms():
             result = _apply(input, h_0, c_0, *masks, *flags, *weights)
+    elif below_autograd is None:
+        result = native.lstm_forward_op(input, h_0, c_0, weights, *masks, save_for_backward, *flags)
     else:
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             result = lstm_layer_op(input, h_0, c_0, weights, *masks, save_for_backward, *flags)
     return result
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lstm_fused import reference
 from lstm_fused._torch.autocast import without_autocast
+from lstm_fused._torch.private import is_batched_gradient
 from lstm_fused.packing import pack_rows, packed_lengths, packed_positions, pad_rows
 
 
@@ -76,7 +77,7 @@ def forward_derivative(
 
 def is_legacy_batched(grad: Tensor | None) -> bool:
     """Whether a gradient is many at once, in torch.autograd.grad(is_grads_batched=True)."""
-    return grad is not None and torch._C._functorch.is_legacy_batchedtensor(grad)
+    return grad is not None and is_batched_gradient(grad)
 
 
 def reference_gradient(

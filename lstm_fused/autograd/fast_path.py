@@ -11,12 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import unwrap_if_dead
-from torch.autograd import forward_ad
 
 from lstm_fused._ops import native
+from lstm_fused._torch.private import (
+    are_transforms_active,
+    count_dispatch_modes,
+    is_any_autocast_enabled,
+    is_forward_mode_on,
+    is_tracing,
+    single_level_apply,
+    unwrap_if_dead,
+)
 from lstm_fused.autograd.cell_function import CellFunction
-from lstm_fused.autograd.function_apply import single_level_apply
 from lstm_fused.autograd.layer_function import LayerFunction
 
 Hidden = tuple[Tensor, Tensor]
@@ -36,11 +42,11 @@ def can_run_directly(input: Any, hx: Any, rank: int) -> bool:
         and input.is_cpu
         and (hx is None or _is_pair(hx))
         and native.lstm_inference_op is not None
-        and not torch._C._is_any_autocast_enabled()
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._is_tracing()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and forward_ad._current_level < 0
+        and not is_tracing()
+        and not is_any_autocast_enabled()
+        and not are_transforms_active()
+        and count_dispatch_modes() == 0
+        and not is_forward_mode_on()
     )
 
 

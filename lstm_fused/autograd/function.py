@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from lstm_fused._ops import native
+from lstm_fused._torch.private import is_forward_mode_on
 from lstm_fused.autograd.composite import forward_derivative, reference_layer
 from lstm_fused.autograd.function_apply import apply
 from lstm_fused.autograd.layer_function import (
@@ -117,7 +117,7 @@ class FusedLSTMForwardModeFunction(FusedLSTMFunction):
 def apply_layer(*arguments: Any) -> ForwardResult:
     """FusedLSTMFunction.apply, with forward mode where that is on."""
     result: ForwardResult
-    if forward_ad._current_level >= 0:
+    if is_forward_mode_on():
         result = FusedLSTMForwardModeFunction.apply(*arguments)  # type: ignore[no-untyped-call]
     else:
         result = apply(FusedLSTMFunction, *arguments)

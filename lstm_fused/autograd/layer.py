@@ -15,15 +15,18 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch._C._functorch import unwrap_if_dead
-from torch.autograd import forward_ad
 
 from lstm_fused._ops import native
 from lstm_fused._ops.checks import check_layer, check_values
+from lstm_fused._torch.private import (
+    are_transforms_active,
+    is_forward_mode_on,
+    single_level_apply,
+    unwrap_if_dead,
+)
 from lstm_fused.autograd.compiled_layer import is_exporting, lstm_layer_op
 from lstm_fused.autograd.composite import reference_layer
 from lstm_fused.autograd.function import apply_layer
-from lstm_fused.autograd.function_apply import single_level_apply
 from lstm_fused.autograd.layer_function import LayerFunction
 
 # Classes of tensors that torch's own operations give back as they are.
@@ -64,7 +67,7 @@ def lstm_layer(
         check_layer(input, h_0, c_0, weights, *masks)
         check_values(input, h_0.shape[1], lengths, batch_sizes)
         return reference_layer((input, h_0, c_0, *weights), masks)
-    has_forward_mode = forward_ad._current_level >= 0
+    has_forward_mode = is_forward_mode_on()
     if has_forward_mode and torch.compiler.is_compiling():
         # NOTE: torch.compile traces no autograd.Function that has a rule for forward mode.
         return reference_layer((input, h_0, c_0, *weights), masks)
@@ -92,7 +95,7 @@ def lstm_layer(
     arguments = (input, h_0, c_0, *masks, return_cell_states, recompute, *weights)
     if (
         has_forward_mode
-        or torch._C._are_functorch_transforms_active()
+        or are_transforms_active()
         or any(isinstance(a, Tensor) and type(a) not in _PLAIN for a in arguments)
     ):
         y, h_n, c_n, cell_states, _, _ = apply_layer(*arguments)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lstm_fused._ops import native
+from lstm_fused._torch.private import are_transforms_active, count_dispatch_modes, version_of
 from lstm_fused.autograd.backward_function import FusedLSTMBackwardFunction
 from lstm_fused.autograd.composite import is_legacy_batched, reference_gradient
 from lstm_fused.autograd.function_apply import apply
@@ -110,7 +111,7 @@ def keep(saved: SavedLayer) -> tuple[SavedLayer, Tensor, Callable[[], bool]]:
     is a tensor that shares its version but not its memory, which may so be freed.
     """
     y = saved.y
-    if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
+    if count_dispatch_modes() > 0 or are_transforms_active() or version_of is None:
         # Versions are not traced. A compiler leaves the copy out where nothing is overwritten.
         return saved, y.clone(), _is_never_overwritten
     if saved.input.shape[0] == 1 and saved.batch_sizes is None and y.is_cpu:
@@ -119,9 +120,9 @@ def keep(saved: SavedLayer) -> tuple[SavedLayer, Tensor, Callable[[], bool]]:
             y,
             _is_never_overwritten,
         )  # the backward of one step does not read y
-    probe, version = y.detach(), y._version
+    probe, version = y.detach(), version_of(y)
     probe.data = y.new_empty(0)
-    return saved._replace(y=y.data), y, lambda: probe._version != version
+    return saved._replace(y=y.data), y, lambda: version_of(probe) != version
 
 
 def copied_in_trace(tensor: Any) -> Any:
@@ -132,7 +133,7 @@ def copied_in_trace(tensor: Any) -> Any:
     NOTE: by an op of our own, since a partitioner that meets `clone` saves what is cloned, and
     makes the copy in the backward, when it is too late.
     """
-    if tensor is None or torch._C._len_torch_dispatch_stack() == 0:
+    if tensor is None or count_dispatch_modes() == 0:
         return tensor
     return copy_op(tensor)
 

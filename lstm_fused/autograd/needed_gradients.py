@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-# Private names of torch; without them, all that may be needed counts as needed.
-_will_execute: Any = getattr(torch._C, "_will_engine_execute_node", None)
-_current_task: Any = getattr(torch._C, "_current_graph_task_id", None)
+from lstm_fused._torch.private import current_graph_task_id, will_engine_execute_node
 
 
 class Needs(NamedTuple):
@@ -31,10 +29,10 @@ def needed_gradients(ctx: Any, may_need: Needs, weights: int) -> Needs:
         may_need: by its needs_input_grad.
     """
     if (
-        _will_execute is None
-        or _current_task is None
+        will_engine_execute_node is None
+        or current_graph_task_id is None
         or torch.compiler.is_compiling()
-        or _current_task() < 0  # not called by the engine, as under compiled autograd
+        or current_graph_task_id() < 0  # not called by the engine, as under compiled autograd
     ):
         return may_need
     edges = ctx.next_functions
@@ -50,7 +48,7 @@ def _is_used(edges: Any) -> bool:
         if node is None:
             continue
         try:
-            if _will_execute(node):
+            if will_engine_execute_node(node):
                 return True
         except RuntimeError:
             # A leaf while torch.autograd.grad runs: torch tells of those only by this error, which

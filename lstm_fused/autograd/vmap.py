@@ -13,18 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from lstm_fused._ops import native
+from lstm_fused._torch.private import TransformType, all_interpreters, is_forward_mode_on
 from lstm_fused.autograd.sample_gradients import sample_gradients, split_rows
-
-# What torch may rename: without it, derivatives are always taken to be asked for.
-try:
-    from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
-
-    _HAS_INTERPRETERS = True
-except ImportError:
-    _HAS_INTERPRETERS = False
 
 # As torch gives them to vmap rules: an int or None for each argument, nested as the arguments are.
 Dims = Any
@@ -114,15 +106,20 @@ def vmap_one_by_one(call: Callable[..., Any], info: Any, in_dims: Dims, *argumen
 
 def _is_differentiated(arguments: Sequence[Any]) -> bool:
     """Whether derivatives may be asked of what is computed here from the arguments."""
-    if not _HAS_INTERPRETERS:
+    if all_interpreters is None or TransformType is None:
         return True
-    transforms = retrieve_all_functorch_interpreters()
-    kinds = {transform.key() for transform in transforms}
-    if forward_ad._current_level >= 0 or kinds - {torch._C._functorch.TransformType.Vmap}:
+    kinds = {transform.key() for transform in all_interpreters()}
+    if is_forward_mode_on() or kinds - {TransformType.Vmap}:
         return True
-    tensors = torch.utils._pytree.tree_leaves(arguments)
-    return torch.is_grad_enabled() and any(
-        isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors
+    return torch.is_grad_enabled() and _any_requires_grad(arguments)
+
+
+def _any_requires_grad(arguments: Sequence[Any]) -> bool:
+    return any(
+        _any_requires_grad(argument)
+        if isinstance(argument, list | tuple)
+        else isinstance(argument, Tensor) and argument.requires_grad
+        for argument in arguments
     )
 
 

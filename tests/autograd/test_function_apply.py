@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from lstm_fused import FusedLSTM, FusedLSTMFunction
+from lstm_fused._torch import private
 from lstm_fused.autograd import function, function_apply
 
 Transform = Callable[[Any, dict[str, Tensor], Tensor], Any]
@@ -145,12 +146,12 @@ def test_without_torchs_private_names(monkeypatch: pytest.MonkeyPatch) -> None:
         return result
 
     expected = gradients()
-    monkeypatch.setattr(function_apply, "_HAS_TRANSFORMS", False)
-    monkeypatch.delattr(function_apply, "retrieve_current_functorch_interpreter")
+    monkeypatch.setattr(function_apply, "HAS_TRANSFORMS", False)
+    monkeypatch.delattr(function_apply, "current_interpreter")
     assert_bitwise_equal(gradients(), expected)
 
 
 def test_torch_has_its_private_names() -> None:
     """Where one is missing, the fallback hides it: the same results, only slower."""
-    assert function_apply._HAS_TRANSFORMS
-    assert vmap._HAS_INTERPRETERS
+    assert private.HAS_TRANSFORMS
+    assert private.all_interpreters is not None

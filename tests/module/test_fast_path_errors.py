@@ -149,7 +149,7 @@ def test_needs_are_those_of_the_forward_where_torch_does_not_tell() -> None:
     module = FusedLSTM(D, H)
     x = torch.randn(4, 2, D, requires_grad=True)
     (expected,) = torch.autograd.grad(module(x)[0].sum(), x)
-    for name in ("_will_execute", "_current_task"):
+    for name in ("will_engine_execute_node", "current_graph_task_id"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(f"lstm_fused.autograd.needed_gradients.{name}", None)
             requests = Requests(patch)
