@@ -19,6 +19,7 @@ import sysconfig
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -54,11 +55,10 @@ def find_torch() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def find_nvcc() -> str | None:
+def find_usable_nvcc() -> str | None:
     """The path of an nvcc that is new enough."""
-    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    path = os.pathsep.join([os.path.join(home, "bin") for home in homes] + [os.environ["PATH"]])
-    nvcc = shutil.which("nvcc", path=path) or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    # NOTE: run by its path, since an isolated build cannot import from the source tree.
+    nvcc = run_path(str(ROOT / "tools" / "nvcc.py"))["find_nvcc"](packages=False)
     if nvcc is None:
         return None
     text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
@@ -72,7 +72,7 @@ def cuda_definitions(torch: Path) -> dict[str, str]:
     wanted = os.environ.get("LSTM_FUSED_CUDA", "auto")
     if wanted not in ("auto", "0", "1"):
         sys.exit(f"lstm_fused: LSTM_FUSED_CUDA must be auto, 1 or 0, got {wanted!r}")
-    nvcc = None if wanted == "0" else find_nvcc()
+    nvcc = None if wanted == "0" else find_usable_nvcc()
     if nvcc is None and wanted == "1":
         sys.exit("lstm_fused: LSTM_FUSED_CUDA=1 needs nvcc >= 12.4, found none (see CUDA_HOME)")
     torch_has_cuda = (torch / "lib" / "libtorch_cuda.so").exists()

@@ -16,6 +16,7 @@ from lstm_fused.convert import convert, revert
 from lstm_fused.info import build_info, explain
 from lstm_fused.module import FusedLSTM
 from lstm_fused.onnx import from_onnx
+from lstm_fused.scratch import release_scratch
 
 __version__ = "0.1.0"
 
@@ -35,5 +36,6 @@ __all__ = [
     "functional",
     "onnx",
     "reference",
+    "release_scratch",
     "revert",
 ]

@@ -79,6 +79,7 @@ def _explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence
         return [f"{data.device.type}: no kernels for this device, plain torch operations run"]
     assert native.compiled is not None
     steps, batch = _steps_and_batch(module, x)
+    data_rows = data.shape[0] if isinstance(x, PackedSequence) else steps * batch
     layers, directions, proj, hidden = 1, 1, 0, module.hidden_size
     if isinstance(module, FusedLSTM):
         layers, proj = module.num_layers, module.proj_size
@@ -96,7 +97,9 @@ def _explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence
             if is_cuda:
                 plan = cuda_plan_text(*shape, backward, _device_facts(data.device), recompute)
             else:
-                plan = native.compiled.plan_text(*shape, torch.get_num_threads(), backward)
+                plan = native.compiled.plan_text(
+                    *shape, torch.get_num_threads(), backward, data_rows
+                )
             name = "backward" if backward else "forward "
             lines.append(f"  layer {layer} {name} D={input_size} H={hidden}: {plan}")
     if recompute:

@@ -24,11 +24,11 @@ struct LstmShape {
   int64_t hidden_size = 0;  // H
   int64_t output_size = 0;  // P
   int directions = 1;       // L
-  bool projection = false;  // h = W_hr·(o·tanh(c)), Sak et al. 2014
+  bool projection = false;  // of the output: h = W_hr·(o·tanh(c)), Sak et al. 2014
 };
 
-// Throws Error unless T, N, D ≥ 0, H, P ≥ 1, L is 1 or 2, P = H without projection, and all are so
-// small that no product of sizes and bytes overflows.
+// Throws Error unless T, N, D ≥ 0, H, P ≥ 1, L is 1 or 2, P = H without output projection, and all
+// are so small that no product of sizes and bytes overflows.
 void check_shape(const LstmShape& shape);
 
 // Which rows take part in each step. Rows are numbered by decreasing length ("sorted rows"), so
@@ -61,7 +61,7 @@ struct LstmWeights {
   const void* w_hh = nullptr;  // (4H, P)
   const void* b_ih = nullptr;  // (4H) or null
   const void* b_hh = nullptr;  // (4H) or null
-  const void* w_hr = nullptr;  // (P, H), null without projection
+  const void* w_hr = nullptr;  // (P, H), null without output projection
 };
 
 struct LstmForwardDirection {
@@ -113,7 +113,7 @@ struct LstmBackwardDirection {
   const void* grad_c_n = nullptr;          // (N, H) storage; null: zero
   const void* grad_cell_states = nullptr;  // as cell_states; null: zero
   void* grad_gates = nullptr;  // out (M, 4H) storage: gradient of the pre-activations; may be gates
-  void* grad_output = nullptr;  // out (M, P) storage: whole gradient of h; null without projection
+  void* grad_output = nullptr;  // out (M, P) storage: gradient of h; null without projection
   void* grad_h_0 = nullptr;     // out (N, P) storage
   void* grad_c_0 = nullptr;     // out (N, H) storage
 };

@@ -56,7 +56,7 @@ struct Group {
     if (!reset_mask || limit <= 0) return {};
     return {reset_mask + t * batch + (order() ? 0 : begin), order(), limit};
   }
-  // Row j loses the state that enters its first step.
+  // Row j's initial state is replaced by zero.
   bool resets_first(const uint8_t* reset_mask, int64_t j, int64_t length) const {
     if (!reset_mask || length == 0) return false;
     const int64_t t = direction == 0 ? 0 : length - 1;

@@ -26,13 +26,13 @@ class ForwardGroup {
                const std::vector<int64_t>& lengths);
 
   int64_t phases() const { return group_.steps * phases_per_step_; }
-  void run(int64_t phase, int share);
+  void run(int64_t phase, int partition);
   void store_final_states() const;
   Team& team() { return team_; }
 
  private:
-  // What a share keeps for itself: x·W_ih of the steps to come, for its own units.
-  struct Projection {
+  // A partition's input GEMM: x·W_ih of the steps to come, for its own units.
+  struct InputGemm {
     Buffer preactivations, x;
     std::vector<int64_t> rows;        // row of x, for each row of `preactivations`
     std::vector<int64_t> step_begin;  // first row of each of the steps
@@ -40,12 +40,12 @@ class ForwardGroup {
   };
 
   int64_t time(int64_t s) const { return group_.direction == 0 ? s : group_.steps - 1 - s; }
-  int64_t panel_of(int share, int64_t panels) const { return panels * share / plan_.team; }
+  int64_t panel_of(int partition, int64_t panels) const { return panels * partition / plan_.team; }
   void load_initial_states(const std::vector<int64_t>& lengths);
-  ForwardStep cell_step(int64_t s, int share);
-  void run_cells(int64_t s, int share);
-  void run_output_projection(int64_t s, int share);
-  void project_input(int64_t s, int share);
+  ForwardStep cell_step(int64_t s, int partition);
+  void run_cells(int64_t s, int partition);
+  void run_output_projection(int64_t s, int partition);
+  void run_input_gemm(int64_t s, int partition);
   Resets next_reset(int64_t s) const {
     if (s + 1 >= group_.steps) return {};
     return group_.resets(args_.reset_mask, time(s + 1), group_.active(time(s + 1)));
@@ -59,13 +59,13 @@ class ForwardGroup {
   const Group group_;
   const int64_t storage_, accumulator_;  // bytes of an element
   const int64_t operand_;                // of the state: storage rows where the plan is `dot`
-  const int64_t hidden_stride_, state_stride_;
+  const int64_t cell_output_stride_, state_stride_;
   const int phases_per_step_;
-  std::vector<int64_t> lengths_;         // of the group's rows
-  Buffer state_[2];                      // (rows, P) operand
-  Buffer hidden_;                        // (rows, H) operand: o·tanh(c), with projection
-  Buffer c_;                             // (rows, H) accumulator
-  std::vector<Projection> projections_;  // for each share
+  std::vector<int64_t> lengths_;        // of the group's rows
+  Buffer state_[2];                     // (rows, P) operand
+  Buffer cell_output_;                  // (rows, H) operand: o·tanh(c), with output projection
+  Buffer c_;                            // (rows, H) accumulator
+  std::vector<InputGemm> input_gemms_;  // for each partition
   Team team_;
 };
 
@@ -81,32 +81,31 @@ ForwardGroup::ForwardGroup(const LstmForwardArgs& args, const LstmPlan& plan,
       storage_(dtype_size(args.dtype)),
       accumulator_(accumulator_size(args.dtype)),
       operand_(plan.dot ? storage_ : table.operand_size),
-      hidden_stride_(round_up(args.shape.hidden_size, kCacheLine / operand_)),
+      cell_output_stride_(round_up(args.shape.hidden_size, kCacheLine / operand_)),
       state_stride_(round_up(args.shape.output_size, kCacheLine / operand_)),
       phases_per_step_(args.shape.projection ? 2 : 1),
       lengths_(lengths.begin() + group.begin, lengths.begin() + group.end),
-      projections_(plan.team),
+      input_gemms_(plan.team),
       team_(plan.team) {
   const LstmShape& shape = args.shape;
   const int64_t rows = group.rows();
   for (Buffer& state : state_) state = Buffer(rows * state_stride_ * operand_);
-  if (shape.projection) hidden_ = Buffer(rows * hidden_stride_ * operand_);
+  if (shape.projection) cell_output_ = Buffer(rows * cell_output_stride_ * operand_);
   c_ = Buffer(rows * shape.hidden_size * accumulator_);
   load_initial_states(lengths_);
 
-  if (plan.projection_steps == 0) return;
+  if (plan.input_gemm_steps == 0) return;
   const int64_t panels = ceil_div(weights.w_ih.panels, plan.team);
-  const int64_t projected = plan.projection_steps * rows;
-  for (Projection& projection : projections_) {
-    projection.preactivations =
-        Buffer(projected * panels * kPanelSlots * table.vector_width * accumulator_);
-    projection.rows.reserve(projected);
-    projection.step_begin.reserve(plan.projection_steps);
-    if (operand_ != storage_) projection.x = Buffer(projected * shape.input_size * operand_);
+  const int64_t gemm_rows = plan.input_gemm_steps * rows;
+  for (InputGemm& gemm : input_gemms_) {
+    gemm.preactivations = Buffer(gemm_rows * panels * table.nr() * accumulator_);
+    gemm.rows.reserve(gemm_rows);
+    gemm.step_begin.reserve(plan.input_gemm_steps);
+    if (operand_ != storage_) gemm.x = Buffer(gemm_rows * shape.input_size * operand_);
   }
 }
 
-// Both buffers begin as h_0: a row of the reverse direction enters at any step.
+// Both buffers begin as h_0: a row of the reverse direction begins at any step.
 void ForwardGroup::load_initial_states(const std::vector<int64_t>& lengths) {
   const LstmShape& shape = args_.shape;
   for (int64_t j = 0; j < group_.rows(); ++j) {
@@ -133,73 +132,74 @@ void ForwardGroup::load_initial_states(const std::vector<int64_t>& lengths) {
   }
 }
 
-void ForwardGroup::run(int64_t phase, int share) {
+void ForwardGroup::run(int64_t phase, int partition) {
   const int64_t s = phase / phases_per_step_;
   if (phase % phases_per_step_ == 0) {
-    if (plan_.projection_steps > 0 && s % plan_.projection_steps == 0) project_input(s, share);
-    run_cells(s, share);
+    if (plan_.input_gemm_steps > 0 && s % plan_.input_gemm_steps == 0) run_input_gemm(s, partition);
+    run_cells(s, partition);
   } else {
-    run_output_projection(s, share);
+    run_output_projection(s, partition);
   }
 }
 
-// x·W_ih + b of steps s, s + 1, … for the share's own units.
-void ForwardGroup::project_input(int64_t s, int share) {
+// x·W_ih + b of steps s, s + 1, … for the partition's own units.
+void ForwardGroup::run_input_gemm(int64_t s, int partition) {
   const LstmShape& shape = args_.shape;
-  Projection& projection = projections_[share];
-  const int64_t count = std::min(plan_.projection_steps, group_.steps - s);
+  InputGemm& gemm = input_gemms_[partition];
+  const int64_t count = std::min(plan_.input_gemm_steps, group_.steps - s);
 
   // List the rows of x: those of each step, one step after the other.
-  projection.first_step = s;
-  projection.rows.clear();
-  projection.step_begin.clear();
+  gemm.first_step = s;
+  gemm.rows.clear();
+  gemm.step_begin.clear();
   for (int64_t i = 0; i < count; ++i) {
     const int64_t t = time(s + i);
     const int64_t first = group_.layout->sequence_row(t, shape.batch);
-    projection.step_begin.push_back(static_cast<int64_t>(projection.rows.size()));
+    gemm.step_begin.push_back(static_cast<int64_t>(gemm.rows.size()));
     for (int64_t j = 0; j < group_.active(t); ++j) {
-      projection.rows.push_back(first + group_.batch_row(j));
+      gemm.rows.push_back(first + group_.batch_row(j));
     }
   }
 
   LinearStep step;
-  step.rows = static_cast<int64_t>(projection.rows.size());
-  step.panel_begin = panel_of(share, weights_.w_ih.panels);
-  step.panel_end = panel_of(share + 1, weights_.w_ih.panels);
-  step.product = {{args_.x, shape.input_size, projection.rows.data()},
-                  shape.input_size,
-                  weights_.w_ih.data.get()};
+  step.rows = static_cast<int64_t>(gemm.rows.size());
+  step.panel_begin = panel_of(partition, weights_.w_ih.panels);
+  step.panel_end = panel_of(partition + 1, weights_.w_ih.panels);
+  step.product = {
+      {args_.x, shape.input_size, gemm.rows.data()}, shape.input_size, weights_.w_ih.data.get()};
   if (operand_ != storage_) {
     for (int64_t i = 0; i < step.rows; ++i) {
-      table_.storage_to_operand(advance(args_.x, projection.rows[i] * shape.input_size, storage_),
+      table_.storage_to_operand(advance(args_.x, gemm.rows[i] * shape.input_size, storage_),
                                 shape.input_size,
-                                advance(projection.x.get(), i * shape.input_size, operand_));
+                                advance(gemm.x.get(), i * shape.input_size, operand_));
     }
-    step.product.operand = {projection.x.get(), shape.input_size, nullptr};
+    step.product.operand = {gemm.x.get(), shape.input_size, nullptr};
   }
   step.bias = weights_.bias.get();
-  const int64_t stride = (step.panel_end - step.panel_begin) * kPanelSlots * table_.vector_width;
-  step.accumulator_out = {projection.preactivations.get(), stride, nullptr};
+  const int64_t stride = (step.panel_end - step.panel_begin) * table_.nr();
+  step.accumulator_out = {gemm.preactivations.get(), stride, nullptr};
   table_.linear_step(step);
 }
 
-ForwardStep ForwardGroup::cell_step(int64_t s, int share) {
+ForwardStep ForwardGroup::cell_step(int64_t s, int partition) {
   const LstmShape& shape = args_.shape;
   const int64_t t = time(s);
   const int64_t panels = ceil_div(shape.hidden_size, table_.vector_width);
   ForwardStep step;
   step.rows = group_.active(t);
   step.hidden_size = shape.hidden_size;
-  step.panel_begin = panel_of(share, panels);
-  step.panel_end = panel_of(share + 1, panels);
+  step.panel_begin = panel_of(partition, panels);
+  step.panel_end = panel_of(partition + 1, panels);
+  // Serpentine sweep: a step begins with the panels that the step before read last, which are still
+  // in a cache. Measured, N=1 on one thread: H=64 6 %, H=256 9 % less.
   step.descending = s % 2;
   step.bias = weights_.bias.get();
-  if (plan_.projection_steps > 0) {
-    const Projection& projection = projections_[share];
-    const int64_t stride = (step.panel_end - step.panel_begin) * kPanelSlots * table_.vector_width;
-    const int64_t row = projection.step_begin[s - projection.first_step];
-    step.preactivations = {advance(projection.preactivations.get(), row * stride, accumulator_),
-                           stride, nullptr};
+  if (plan_.input_gemm_steps > 0) {
+    const InputGemm& gemm = input_gemms_[partition];
+    const int64_t stride = (step.panel_end - step.panel_begin) * table_.nr();
+    const int64_t row = gemm.step_begin[s - gemm.first_step];
+    step.preactivations = {advance(gemm.preactivations.get(), row * stride, accumulator_), stride,
+                           nullptr};
   } else {
     step.input = {group_.sequence_rows<Rows>(args_.x, shape.input_size, storage_, t),
                   shape.input_size, weights_.w_ih.data.get()};
@@ -208,7 +208,7 @@ ForwardStep ForwardGroup::cell_step(int64_t s, int share) {
       {state_[s % 2].get(), state_stride_, nullptr}, shape.output_size, weights_.w_hh.data.get()};
   step.c = c_.get();
   if (shape.projection) {
-    step.h = {hidden_.get(), hidden_stride_, nullptr};
+    step.h = {cell_output_.get(), cell_output_stride_, nullptr};
     step.h_is_state = false;
   } else {
     step.h = {state_[(s + 1) % 2].get(), state_stride_, nullptr};
@@ -224,8 +224,8 @@ ForwardStep ForwardGroup::cell_step(int64_t s, int share) {
   return step;
 }
 
-void ForwardGroup::run_cells(int64_t s, int share) {
-  const ForwardStep step = cell_step(s, share);
+void ForwardGroup::run_cells(int64_t s, int partition) {
+  const ForwardStep step = cell_step(s, partition);
   if (plan_.dot) {
     table_.dot_step({step, direction_.weights.w_ih, direction_.weights.w_hh});
   } else {
@@ -233,16 +233,17 @@ void ForwardGroup::run_cells(int64_t s, int share) {
   }
 }
 
-void ForwardGroup::run_output_projection(int64_t s, int share) {
+void ForwardGroup::run_output_projection(int64_t s, int partition) {
   const LstmShape& shape = args_.shape;
   const int64_t t = time(s);
   LinearStep step;
   step.rows = group_.active(t);
   step.columns = shape.output_size;
-  step.panel_begin = panel_of(share, weights_.w_hr.panels);
-  step.panel_end = panel_of(share + 1, weights_.w_hr.panels);
-  step.product = {
-      {hidden_.get(), hidden_stride_, nullptr}, shape.hidden_size, weights_.w_hr.data.get()};
+  step.panel_begin = panel_of(partition, weights_.w_hr.panels);
+  step.panel_end = panel_of(partition + 1, weights_.w_hr.panels);
+  step.product = {{cell_output_.get(), cell_output_stride_, nullptr},
+                  shape.hidden_size,
+                  weights_.w_hr.data.get()};
   step.out = group_.sequence_rows<MutableRows>(direction_.y, shape.directions * shape.output_size,
                                                storage_, t);
   step.operand_out = {state_[(s + 1) % 2].get(), state_stride_, nullptr};
@@ -304,7 +305,7 @@ void lstm_forward(const LstmForwardArgs& args, const LstmPlan& plan, const Paral
   parallel.for_each(static_cast<int64_t>(groups.size()) * plan.team, [&](int64_t i) {
     ForwardGroup& group = *groups[i / plan.team];
     group.team().work(static_cast<int>(i % plan.team), group.phases(),
-                      [&](int64_t phase, int share) { group.run(phase, share); });
+                      [&](int64_t phase, int partition) { group.run(phase, partition); });
   });
   for (const auto& group : groups) group->store_final_states();
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// How a call is carried out: a pure function of the shape, the dtype and the processor's facts.
+// How the recurrence of a call is carried out: a pure function of the shape, the dtype and the
+// processor's facts.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,7 @@ namespace lstm_fused::cpu {
 struct LstmPlan {
   Isa isa = Isa::kBaseline;  // whose kernels run
   // Weights are used as they are, one dot product per gate and unit, since packing would cost more
-  // than the call. Not with projection, nor with projection_steps.
+  // than the call. Not with output projection, nor with input_gemm_steps.
   bool dot = false;
   // Backward: weights are read as they are, row by row, for the same reason.
   bool unpacked = false;
@@ -23,7 +24,7 @@ struct LstmPlan {
   int team = 1;
   // Forward: steps whose x·W_ih is done in one product ahead of them; 0: fused into each step's,
   // which takes x as it is, so that its type must be the kernels' operand type.
-  int64_t projection_steps = 0;
+  int64_t input_gemm_steps = 0;
 };
 
 // Throw Error where check_shape does.
@@ -39,8 +40,10 @@ int64_t max_unpacked_rows(DType dtype, Isa isa);
 std::string describe_forward(const LstmPlan& plan);
 std::string describe_backward(const LstmPlan& plan);
 
-// The plan for a shape in one line, and why; for lstm_fused.explain.
+// The plan for a shape in one line, and why; for lstm_fused.explain. Of the backward see
+// gradients/plan.h, which takes over why its recurrence goes as it does.
 std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts& facts);
-std::string explain_backward(const LstmShape& shape, DType dtype, const CpuFacts& facts);
+std::string explain_backward(const LstmPlan& plan, const LstmShape& shape, DType dtype,
+                             const CpuFacts& facts);
 
 }  // namespace lstm_fused::cpu

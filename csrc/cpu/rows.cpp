@@ -26,8 +26,7 @@ RowPointers data_rows(const SequenceLayout& layout, int64_t batch, const void* s
   return rows;
 }
 
-RowPointers previous_state_rows(const SequenceLayout& layout, int64_t batch,
-                                const PreviousStates& states) {
+RowPointers h_prev_rows(const SequenceLayout& layout, int64_t batch, const HPrevSource& states) {
   RowPointers rows;
   rows.reserve(layout.data_rows());
   for (int64_t t = 0; t < layout.steps(); ++t) {
@@ -49,10 +48,10 @@ RowPointers previous_state_rows(const SequenceLayout& layout, int64_t batch,
   return rows;
 }
 
-RowPointers previous_state_rows(const LstmGatesArgs& forward, int direction, const void* zeros) {
+RowPointers h_prev_rows(const LstmGatesArgs& forward, int direction, const void* zeros) {
   const LstmShape& shape = forward.shape;
   const int64_t storage = dtype_size(forward.dtype);
-  PreviousStates states;
+  HPrevSource states;
   states.y = forward.direction[direction].y;
   states.y_stride_bytes = shape.directions * shape.output_size * storage;
   states.h_0 = forward.direction[direction].h_0;
@@ -60,7 +59,7 @@ RowPointers previous_state_rows(const LstmGatesArgs& forward, int direction, con
   states.reset_mask = forward.reset_mask;
   states.reverse = direction == 1;
   states.zeros = zeros;
-  return previous_state_rows(*forward.layout, shape.batch, states);
+  return h_prev_rows(*forward.layout, shape.batch, states);
 }
 
 SampleRows sample_rows(const SequenceLayout& layout, int64_t samples) {

@@ -12,16 +12,16 @@ namespace lstm_fused::cpu {
 
 using RowPointers = std::vector<const void*>;  // (M)
 
-// The rows of (M, row). row_bytes: of a row.
+// Pointers at the rows of a matrix (M, row) of row_bytes each.
 RowPointers matrix_rows(const void* matrix, int64_t rows, int64_t row_bytes);
 
 // The data rows of sequence (T, N, row) or (M, row).
 RowPointers data_rows(const SequenceLayout& layout, int64_t batch, const void* sequence,
                       int64_t row_bytes);
 
-// The state that entered each step of a direction: y of the step before, h_0 at the first one, or
-// zero after a reset.
-struct PreviousStates {
+// Where a direction's h_prev stands, which its recurrent GEMM multiplies at each step: y of the
+// step before, h_0 at the first one, or zero after a reset.
+struct HPrevSource {
   const void* y = nullptr;  // rows of y_stride_bytes, this direction's column first
   int64_t y_stride_bytes = 0;
   const void* h_0 = nullptr;  // (N, row)
@@ -30,10 +30,9 @@ struct PreviousStates {
   bool reverse = false;
   const void* zeros = nullptr;  // a row of them, with reset_mask
 };
-RowPointers previous_state_rows(const SequenceLayout& layout, int64_t batch,
-                                const PreviousStates& states);
-// Those of a direction of a forward; zeros: a row of them.
-RowPointers previous_state_rows(const LstmGatesArgs& forward, int direction, const void* zeros);
+RowPointers h_prev_rows(const SequenceLayout& layout, int64_t batch, const HPrevSource& states);
+// h_prev of a direction of a forward. zeros: a row of them.
+RowPointers h_prev_rows(const LstmGatesArgs& forward, int direction, const void* zeros);
 
 // The data rows of each of B samples, batch row n being of sample n % B.
 struct SampleRows {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What a step of the stepwise variant multiplies by, for both directions in one batched product:
+// The weights of the stepwise variant's recurrent GEMM, for both directions in one batched product:
 // cuBLAS takes a batch as a first matrix and a stride that is not negative, so the reverse
 // direction's arrays lie behind the forward direction's.
 #pragma once
@@ -9,16 +9,10 @@
 #include <cstdint>
 
 #include "common/lstm.h"
+#include "common/pointers.h"
 #include "cuda/blas.h"
 
 namespace lstm_fused::cuda {
-
-inline void* advance(void* array, int64_t elements, int64_t element_bytes) {
-  return array == nullptr ? nullptr : static_cast<char*>(array) + elements * element_bytes;
-}
-inline const void* advance(const void* array, int64_t elements, int64_t element_bytes) {
-  return array == nullptr ? nullptr : static_cast<const char*>(array) + elements * element_bytes;
-}
 
 // Elements from row t[0] of the first array to row t[1] of the second, in (2, T, N, columns). The
 // directions run through time the opposite ways, and it is positive all the same.
@@ -26,8 +20,8 @@ inline int64_t direction_stride(const LstmShape& shape, const int64_t* t, int64_
   return (shape.steps + t[1] - t[0]) * shape.batch * columns;
 }
 
-// The way between a cell's output o·tanh(c) and the pre-activations of the step after it: W_hh,
-// with projection W_hh·W_hr, as the product of both or as one after the other.
+// The weights between a cell output o·tanh(c) and the pre-activations of the step after it: W_hh,
+// and with projection W_hh·W_hr, as one product ("composite") or as one factor after the other.
 struct RecurrentWeights {
   const void* w_hh = nullptr;  // (L, 4H, columns) storage
   int64_t columns = 0;         // P; H where w_hh is the product

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "cuda/blas.h"
+#include "cuda/device/row_grid.cuh"
+#include "cuda/device/storage.cuh"
 #include "cuda/direction_weights.h"
 #include "cuda/lstm_forward.h"
 #include "cuda/persistent/forward.h"
-#include "cuda/device/row_grid.cuh"
 #include "cuda/status.h"
 #include "cuda/stepwise/forward.h"
-#include "cuda/device/storage.cuh"
 #include "cuda/workspace.h"
 
 namespace lstm_fused::cuda {
@@ -62,7 +62,7 @@ void lstm_forward(const LstmForwardCall& call, const LstmPlan& plan) {
   const bool has_bias = call.direction[0].weights.b_ih != nullptr;
   if (has_bias) sum_biases(call, workspace + parts.bias);
 
-  // Multiply x by W_ih, for all steps at once.
+  // The input GEMM: multiply x by W_ih, for all steps at once.
   ForwardRecurrence directions[kMaxDirections];
   for (int i = 0; i < s.directions; ++i) {
     const LstmForwardDirection& from = call.direction[i];

@@ -14,8 +14,8 @@ namespace lstm_fused::cuda {
 
 enum class Variant {
   kStepwise,         // cuBLAS products and a pointwise kernel for each step
-  kPersistentCta,    // the whole sequence in one launch, each block on its own
-  kPersistentGroup,  // likewise, blocks in groups that each hold all of W_hh
+  kPersistentCta,    // the whole sequence in one launch, W_hh whole in every block
+  kPersistentGroup,  // the whole sequence in one launch, W_hh split over a group of blocks
 };
 
 // What the environment variable LSTM_FUSED_CUDA_VARIANT said when this library was loaded:
@@ -29,13 +29,13 @@ std::string set_variant(const std::string& name);
 
 struct LstmPlan {
   Variant variant = Variant::kStepwise;
-  PersistentPlan persistent;  // of a persistent variant
+  PersistentPlan persistent;  // for a persistent variant
   bool allow_tf32 = false;
-  bool composite = false;  // stepwise with projection: see stepwise_forward.h
+  bool composite = false;  // stepwise with projection: see stepwise/forward.h
   // Forward: x·W_ihᵀ goes to where the activated gates are saved, if they have its type.
   bool preactivations_in_gates = false;
   int64_t recurrence_bytes = 0;  // RecurrenceArgs::workspace
-  int64_t workspace_bytes = 0;   // of the whole call, but for the weight gradients
+  int64_t workspace_bytes = 0;   // for the whole call, but for the weight gradients
   std::string reason;            // why this variant
 };
 

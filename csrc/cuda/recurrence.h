@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What every kernel variant of the recurrence takes and gives: one layer, all its directions, in
-// device memory. Notation as in common/lstm.h; the sequences are padded, so M = T·N.
+// The arguments of every kernel variant of the recurrence: one layer, all its directions, in device
+// memory. Notation as in common/lstm.h; the sequences are padded, so M = T·N.
 //
 // Steps are indices of time. At step t the row n takes part where t < lengths[n]. Elsewhere its
 // states stay as they are, so the forward direction holds its final states after its own end, and
 // the reverse direction, which runs t = T - 1 … 0, its initial states until it begins.
 //
 // Each direction splits into GEMMs over all T·N, outside of this header, and the recurrence:
-//   forward   preactivations = x·W_ihᵀ; then the recurrence, which adds the bias; with projection
-//             y = h is W_hr·(o·tanh(c)).
-//   backward  the recurrence gives grad_gates, zero where a row takes no part; from these come the
-//             gradients of x, of the weights and of the biases.
+//   forward   preactivations = x·W_ihᵀ, the input GEMM; then the recurrence, which adds the bias.
+//             With projection y = h is W_hr·(o·tanh(c)), the output projection of the cell output.
+//   backward  the recurrence makes grad_gates, zero where a row takes no part; from these come the
+//             gradients of x, of the weights and of the biases. Its arguments are those of
+//             LstmBackwardDirection in common/lstm.h, with M = T·N: rows of gates, cells and grad_y
+//             past a row's length are not read; two directions' grad_gates lie one behind the
+//             other, (L, T, N, 4H); and all outputs are wanted, grad_output with projection.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -41,24 +44,7 @@ struct ForwardRecurrence {
   void* cells = nullptr;  // out (T, N, H) accumulator
 };
 
-struct BackwardRecurrence {
-  const void* w_hh = nullptr;
-  const void* w_hr = nullptr;
-  const void* c_0 = nullptr;
-  const void* gates = nullptr;             // from the forward; rows past a length are unspecified
-  const void* cells = nullptr;             // from the forward; likewise
-  const void* grad_y = nullptr;            // as y; null: zero. Not read past a row's length
-  const void* grad_h_n = nullptr;          // (N, P) storage; null: zero
-  const void* grad_c_n = nullptr;          // (N, H) storage; null: zero
-  const void* grad_cell_states = nullptr;  // as cell_states; null: zero
-  // out (T, N, 4H) storage: gradient of the pre-activations; (L, T, N, 4H) as in the forward.
-  void* grad_gates = nullptr;
-  void* grad_output = nullptr;  // out (T, N, P) storage: whole gradient of h; null without proj.
-  void* grad_h_0 = nullptr;     // out (N, P) storage
-  void* grad_c_0 = nullptr;     // out (N, H) storage
-};
-
-// What all directions share.
+// The arguments that all directions have in common.
 struct RecurrenceArgs {
   LstmShape shape;
   DType dtype = DType::kFloat32;

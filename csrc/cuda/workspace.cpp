@@ -6,7 +6,10 @@
 namespace lstm_fused::cuda {
 namespace {
 
-constexpr int64_t kAlignment = 256;  // cudaMalloc's, of which vector accesses and cuBLAS make use
+// cudaMalloc's alignment. Vector accesses, ours and those of cuBLAS's fastest kernels, need 16
+// bytes.
+constexpr int64_t kAlignment = 256;
+static_assert((kAlignment & (kAlignment - 1)) == 0, "an alignment is a power of two");
 
 // Hands out the parts, one after the other.
 class Cursor {
@@ -22,7 +25,8 @@ class Cursor {
   int64_t bytes_ = 0;
 };
 
-// Those of recurrent_weights, which takes a single direction's as they are where it can.
+// Takes room for the results of recurrent_weights, which are a single direction's weights
+// themselves where they can be.
 void take_weights(const LstmShape& shape, int64_t storage, bool composite, Cursor& cursor,
                   int64_t* w_hh, int64_t* w_hr) {
   const bool pair = shape.directions == 2;
@@ -42,12 +46,11 @@ StepwiseForwardWorkspace stepwise_forward_workspace(const LstmShape& shape, DTyp
   const int64_t units = rows * shape.hidden_size;
   StepwiseForwardWorkspace workspace;
   Cursor cursor;
-  workspace.entering = cursor.take(true, units, storage);
-  workspace.projected =
-      cursor.take(shape.projection && !composite, rows * shape.output_size, storage);
+  workspace.prev_cell_output = cursor.take(true, units, storage);
+  workspace.h_prev = cursor.take(shape.projection && !composite, rows * shape.output_size, storage);
   workspace.first_recurrent = cursor.take(true, kGates * units, accumulator);
   workspace.cell = cursor.take(!training, units, accumulator);
-  workspace.hidden = cursor.take(shape.projection, shape.steps * units, storage);
+  workspace.cell_output = cursor.take(shape.projection, shape.steps * units, storage);
   take_weights(shape, storage, composite, cursor, &workspace.w_hh, &workspace.w_hr);
   workspace.bytes = cursor.bytes();
   return workspace;
@@ -62,9 +65,9 @@ StepwiseBackwardWorkspace stepwise_backward_workspace(const LstmShape& shape, DT
   Cursor cursor;
   workspace.recurrent = cursor.take(true, units, accumulator);
   workspace.cell = cursor.take(true, units, accumulator);
-  workspace.hidden = cursor.take(shape.projection, shape.steps * units, storage);
-  workspace.last_hidden = cursor.take(shape.projection, units, storage);
-  workspace.entering =
+  workspace.grad_cell_output = cursor.take(shape.projection, shape.steps * units, storage);
+  workspace.grad_last_cell_output = cursor.take(shape.projection, units, storage);
+  workspace.grad_h_prev =
       cursor.take(shape.projection, shape.steps * rows * shape.output_size, storage);
   take_weights(shape, storage, composite, cursor, &workspace.w_hh, &workspace.w_hr);
   workspace.bytes = cursor.bytes();
@@ -87,8 +90,9 @@ ForwardWorkspace forward_workspace(const LstmShape& shape, DType dtype,
 
 RebuildWorkspace rebuild_workspace(const LstmShape& shape, DType dtype, bool has_lengths,
                                    bool has_reset_mask) {
-  // Products that the pre-activations of 16-bit types are made by: so that those take a quarter of
-  // the gates' memory, while a product has many steps' rows.
+  // Products that the pre-activations of 16-bit types are made by: at twice the gates' bytes an
+  // element, an eighth of them takes a quarter of the gates' memory, while a product still has many
+  // steps' rows.
   constexpr int64_t kProducts = 8;
   const int64_t storage = dtype_size(dtype), accumulator = accumulator_size(dtype);
   const int64_t gates = kGates * shape.hidden_size;
@@ -98,8 +102,8 @@ RebuildWorkspace rebuild_workspace(const LstmShape& shape, DType dtype, bool has
   Cursor cursor;
   workspace.preactivations =
       cursor.take(!in_gates, workspace.steps_per_product * shape.batch * gates, accumulator);
-  workspace.previous = cursor.take(has_lengths || has_reset_mask,
-                                   shape.steps * shape.batch * shape.output_size, storage);
+  workspace.h_prev = cursor.take(has_lengths || has_reset_mask,
+                                 shape.steps * shape.batch * shape.output_size, storage);
   workspace.bytes = cursor.bytes();
   return workspace;
 }
@@ -111,8 +115,7 @@ WeightGradientWorkspace weight_gradient_workspace(const LstmShape& shape, DType 
   WeightGradientWorkspace workspace;
   Cursor cursor;
   workspace.input = cursor.take(has_lengths, rows * shape.input_size, storage);
-  workspace.previous =
-      cursor.take(has_lengths || has_reset_mask, rows * shape.output_size, storage);
+  workspace.h_prev = cursor.take(has_lengths || has_reset_mask, rows * shape.output_size, storage);
   workspace.sums =
       cursor.take(true, kMaxSumParts * kGates * shape.hidden_size, accumulator_size(dtype));
   workspace.bytes = cursor.bytes();

@@ -9,13 +9,15 @@
 
 namespace lstm_fused::cuda {
 
-// `composite`: with projection, W_hh·W_hr is multiplied out; see stepwise_forward.h.
+// `composite`: with projection, W_hh·W_hr is multiplied out; see stepwise/forward.h.
 struct StepwiseForwardWorkspace {
-  int64_t entering = 0;         // (L, N, H) storage: o·tanh(c) that enters the next step, or zero
-  int64_t projected = 0;        // (L, N, P) storage: W_hr times that, with projection
+  // (L, N, H) storage: o·tanh(c) of the step before, which is h_prev without projection; zero where
+  // a step is reset
+  int64_t prev_cell_output = 0;
+  int64_t h_prev = 0;           // (L, N, P) storage: W_hr·prev_cell_output, with projection
   int64_t first_recurrent = 0;  // (L, N, 4H) accumulator: h_0·W_hhᵀ
   int64_t cell = 0;             // (L, N, H) accumulator: c, unless it is saved
-  int64_t hidden = 0;           // (T, N, L·H) storage: o·tanh(c), with projection
+  int64_t cell_output = 0;      // (T, N, L·H) storage: o·tanh(c), with projection
   int64_t w_hh = 0;             // (L, 4H, P or H) storage: RecurrentWeights::w_hh
   int64_t w_hr = 0;             // (L, P, H) storage: RecurrentWeights::w_hr
   int64_t bytes = 0;
@@ -24,19 +26,21 @@ StepwiseForwardWorkspace stepwise_forward_workspace(const LstmShape& shape, DTyp
                                                     bool training, bool composite);
 
 struct StepwiseBackwardWorkspace {
-  int64_t recurrent = 0;    // (L, N, H) accumulator: what the later step sends to o·tanh(c)
-  int64_t cell = 0;         // (L, N, H) accumulator: what it sends to c
-  int64_t hidden = 0;       // (T, N, L·H) storage: what grad_y sends to o·tanh(c), with projection
-  int64_t last_hidden = 0;  // (L, N, H) storage: likewise grad_h_n
-  int64_t entering = 0;  // (L, T, N, P) storage: what a step sends to the h entering it, likewise
-  int64_t w_hh = 0;      // as in the forward
+  int64_t recurrent = 0;  // (L, N, H) accumulator: the later step's gradient of o·tanh(c)
+  int64_t cell = 0;       // (L, N, H) accumulator: the later step's gradient of c
+  // With projection:
+  int64_t grad_cell_output = 0;       // (T, N, L·H) storage: grad_y·W_hr
+  int64_t grad_last_cell_output = 0;  // (L, N, H) storage: grad_h_n·W_hr
+  int64_t grad_h_prev = 0;            // (L, T, N, P) storage: each step's gradient of its h_prev
+  // With or without, as in the forward:
+  int64_t w_hh = 0;
   int64_t w_hr = 0;
   int64_t bytes = 0;
 };
 StepwiseBackwardWorkspace stepwise_backward_workspace(const LstmShape& shape, DType dtype,
                                                       bool composite);
 
-// The whole forward.
+// The workspace of the whole forward.
 struct ForwardWorkspace {
   int64_t bias = 0;            // (L, 4H) accumulator
   int64_t preactivations = 0;  // (L, T, N, 4H) accumulator, unless they lie in `gates`
@@ -46,23 +50,25 @@ struct ForwardWorkspace {
 ForwardWorkspace forward_workspace(const LstmShape& shape, DType dtype,
                                    bool preactivations_in_gates, int64_t recurrence_bytes);
 
-// rebuild_gates.
+// The workspace of rebuild_gates.
 struct RebuildWorkspace {
   int64_t preactivations = 0;  // (steps_per_product, N, 4H) accumulator, unless they lie in `gates`
-  int64_t previous = 0;        // (T, N, P) storage: h of the step before; with lengths or resets
+  int64_t h_prev = 0;          // (T, N, P) storage; with lengths or resets
   int64_t steps_per_product = 0;
   int64_t bytes = 0;
 };
 RebuildWorkspace rebuild_workspace(const LstmShape& shape, DType dtype, bool has_lengths,
                                    bool has_reset_mask);
 
-// Weight gradients; they need the recurrence's workspace no more, and may overlay it.
+// The workspace of weight_gradients. It may overlay the recurrence's, which is free by then.
 struct WeightGradientWorkspace {
-  int64_t input = 0;     // (T, N, D) storage: x, zero past a length; with lengths
-  int64_t previous = 0;  // (T, N, P) storage: h of the step before; with lengths or resets
-  int64_t sums = 0;      // (kMaxSumParts, 4H) accumulator: partial sums of the bias gradient
+  int64_t input = 0;   // (T, N, D) storage: x, zero past a length; with lengths
+  int64_t h_prev = 0;  // (T, N, P) storage; with lengths or resets
+  int64_t sums = 0;    // (kMaxSumParts, 4H) accumulator: partial sums of the bias gradient
   int64_t bytes = 0;
 };
+// Parts of the rows that are summed by blocks of their own: 64 for 4H = 512 columns make 1024
+// blocks, several for each SM, and the second stage, one thread a column, adds few sums.
 constexpr int64_t kMaxSumParts = 64;
 WeightGradientWorkspace weight_gradient_workspace(const LstmShape& shape, DType dtype,
                                                   bool has_lengths, bool has_reset_mask);

@@ -107,7 +107,11 @@ BackwardResult lstm_cell_backward_cpu(const std::optional<Tensor>& grad_h_next,
     }
   }
   const cpu::Parallel parallel = torch_parallel();
-  cpu::layer_backward(args, cpu::cpu_facts(parallel.threads), parallel);
+  const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
+  cpu::layer_backward(
+      args,
+      cpu::make_layer_backward_plan(layer.shape, layer.layout.data_rows(), layer.dtype, facts),
+      parallel);
   return {grad_input, grad_h, grad_c, grad_weights};
 }
 

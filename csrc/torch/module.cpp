@@ -6,13 +6,16 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "common/error.h"
 #include "common/lstm.h"
 #include "cpu/cpu_features.h"
+#include "cpu/gradients/plan.h"
 #include "cpu/plan.h"
+#include "cpu/runtime/scratch.h"
 #include "cuda/plan.h"
 #include "torch/python_torch.h"
 #include "torch/registration.h"
@@ -42,12 +45,14 @@ LstmShape make_shape(int64_t steps, int64_t batch, int64_t input_size, int64_t h
 
 std::string plan_text(int64_t steps, int64_t batch, int64_t input_size, int64_t hidden_size,
                       int64_t proj_size, int directions, const std::string& dtype, int threads,
-                      bool backward) {
+                      bool backward, std::optional<int64_t> data_rows) {
   const LstmShape shape = make_shape(steps, batch, input_size, hidden_size, proj_size, directions);
   const cpu::CpuFacts facts = cpu::cpu_facts(threads);
   const DType type = parse_dtype(dtype);
-  return backward ? cpu::explain_backward(shape, type, facts)
-                  : cpu::explain_forward(shape, type, facts);
+  if (!backward) return cpu::explain_forward(shape, type, facts);
+  check_shape(shape);
+  const int64_t rows = data_rows.value_or(shape.steps * shape.batch);
+  return cpu::explain_layer_backward(shape, rows, type, facts);
 }
 
 cuda::DeviceFacts parse_facts(const std::map<std::string, int64_t>& values) {
@@ -120,13 +125,17 @@ PYBIND11_MODULE(_C, m) {
       "set_cuda_variant", &lstm_fused::cuda::set_variant, py::arg("name"),
       "Puts \"auto\" or \"stepwise\" in the place of LSTM_FUSED_CUDA_VARIANT, for cuda_plan_text; "
       "gives the one before.");
+  m.def("release_scratch", &lstm_fused::cpu::release_scratch,
+        "Frees the memory that the CPU kernels keep between calls; gives its bytes.");
   m.def(
       "compiler", [] { return std::string(lstm_fused::kCompiler); },
       "The compiler that built this.");
   m.def("plan_text", &lstm_fused::plan_text, py::arg("steps"), py::arg("batch"),
         py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"),
         py::arg("dtype"), py::arg("threads"), py::arg("backward"),
-        "How a call of this shape is carried out on the CPU, in one line, and why.");
+        py::arg("data_rows") = py::none(),
+        "How a call of this shape is carried out on the CPU, in one line, and why. data_rows: the "
+        "sum of the lengths, where these differ.");
   m.def("cuda_plan_text", &lstm_fused::cuda_plan_text, py::arg("steps"), py::arg("batch"),
         py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"),
         py::arg("dtype"), py::arg("allow_tf32"), py::arg("training"), py::arg("backward"),

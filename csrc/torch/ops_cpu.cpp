@@ -6,8 +6,8 @@
 #include "cpu/gradients/input_gradient.h"
 #include "cpu/gradients/layer_backward.h"
 #include "cpu/gradients/lstm_backward.h"
-#include "cpu/lstm_forward.h"
 #include "cpu/gradients/rebuild_gates.h"
+#include "cpu/lstm_forward.h"
 #include "torch/call.h"
 #include "torch/cell_cpu.h"
 #include "torch/guard.h"
@@ -132,7 +132,11 @@ BackwardResult lstm_backward_cpu(
     args.direction[d] = tensors.layer_direction(layer, d, grad_weights);
   }
   const cpu::Parallel parallel = torch_parallel();
-  cpu::layer_backward(args, cpu::cpu_facts(parallel.threads), parallel);
+  const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
+  cpu::layer_backward(
+      args,
+      cpu::make_layer_backward_plan(layer.shape, layer.layout.data_rows(), layer.dtype, facts),
+      parallel);
   return {grad_input, tensors.grad_h_0, tensors.grad_c_0, grad_weights};
 }
 

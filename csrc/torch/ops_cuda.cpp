@@ -7,10 +7,10 @@
 
 #include "common/error.h"
 #include "cuda/blas.h"
-#include "cuda/lstm_backward.h"
-#include "cuda/lstm_forward.h"
 #include "cuda/gradients/rebuild_gates.h"
 #include "cuda/gradients/weight_gradients.h"
+#include "cuda/lstm_backward.h"
+#include "cuda/lstm_forward.h"
 #include "cuda/workspace.h"
 #include "torch/cuda_context.h"
 #include "torch/layer.h"
@@ -95,7 +95,7 @@ Tensor unprojected_outputs(const Layer& layer, const BackwardTensors& tensors,
                                     layer.input.scalar_type(), layer.device);
   for (int d = 0; d < shape.directions; ++d) {
     const LstmBackwardDirection direction = tensors.direction(layer, d);
-    cuda::UnprojectedOutput args;
+    cuda::CellOutputCall args;
     args.shape = shape;
     args.dtype = layer.dtype;
     args.lengths = device_lengths(layer);
@@ -103,7 +103,7 @@ Tensor unprojected_outputs(const Layer& layer, const BackwardTensors& tensors,
     args.cells = direction.cells;
     args.out = element(outputs, d * layer.data_rows * shape.hidden_size, dtype_size(layer.dtype));
     args.stream = context.stream;
-    cuda::unprojected_output(args);
+    cuda::cell_output(args);
   }
   return outputs;
 }
@@ -203,7 +203,7 @@ cuda::GradientCall Backward::gradient_call() const {
     to.w_ih = from.weights.w_ih;
     to.h_0 = const_element(layer.h_0, d * s.batch * s.output_size, storage);
     to.y = const_element(tensors.y, d * s.output_size, storage);
-    to.unprojected = const_element(unprojected, d * layer.data_rows * s.hidden_size, storage);
+    to.cell_output = const_element(unprojected, d * layer.data_rows * s.hidden_size, storage);
   }
   return call;
 }
@@ -290,7 +290,7 @@ GateGradientResult lstm_gate_gradients_cuda(
   if (rows > 0) {
     cuda::gather_input(call, x.mutable_data_ptr());
     for (int d = 0; d < s.directions; ++d) {
-      cuda::gather_previous(
+      cuda::gather_h_prev(
           call, d, element(previous, d * rows * s.output_size, dtype_size(backward.layer.dtype)));
     }
   }

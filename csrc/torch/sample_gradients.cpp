@@ -3,9 +3,9 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include "cpu/gradients/weight_gradient.h"
 #include "cpu/rows.h"
 #include "cpu/runtime/scratch.h"
-#include "cpu/gradients/weight_gradient.h"
 
 namespace lstm_fused {
 namespace {
@@ -22,11 +22,11 @@ cpu::RowPointers input_rows(const Layer& layer) {
                         layer.shape.input_size * dtype_size(layer.dtype));
 }
 
-// The state that entered each step, of the data rows, of P features; `zeros` are P of them.
+// h_prev of the data rows, of P features; `zeros` are P of them.
 cpu::RowPointers previous_states(const Layer& layer, const Tensor& y, int d, const Tensor& zeros) {
   const LstmShape& s = layer.shape;
   const int64_t size = dtype_size(layer.dtype);
-  cpu::PreviousStates states;
+  cpu::HPrevSource states;
   states.y = const_element(y, d * s.output_size, size);
   states.y_stride_bytes = s.directions * s.output_size * size;
   states.h_0 = const_element(layer.h_0, d * s.batch * s.output_size, size);
@@ -34,7 +34,7 @@ cpu::RowPointers previous_states(const Layer& layer, const Tensor& y, int d, con
   states.reset_mask = layer.reset_flags();
   states.reverse = d == 1;
   states.zeros = zeros.const_data_ptr();
-  return cpu::previous_state_rows(layer.layout, s.batch, states);
+  return cpu::h_prev_rows(layer.layout, s.batch, states);
 }
 
 Tensor zero_state(const Layer& layer) {
@@ -112,9 +112,9 @@ Tensor unprojected_output(const Layer& layer, const BackwardTensors& tensors, cp
     const void* cells = direction_of(tensors.cells, d).const_data_ptr();
     void* outputs = direction_of(output, d).mutable_data_ptr();
     parallel.for_each(layer.data_rows, [&](int64_t row) {
-      table.unprojected_output(cpu::advance(gates, row * kGates * hidden, size),
-                               cpu::advance(cells, row * hidden, accumulator_size(layer.dtype)), 1,
-                               hidden, cpu::advance(outputs, row * hidden, size));
+      table.cell_output(advance(gates, row * kGates * hidden, size),
+                        advance(cells, row * hidden, accumulator_size(layer.dtype)), 1, hidden,
+                        advance(outputs, row * hidden, size));
     });
   }
   return output;

@@ -9,7 +9,6 @@ is: a wrapper in Python would take as long as the function does.
 
 from __future__ import annotations
 
-import operator
 import weakref
 from collections.abc import Callable
 from copy import copy
@@ -108,22 +107,22 @@ def _as_it_is(tensor: Tensor) -> Tensor:
 
 unwrap_if_dead: Callable[[Tensor], Tensor] = _unwrap_if_dead or _as_it_is
 
-# The class whose apply is Function.apply without torch.func's part.
-_has_plain_apply = (
-    _unwrap_if_dead is not None
-    and (base := _find("torch._C._FunctionBase")) is not None
-    and issubclass(torch.autograd.Function, base)
+# Function.apply without torch.func's part, as a method that is not bound to a class yet.
+_plain_apply = vars(_find("torch._C._FunctionBase") or object).get("apply")
+
+
+def _own_apply(function: Any) -> Any:
+    return function.apply
+
+
+# Function.apply of a function that no transform is to take. Fallback: Function.apply itself, which
+# binds its arguments by inspect.signature: 35 us more.
+# NOTE: no function of Python, which torch.compile would try to trace by itself after a graph break.
+single_level_apply: Callable[[Any], Any] = (
+    _own_apply
+    if _unwrap_if_dead is None or _plain_apply is None
+    else partial(_plain_apply.__get__, None)
 )
-
-
-def single_level_apply(function: Any) -> Any:
-    """Function.apply where no transform is to take the function. Fallback: Function.apply itself.
-
-    NOTE: torch's own binds its arguments by inspect.signature, which takes 35 us; this is what it
-    comes to.
-    """
-    return super(torch.autograd.Function, function).apply if _has_plain_apply else function.apply
-
 
 # Whether the running backward needs what a node of the graph gives, and the number of that
 # backward. Fallback for each: None, and all that may be needed is computed.
@@ -148,8 +147,8 @@ is_batched_gradient: Callable[[Tensor], bool] = (
 )
 
 # How often a tensor has been written. Fallback: None, and what must not be overwritten is copied.
-version_of: Callable[[Tensor], int] | None = (
-    None if _find("torch.Tensor._version") is None else operator.attrgetter("_version")
+version_of: Callable[[Tensor], int] | None = getattr(
+    _find("torch.Tensor._version"), "__get__", None
 )
 
 # ---- The transforms of torch.func, of which `function_apply` does the work itself ----
@@ -177,7 +176,7 @@ below_autograd: Any = _find("torch._C._AutoDispatchBelowAutograd")
 
 # Whether all of these are there. Fallback: Functions go torch's own way, Function.apply; and a
 # layer in a graph of torch.compile is plain torch operations where it meets a transform.
-HAS_TRANSFORMS = _has_plain_apply and None not in (
+HAS_TRANSFORMS = single_level_apply is not _own_apply and None not in (
     *(current_interpreter, TransformType, add_batch_dim, unwrap_batched, VmapInfo),
     *(unwrap_for_grad, wrap_for_grad, SingleLevelFunction, allow_single_level),
     *(set_forward_mode_enabled, below_autograd),

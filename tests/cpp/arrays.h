@@ -23,8 +23,7 @@
 
 namespace lstm_fused::test {
 
-// ---- 16-bit types, from their definitions
-// --------------------------------------------------------
+// ---- 16-bit types, from their definitions ---------------------------------------------------
 
 struct Format {
   int mantissa_bits, min_exponent;  // of normal numbers
@@ -94,8 +93,7 @@ inline DType accumulator_type(DType dtype) {
   return dtype == DType::kFloat64 ? dtype : DType::kFloat32;
 }
 
-// ---- Arrays
-// --------------------------------------------------------------------------------------
+// ---- Arrays ---------------------------------------------------------------------------------
 
 // Memory that ends where an unreadable page begins: unlike AddressSanitizer's red zones this also
 // stops masked vector instructions, which the compiler does not instrument. The slack before it

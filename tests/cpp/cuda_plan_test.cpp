@@ -102,22 +102,23 @@ void test_workspaces() {
       for (bool composite : {false, true}) {
         if (composite && projection == 0) continue;
         const auto forward = cuda::stepwise_forward_workspace(shape, dtype, false, composite);
-        check_parts(forward.bytes, {forward.entering, forward.projected, forward.first_recurrent,
-                                    forward.cell, forward.hidden, forward.w_hh, forward.w_hr});
+        check_parts(forward.bytes,
+                    {forward.prev_cell_output, forward.h_prev, forward.first_recurrent,
+                     forward.cell, forward.cell_output, forward.w_hh, forward.w_hr});
         // Cell states that are saved need no workspace.
         CHECK_LT(cuda::stepwise_forward_workspace(shape, dtype, true, composite).bytes,
                  forward.bytes);
         const auto backward = cuda::stepwise_backward_workspace(shape, dtype, composite);
-        check_parts(backward.bytes,
-                    {backward.recurrent, backward.cell, backward.hidden, backward.last_hidden,
-                     backward.entering, backward.w_hh, backward.w_hr});
+        check_parts(backward.bytes, {backward.recurrent, backward.cell, backward.grad_cell_output,
+                                     backward.grad_last_cell_output, backward.grad_h_prev,
+                                     backward.w_hh, backward.w_hr});
       }
       const auto dense = cuda::weight_gradient_workspace(shape, dtype, false, false);
       const auto reset = cuda::weight_gradient_workspace(shape, dtype, false, true);
       const auto ragged = cuda::weight_gradient_workspace(shape, dtype, true, false);
-      check_parts(ragged.bytes, {ragged.input, ragged.previous, ragged.sums});
+      check_parts(ragged.bytes, {ragged.input, ragged.h_prev, ragged.sums});
       const auto rebuild = cuda::rebuild_workspace(shape, dtype, false, true);
-      check_parts(rebuild.bytes, {rebuild.preactivations, rebuild.previous});
+      check_parts(rebuild.bytes, {rebuild.preactivations, rebuild.h_prev});
       CHECK_LT(dense.bytes, reset.bytes);
       CHECK_LT(reset.bytes, ragged.bytes);
     }

@@ -41,7 +41,7 @@ void run_all() {
   CHECK(mapped != MAP_FAILED);
   char* bytes = static_cast<char*>(mapped);
   std::memset(bytes, 7, kSize);
-  // Of little memory, malloc's own pages are as good.
+  // Malloc's own pages are as good for little memory.
   cpu::advise_huge_pages(bytes, 1 << 20);
   CHECK(!is_advised(bytes + 4096));
   // The first and the last page may hold something else too.

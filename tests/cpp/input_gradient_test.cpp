@@ -50,7 +50,7 @@ void check_case(const Problem& problem, cpu::Isa isa, double& worst) {
   Array grad_x(problem.dtype, problem.sequence_rows() * D);
   args.grad_x = grad_x.data();
   cpu::input_gradient(args, isa, kOneThread.parallel);
-  Judge(problem, worst).sequence(grad_x, D, 0, truth, D);
+  Verifier(problem, worst).sequence(grad_x, D, 0, truth, D);
 
   Array other(problem.dtype, grad_x.size());
   args.grad_x = other.data();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// layer_backward against lstm_backward, which lstm_test judges, and plain sums over what that
+// layer_backward against lstm_backward, which lstm_test verifies, and plain sums over what that
 // gives: for every instruction set and dtype, in pieces of every size; the same bits on any pool,
 // without saved gates, and whatever else is asked for.
 #include "cpu/gradients/layer_backward.h"
@@ -115,7 +115,6 @@ Outputs run(Trained& in, const Parallel& parallel, const Options& options) {
   args.x = in.forward.x().data();
   args.reset_mask = recurrence.reset_mask;
   args.grad_x = out(options.grad_x, "grad_x", in.problem.sequence_rows() * D);
-  args.piece_steps = options.piece_steps;
   for (int d = 0; d < shape.directions; ++d) {
     const LstmWeights weights = in.layer.weights(d);
     cpu::LayerBackwardArgs::Direction& to = args.direction[d];
@@ -134,12 +133,16 @@ Outputs run(Trained& in, const Parallel& parallel, const Options& options) {
     to.grad_b_hh = out(options.weights && weights.b_hh, text("grad_b_hh", d), 4 * H);
     to.grad_w_hr = out(options.weights && weights.w_hr, text("grad_w_hr", d), P * H);
   }
-  cpu::layer_backward(args, facts_of(in.isa, parallel), parallel);
+  const cpu::CpuFacts facts = facts_of(in.isa, parallel);
+  cpu::layer_backward(args,
+                      cpu::make_layer_backward_plan(shape, in.problem.data_rows(), in.problem.dtype,
+                                                    facts, options.piece_steps),
+                      parallel);
   return outputs;
 }
 
-// The state that entered step t of row n; null where that was reset.
-const double* previous_state(const Trained& in, const Values& y, int d, int64_t t, int64_t n) {
+// h_prev of step t of row n; null where a reset made it zero.
+const double* h_prev_of(const Trained& in, const Values& y, int d, int64_t t, int64_t n) {
   const LayerValues& values = in.problem.values;
   const int64_t P = values.shape.output_size, before = d == 0 ? t - 1 : t + 1;
   if (is_marked(values, t, n)) return nullptr;
@@ -164,15 +167,15 @@ std::map<std::string, Sums> expected_sums(Trained& in) {
     Sums& w_hr = sums.emplace(text("grad_w_hr", d), P * H).first->second;
     const Values gates = values_of(in.backward->outputs[text("grad_gates", d)]);
     Values output;
-    Array unprojected(in.problem.dtype, in.problem.data_rows() * H);
+    Array cell_output(in.problem.dtype, in.problem.data_rows() * H);
     if (shape.projection) {
       output = values_of(in.backward->outputs[text("grad_output", d)]);
       cpu::kernel_table(in.isa, in.problem.dtype)
-          .unprojected_output(in.forward.outputs[text("gates", d)].data(),
-                              in.forward.outputs[text("cells", d)].data(), in.problem.data_rows(),
-                              H, unprojected.data());
+          .cell_output(in.forward.outputs[text("gates", d)].data(),
+                       in.forward.outputs[text("cells", d)].data(), in.problem.data_rows(), H,
+                       cell_output.data());
     }
-    const Values hidden = values_of(unprojected);
+    const Values hidden = values_of(cell_output);
     const Values& weight = in.problem.values.direction[d].w_ih;
     const double one = 1;
     for (int64_t n = 0; n < N; ++n) {
@@ -181,8 +184,8 @@ std::map<std::string, Sums> expected_sums(Trained& in) {
         const double* gate = gates.data() + row * G;
         w_ih.add_outer(gate, G, in.problem.values.x.data() + (t * N + n) * D, D);
         bias.add_outer(gate, G, &one, 1);
-        const double* state = previous_state(in, y, d, t, n);
-        if (state) w_hh.add_outer(gate, G, state, P);
+        const double* h_prev = h_prev_of(in, y, d, t, n);
+        if (h_prev) w_hh.add_outer(gate, G, h_prev, P);
         if (shape.projection) {
           w_hr.add_outer(output.data() + row * P, P, hidden.data() + row * H, H);
         }
@@ -334,19 +337,19 @@ void check_long_cases(DType dtype, cpu::Isa isa) {
   check_case(Case{4, 300, 3, 9}.project(2).both_ways(), dtype, isa, {1, 3}, {pools[2]});
 }
 
-// Work for several threads: groups of rows, teams of units, shares of what follows.
+// Work for several threads: groups of rows, teams of units, partitions of what follows.
 void check_parallel_cases(DType dtype, cpu::Isa isa) {
   std::vector<Pool> pools = serial_pools();
   pools.insert(pools.end(), threaded_pools().begin(), threaded_pools().end());
   check_case({40, 1, 5, 130}, dtype, isa, {7}, pools);
   check_case(Case{14, 26, 6, 40}.reset(0.2), dtype, isa, {5}, pools);
-  // Few rows: shares of the input's columns, and teams that read the weights as they are.
+  // Few rows: partitions of the input's columns, and teams that read the weights as they are.
   check_case(Case{2, 3, 270, 150}.both_ways(), dtype, isa, {}, pools);
   // Fewer parts of W_hr's gradient than threads.
   check_case(Case{14, 26, 6, 34}.project(17).both_ways(), dtype, isa, {5}, pools);
 }
 
-// The pieces that the kernels choose: of 1 MiB, of 512 rows at least, of a step at least. In other
+// The pieces that the plan chooses: of 1 MiB, of 512 rows at least, of a step at least. In other
 // pieces the sums over rows have other bits.
 void check_chosen_pieces(cpu::Isa isa) {
   const Scope scope("chosen pieces");

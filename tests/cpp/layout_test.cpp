@@ -256,8 +256,7 @@ void test_wide_offsets() {
   check_views(padded_layout(kSteps, {0, 5, 0, 5, 2}), 5, 3, 4);
 }
 
-// ---- Where rows of data stand
-// --------------------------------------------------------------------
+// ---- Where rows of data stand ---------------------------------------------------------------
 
 void test_rows() {
   constexpr int64_t kRowBytes = 12, kStateBytes = 8;
@@ -283,9 +282,9 @@ void test_rows() {
     for (int direction : {0, 1}) {
       for (const uint8_t* mask :
            {static_cast<const uint8_t*>(nullptr), static_cast<const uint8_t*>(reset_mask.data())}) {
-        const cpu::PreviousStates previous = {sequence + 4, kRowBytes,      h_0,  kStateBytes,
-                                              mask,         direction == 1, zeros};
-        const cpu::RowPointers states = cpu::previous_state_rows(layout, batch, previous);
+        const cpu::HPrevSource previous = {sequence + 4, kRowBytes,      h_0,  kStateBytes,
+                                           mask,         direction == 1, zeros};
+        const cpu::RowPointers states = cpu::h_prev_rows(layout, batch, previous);
         CHECK_EQ(static_cast<int64_t>(states.size()), layout.data_rows());
         for (int64_t j = 0; j < batch; ++j) {
           const int64_t n = batch_row(layout, j);

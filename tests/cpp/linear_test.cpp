@@ -60,8 +60,8 @@ Operands make_operands() {
 
 void check_table(const KernelTable& table, DType dtype, const Operands& operands) {
   const DType operand = table.operand_size == dtype_size(dtype) ? dtype : accumulator_type(dtype);
-  const int64_t panels = ceil_div(kColumns, kPanelSlots * table.vector_width);
-  const int64_t stride = panels * kPanelSlots * table.vector_width;
+  const int64_t panels = ceil_div(kColumns, table.nr());
+  const int64_t stride = panels * table.nr();
   std::vector<Array> rows, packed;
   cpu::LinearStep step;
   for (int i = 0; i < 2; ++i) {

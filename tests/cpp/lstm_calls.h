@@ -169,7 +169,7 @@ class BackwardCall {
     cpu::lstm_backward(args(in_place), plan, parallel);
   }
 
-  // The same, `steps` steps at a time.
+  // `run`, `steps` steps at a time.
   void run_in_pieces(const cpu::LstmPlan& plan, const Parallel& parallel, int64_t steps) {
     const LstmShape& shape = problem_.values.shape;
     const int64_t storage = dtype_size(problem_.dtype);
@@ -182,15 +182,15 @@ class BackwardCall {
       for (int d = 0; d < shape.directions; ++d) {
         const LstmBackwardDirection& of = whole.direction[d];
         const int64_t first = problem_.layout.step_offset[d ? done : shape.steps - done - count];
-        pieces[d] = {count, first, cpu::advance(of.gates, first * 4 * shape.hidden_size, storage),
-                     cpu::advance(of.grad_gates, first * 4 * shape.hidden_size, storage),
-                     cpu::advance(of.grad_output, first * shape.output_size, storage)};
+        pieces[d] = {count, first, advance(of.gates, first * 4 * shape.hidden_size, storage),
+                     advance(of.grad_gates, first * 4 * shape.hidden_size, storage),
+                     advance(of.grad_output, first * shape.output_size, storage)};
       }
       backward.run(pieces, parallel);
     }
   }
 
-  // Of all steps. in_place: the gates are copied to their gradients.
+  // The arguments for all steps. in_place: the gates are copied to their gradients.
   LstmBackwardArgs args(bool in_place = false) {
     const LstmShape& shape = problem_.values.shape;
     LstmBackwardArgs args;
@@ -233,16 +233,15 @@ class BackwardCall {
   Outputs inputs_;
 };
 
-// ---- Comparison with the reference
-// ---------------------------------------------------------------
+// ---- Comparison with the reference -------------------------------------------------------------
 
 // Compares arrays with truth, and remembers the largest error in multiples of the tolerance.
-class Judge {
+class Verifier {
  public:
   // Each step adds a few roundings to what it takes over from the one before. Those of 16-bit
   // types lie between what is stored and its neighbour, since the reference rounds the state too;
   // what they sum up in float is small beside it.
-  Judge(const Problem& problem, double& worst)
+  Verifier(const Problem& problem, double& worst)
       : problem_(problem), tolerance_(epsilon(problem.dtype)), worst_(worst) {
     if (dtype_size(problem.dtype) > 2) tolerance_ *= 8 + problem.values.shape.steps;
   }

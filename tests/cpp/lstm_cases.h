@@ -12,8 +12,8 @@
 #include "check.h"
 #include "cpu/cpu_features.h"
 #include "cpu/gradients/lstm_backward.h"
-#include "cpu/lstm_forward.h"
 #include "cpu/gradients/rebuild_gates.h"
+#include "cpu/lstm_forward.h"
 #include "reference.h"
 
 namespace lstm_fused::test {
@@ -27,14 +27,14 @@ struct Case {
   Bias bias = Bias::kBoth;
   std::vector<int64_t> lengths = {};  // empty: all of them `steps`
   bool packed = false;                // lengths must be in falling order
-  double resets = 0;                  // share of steps that reset_mask marks
+  double resets = 0;                  // fraction of steps that reset_mask marks
 
   Case project(int64_t size) const { return with(&Case::projection_size, size); }
   Case both_ways() const { return with(&Case::directions, 2); }
   Case biased(Bias which) const { return with(&Case::bias, which); }
   Case of_lengths(std::vector<int64_t> values) const { return with(&Case::lengths, values); }
   Case pack() const { return with(&Case::packed, true); }
-  Case reset(double share) const { return with(&Case::resets, share); }
+  Case reset(double fraction) const { return with(&Case::resets, fraction); }
 
   std::string name() const {
     std::string lengths_text;
@@ -107,7 +107,7 @@ class Random {
  public:
   explicit Random(uint64_t seed) : engine_(seed) {}
   double uniform(double bound) { return ((engine_() >> 11) * 0x1p-52 - 1) * bound; }
-  bool chance(double share) { return (engine_() >> 11) * 0x1p-53 < share; }
+  bool chance(double fraction) { return (engine_() >> 11) * 0x1p-53 < fraction; }
   Values uniform(int64_t n, double bound, DType dtype) {
     Values values(n);
     for (double& value : values) value = round_to(dtype, uniform(bound));

@@ -41,7 +41,7 @@ std::vector<cpu::LstmPlan> forward_forms(const Problem& problem, cpu::Isa isa) {
       cpu::kernel_table(isa, problem.dtype).operand_size != dtype_size(problem.dtype);
   for (int64_t steps : std::set<int64_t>{0, 1, 3, std::max<int64_t>(shape.steps, 1)}) {
     if (steps == 0 && converts) continue;
-    plan.projection_steps = steps;
+    plan.input_gemm_steps = steps;
     forms.push_back(plan);
   }
   return forms;
@@ -65,7 +65,7 @@ void check_divisions(Call& call, const cpu::LstmPlan& form, const Outputs& wante
 
 void check_forward(const Problem& problem, cpu::Isa isa, double& worst) {
   const LstmShape& shape = problem.values.shape;
-  const Judge judge(problem, worst);
+  const Verifier verifier(problem, worst);
   ForwardTruth truth[kMaxDirections];
   for (int d = 0; d < shape.directions; ++d) truth[d] = reference_forward(problem.values, d);
 
@@ -75,12 +75,12 @@ void check_forward(const Problem& problem, cpu::Isa isa, double& worst) {
     base.run(form, kOneThread.parallel);
     for (int d = 0; d < shape.directions; ++d) {
       const int64_t H = shape.hidden_size, P = shape.output_size, L = shape.directions;
-      judge.sequence(base.outputs["y"], L * P, d * P, truth[d].y, P);
-      judge.sequence(base.outputs["cell_states"], L * H, d * H, truth[d].cells, H);
-      judge.data(base.outputs[text("gates", d)], truth[d].gates, 4 * H);
-      judge.data(base.outputs[text("cells", d)], truth[d].cells, H);
-      judge.all(base.outputs[text("h_n", d)], truth[d].h_n);
-      judge.all(base.outputs[text("c_n", d)], truth[d].c_n);
+      verifier.sequence(base.outputs["y"], L * P, d * P, truth[d].y, P);
+      verifier.sequence(base.outputs["cell_states"], L * H, d * H, truth[d].cells, H);
+      verifier.data(base.outputs[text("gates", d)], truth[d].gates, 4 * H);
+      verifier.data(base.outputs[text("cells", d)], truth[d].cells, H);
+      verifier.all(base.outputs[text("h_n", d)], truth[d].h_n);
+      verifier.all(base.outputs[text("c_n", d)], truth[d].c_n);
     }
     check_divisions(other, form, base.outputs);
     plain.run(form, kOneThread.parallel);
@@ -91,26 +91,26 @@ void check_forward(const Problem& problem, cpu::Isa isa, double& worst) {
   }
 }
 
-void judge_backward(const Judge& judge, const Problem& problem, BackwardCall& call,
-                    const ForwardTruth (&saved)[kMaxDirections],
-                    const IncomingGradients (&grads)[kMaxDirections]) {
+void verify_backward(const Verifier& verifier, const Problem& problem, BackwardCall& call,
+                     const ForwardTruth (&saved)[kMaxDirections],
+                     const IncomingGradients (&grads)[kMaxDirections]) {
   const LstmShape& shape = problem.values.shape;
   for (int d = 0; d < shape.directions; ++d) {
     const BackwardTruth truth =
         reference_backward(problem.values, d, saved[d].gates, saved[d].cells, grads[d]);
-    judge.data(call.outputs[text("grad_gates", d)], truth.gates, 4 * shape.hidden_size);
+    verifier.data(call.outputs[text("grad_gates", d)], truth.gates, 4 * shape.hidden_size);
     if (shape.projection) {
-      judge.data(call.outputs[text("grad_output", d)], truth.output, shape.output_size);
+      verifier.data(call.outputs[text("grad_output", d)], truth.output, shape.output_size);
     }
     if (!call.outputs.count(text("grad_h_0", d))) continue;
-    judge.all(call.outputs[text("grad_h_0", d)], truth.h_0);
-    judge.all(call.outputs[text("grad_c_0", d)], truth.c_0);
+    verifier.all(call.outputs[text("grad_h_0", d)], truth.h_0);
+    verifier.all(call.outputs[text("grad_c_0", d)], truth.c_0);
   }
 }
 
 void check_backward(const Problem& problem, cpu::Isa isa, double& worst) {
   const LstmShape& shape = problem.values.shape;
-  const Judge judge(problem, worst);
+  const Verifier verifier(problem, worst);
   Random random(7);
   ForwardTruth saved[kMaxDirections];
   IncomingGradients grads[kMaxDirections];
@@ -125,7 +125,7 @@ void check_backward(const Problem& problem, cpu::Isa isa, double& worst) {
 
   BackwardCall base(problem, saved, grads, true), other(problem, saved, grads, true);
   base.run(form, kOneThread.parallel);
-  judge_backward(judge, problem, base, saved, grads);
+  verify_backward(verifier, problem, base, saved, grads);
   check_divisions(other, form, base.outputs);
   cpu::LstmPlan unpacked = form;
   unpacked.unpacked = true;
@@ -148,7 +148,7 @@ void check_backward(const Problem& problem, cpu::Isa isa, double& worst) {
       gone.assign(gone.size(), 0);
     }
     base.run(form, kOneThread.parallel);
-    judge_backward(judge, problem, base, saved, grads);
+    verify_backward(verifier, problem, base, saved, grads);
   }
 }
 

@@ -73,7 +73,7 @@ std::vector<T> tanh_of_cells(const KernelTable& table, const std::vector<T>& x,
   const int64_t n = static_cast<int64_t>(x.size());
   std::vector<T> gates(kGates * n, 1), out(n);
   const Mode mode(denormals);
-  table.unprojected_output(gates.data(), x.data(), 1, n, out.data());
+  table.cell_output(gates.data(), x.data(), 1, n, out.data());
   return out;
 }
 

@@ -25,7 +25,7 @@ Array numbered(DType dtype, int64_t n) {
   return Array::input(dtype, values);
 }
 
-enum class Source { kGates, kTransposed, kDirect };
+enum class Source { kGates, kTransposed, kUntransposed };
 
 // Column of slot q, lane l of panel p; -1 past the end.
 int64_t column_of(Source source, int64_t columns, int64_t width, int64_t p, int64_t q, int64_t l) {
@@ -52,8 +52,8 @@ void check_panels(const KernelTable& table, DType dtype, Source source, int64_t 
   // In pieces, as threads do: each writes its own panels only.
   Array packed(operand, panels * panel_size);
   for (int64_t p = panels; p-- > 0;) {
-    if (source == Source::kDirect) {
-      table.pack_direct(weights.data(), columns, k_size, p, p + 1, packed.data());
+    if (source == Source::kUntransposed) {
+      table.pack_untransposed(weights.data(), columns, k_size, p, p + 1, packed.data());
     } else {
       table.pack_transposed(weights.data(), columns, k_size, source == Source::kGates, p, p + 1,
                             packed.data());
@@ -71,8 +71,8 @@ void check_panels(const KernelTable& table, DType dtype, Source source, int64_t 
           const int64_t column = column_of(source, columns, width, p, q, l);
           double wanted = 0;
           if (column >= 0 && k < k_size) {
-            wanted =
-                weights.get(source == Source::kDirect ? k * columns + column : column * k_size + k);
+            wanted = weights.get(source == Source::kUntransposed ? k * columns + column
+                                                                 : column * k_size + k);
           }
           CHECK_EQ(packed.get(at), wanted);
         }
@@ -106,7 +106,7 @@ void check_table(const KernelTable& table, DType dtype) {
     for (int64_t columns :
          {int64_t{1}, int64_t{3}, W, W + 1, 4 * W - 1, 4 * W, 4 * W + 1, 7 * W + 2, 9 * W}) {
       check_panels(table, dtype, Source::kTransposed, columns, k_size);
-      check_panels(table, dtype, Source::kDirect, columns, k_size);
+      check_panels(table, dtype, Source::kUntransposed, columns, k_size);
     }
   }
   for (int64_t hidden = 1; hidden <= 2 * W + 1; ++hidden) {

@@ -9,36 +9,11 @@
 #include <string>
 #include <vector>
 
-#include "check.h"
-#include "common/types.h"
-#include "cpu/cpu_features.h"
+#include "cpu/gradients/plan.h"
+#include "plans.h"
 
 namespace lstm_fused::test {
 namespace {
-
-using cpu::CpuFacts;
-using cpu::Isa;
-using cpu::LstmPlan;
-
-constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
-
-LstmShape shape_of(int64_t steps, int64_t batch, int64_t input, int64_t hidden,
-                   int64_t projection = 0, int directions = 1) {
-  return {steps,      batch,         input, hidden, projection ? projection : hidden,
-          directions, projection > 0};
-}
-
-std::string name_of(const LstmShape& shape) {
-  return text("T=", shape.steps, " N=", shape.batch, " D=", shape.input_size,
-              " H=", shape.hidden_size, " P=", shape.output_size, " L=", shape.directions);
-}
-
-CpuFacts facts_of(Isa isa, int threads) {
-  CpuFacts facts;
-  facts.isa = isa;
-  facts.threads = threads;
-  return facts;
-}
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -53,14 +28,8 @@ void check_bounds(const LstmPlan& plan, const LstmShape& shape, const CpuFacts& 
   // No more threads than there are, but for a remainder among the directions.
   CHECK_LE(plan.row_groups * plan.team * shape.directions,
            std::max(facts.threads, 1) + shape.directions - 1);
-  CHECK_LE(0, plan.projection_steps);
-  CHECK_LE(plan.projection_steps, std::max<int64_t>(shape.steps, 1));
-}
-
-bool same(const LstmPlan& a, const LstmPlan& b) {
-  return a.isa == b.isa && a.dot == b.dot && a.unpacked == b.unpacked &&
-         a.row_groups == b.row_groups && a.team == b.team &&
-         a.projection_steps == b.projection_steps;
+  CHECK_LE(0, plan.input_gemm_steps);
+  CHECK_LE(plan.input_gemm_steps, std::max<int64_t>(shape.steps, 1));
 }
 
 void test_bounds() {
@@ -81,11 +50,10 @@ void test_bounds() {
                   const LstmPlan forward = cpu::make_forward_plan(shape, dtype, facts);
                   const LstmPlan backward = cpu::make_backward_plan(shape, dtype, facts);
                   check_bounds(forward, shape, facts, ceil_div(hidden, table.vector_width));
-                  check_bounds(backward, shape, facts,
-                               ceil_div(hidden, cpu::kPanelSlots * table.vector_width));
+                  check_bounds(backward, shape, facts, ceil_div(hidden, table.nr()));
                   // The dot kernel has no projection; x of another type is converted ahead.
                   if (shape.projection) CHECK(!forward.dot);
-                  CHECK(!backward.dot && backward.projection_steps == 0);
+                  CHECK(!backward.dot && backward.input_gemm_steps == 0);
                   CHECK(!forward.unpacked);
                   // Input gradients, which have no plan of their own, go the same way.
                   CHECK_EQ(backward.unpacked,
@@ -94,7 +62,7 @@ void test_bounds() {
                     CHECK_LE(steps * batch, cpu::max_unpacked_rows(dtype, backward.isa));
                   }
                   if (!forward.dot && table.operand_size != dtype_size(dtype)) {
-                    CHECK_LE(1, forward.projection_steps);
+                    CHECK_LE(1, forward.input_gemm_steps);
                   }
                   if (threads <= 1) {
                     CHECK(forward.row_groups == 1 && forward.team == 1);
@@ -202,15 +170,11 @@ void test_choices() {
       CHECK(!forward(shape_of(100, 64, 1, 1), 1).dot);
       // A step of one row is too small to read W_ih for; one of many is not, unless x must be
       // converted.
-      CHECK_LE(2, forward(shape_of(100, 1, 64, 64), 1).projection_steps);
+      CHECK_LE(2, forward(shape_of(100, 1, 64, 64), 1).input_gemm_steps);
       const bool converts = cpu::kernel_table(isa, dtype).operand_size != dtype_size(dtype);
-      if (!converts) CHECK_EQ(forward(shape_of(100, 500, 64, 64), 1).projection_steps, 0);
+      if (!converts) CHECK_EQ(forward(shape_of(100, 500, 64, 64), 1).input_gemm_steps, 0);
     }
   }
-}
-
-bool mentions(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 void test_descriptions() {
@@ -234,15 +198,15 @@ void test_descriptions() {
         backwards.insert(texts.back());
         ++backward_count;
         plan.unpacked = false;
-        for (int64_t projection_steps : {0, 1, 43}) {
-          plan.projection_steps = projection_steps;
+        for (int64_t input_gemm_steps : {0, 1, 43}) {
+          plan.input_gemm_steps = input_gemm_steps;
           texts.push_back(cpu::describe_forward(plan));
           forwards.insert(texts.back());
           ++count;
           CHECK(!mentions(texts.back(), "dot"));
-          if (projection_steps > 0) CHECK(mentions(texts.back(), std::to_string(projection_steps)));
+          if (input_gemm_steps > 0) CHECK(mentions(texts.back(), std::to_string(input_gemm_steps)));
         }
-        plan.projection_steps = 0;
+        plan.input_gemm_steps = 0;
         plan.dot = true;
         texts.push_back(cpu::describe_forward(plan));
         forwards.insert(texts.back());
@@ -307,9 +271,13 @@ void test_explanations() {
     CHECK(mentions(forward, part));
     const LstmPlan plan = cpu::make_forward_plan(shape, DType::kFloat32, facts);
     CHECK(mentions(forward, cpu::describe_forward(plan)));
-    const LstmPlan backward = cpu::make_backward_plan(shape, DType::kFloat32, facts);
-    CHECK(mentions(cpu::explain_backward(shape, DType::kFloat32, facts),
-                   cpu::describe_backward(backward)));
+    const int64_t rows = shape.steps * shape.batch;
+    const cpu::LayerBackwardPlan backward =
+        cpu::make_layer_backward_plan(shape, rows, DType::kFloat32, facts);
+    const std::string text = cpu::explain_layer_backward(shape, rows, DType::kFloat32, facts);
+    CHECK(mentions(text, cpu::describe_backward(backward.recurrence)));
+    CHECK(mentions(text, cpu::describe_layer_backward(backward, shape)));
+    CHECK(mentions(text, "by " + std::to_string(backward.gradient_threads) + " thread(s)"));
   };
   explained(big, 1, "one thread allowed");
   explained(big, 2, "rows enough");
@@ -319,13 +287,21 @@ void test_explanations() {
   explained(both, 2, "a direction for each thread");
   explained(step, 2, "too little work");
   explained(step, 2, "packing pays from T*N = 9");
-  const auto explained_backward = [](const LstmShape& shape, DType dtype) {
-    return cpu::explain_backward(shape, dtype, facts_of(Isa::kBaseline, 1));
+  const auto explained_backward = [](const LstmShape& shape, DType dtype, int64_t missing = 0) {
+    return cpu::explain_layer_backward(shape, shape.steps * shape.batch - missing, dtype,
+                                       facts_of(Isa::kBaseline, 1));
   };
   CHECK(
       mentions(explained_backward(step, DType::kFloat32), "packing pays from T*N = 33 or T = 17"));
   CHECK(mentions(explained_backward(step, DType::kFloat16), "packing pays from T*N = 2 on"));
   CHECK(!mentions(explained_backward(big, DType::kFloat32), "packing"));
+  CHECK(mentions(explained_backward(step, DType::kFloat32), "outer products of unpacked rows"));
+  CHECK(mentions(explained_backward(step, DType::kFloat32), "all steps in one piece"));
+  CHECK(mentions(explained_backward(big, DType::kFloat32), "stay in a cache"));
+  CHECK(mentions(explained_backward(big, DType::kFloat32), "pieces of "));
+  CHECK(mentions(explained_backward(big, DType::kFloat32, 1), "rows differ in length"));
+  CHECK(mentions(explained_backward(both, DType::kBFloat16), "16-bit grad_x is one sum"));
+  CHECK(mentions(explained_backward({100, 64, 16, 128, 8, 1, true}, DType::kFloat32), "W_hr"));
 }
 
 void test_isas() {

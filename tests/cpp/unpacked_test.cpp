@@ -68,13 +68,12 @@ class Products {
       rows_[i] = Array::input(operand_type(table, dtype), rows);
       matrix_[i] = Array::input(dtype, matrix);
       const int64_t padded = ceil_div(size, table.k_multiple) * table.k_multiple;
-      packed_[i] =
-          Array(operand_type(table, dtype), padded * panels() * kPanelSlots * table.vector_width);
-      table.pack_direct(matrix_[i].data(), columns, size, 0, panels(), packed_[i].data());
+      packed_[i] = Array(operand_type(table, dtype), padded * panels() * table.nr());
+      table.pack_untransposed(matrix_[i].data(), columns, size, 0, panels(), packed_[i].data());
     }
   }
 
-  int64_t panels() const { return ceil_div(shape_.columns, kPanelSlots * table_.vector_width); }
+  int64_t panels() const { return ceil_div(shape_.columns, table_.nr()); }
 
   // Rows [row, row + count) of the sum of both products, to panels [begin, end) of out (rows,
   // columns).
@@ -172,9 +171,9 @@ void check_outer(const KernelTable& table, DType dtype, int64_t k_size, int64_t 
       const DType type = operand_type(table, dtype);
       const int64_t whole = table.vector_width * table.k_multiple;
       const int64_t stride = ceil_div(k_size, whole) * whole;
-      const int64_t panels = ceil_div(columns, kPanelSlots * table.vector_width);
+      const int64_t panels = ceil_div(columns, table.nr());
       Array transposed(type, rows * stride);
-      Array packed(type, panels * kPanelSlots * table.vector_width * stride);
+      Array packed(type, panels * table.nr() * stride);
       table.pack_columns(grad_rows.data(), k_size, kBegin, end, stride, transposed.data());
       table.pack_rows(operand_rows.data(), k_size, columns, packed.data());
       Array wanted(dtype, rows * columns);

@@ -113,21 +113,20 @@ void check_shape_of(const Shape& shape, DType dtype, cpu::Isa isa) {
   }
 }
 
-// Samples of several rows, of one, and of none: as by a call for each of them.
-void check_samples(DType dtype, cpu::Isa isa) {
-  constexpr int64_t kColumns = 37, kGradColumns = 52, kSamples = 5;
-  constexpr int64_t kFirst[kSamples + 1] = {0, 300, 300, 301, 340, 340};
-  constexpr int64_t kRows = kFirst[kSamples];
+// Samples whose rows begin at `first`: as by a call for each of them.
+void check_samples(const std::vector<int64_t>& first, DType dtype, cpu::Isa isa) {
+  constexpr int64_t kColumns = 37, kGradColumns = 52;
+  const int64_t samples = static_cast<int64_t>(first.size()) - 1, rows = first.back();
   Random random(23);
-  const Array grad = Array::input(dtype, random.uniform(kRows * kGradColumns, 1, dtype));
-  const Array operand = Array::input(dtype, random.uniform(kRows * kColumns, 1, dtype));
-  const std::vector<const void*> grads = rows_of(grad, kRows, kGradColumns);
-  const std::vector<const void*> operands = rows_of(operand, kRows, kColumns);
-  Array weights(dtype, kSamples * kGradColumns * kColumns), biases(dtype, kSamples * kGradColumns);
-  Array second(dtype, kSamples * kGradColumns);
+  const Array grad = Array::input(dtype, random.uniform(rows * kGradColumns, 1, dtype));
+  const Array operand = Array::input(dtype, random.uniform(rows * kColumns, 1, dtype));
+  const std::vector<const void*> grads = rows_of(grad, rows, kGradColumns);
+  const std::vector<const void*> operands = rows_of(operand, rows, kColumns);
+  Array weights(dtype, samples * kGradColumns * kColumns), biases(dtype, samples * kGradColumns);
+  Array second(dtype, samples * kGradColumns);
   cpu::WeightGradientArgs args;
   args.dtype = dtype;
-  args.rows = kRows;
+  args.rows = rows;
   args.grads = grads.data();
   args.grad_columns = kGradColumns;
   args.weight[0] = {operands.data(), kColumns, weights.data()};
@@ -135,16 +134,16 @@ void check_samples(DType dtype, cpu::Isa isa) {
   args.grad_bias[1] = second.data();
   for (const auto& pools : {serial_pools(), threaded_pools()}) {
     for (const Pool& pool : pools) {
-      const Scope scope("samples, ", pool.name);
+      const Scope scope(samples, " samples, ", pool.name);
       for (Array* array : {&weights, &biases, &second}) array->fill_canary();
-      cpu::sample_weight_gradients(args, kSamples, kFirst, isa, pool.parallel);
+      cpu::sample_weight_gradients(args, samples, first.data(), isa, pool.parallel);
       CHECK(second.same_bits(biases));
-      for (int64_t b = 0; b < kSamples; ++b) {
+      for (int64_t b = 0; b < samples; ++b) {
         Array weight(dtype, kGradColumns * kColumns), bias[2];
         cpu::WeightGradientArgs own = args;
-        own.rows = kFirst[b + 1] - kFirst[b];
-        own.grads += kFirst[b];
-        own.weight[0] = {operands.data() + kFirst[b], kColumns, weight.data()};
+        own.rows = first[b + 1] - first[b];
+        own.grads += first[b];
+        own.weight[0] = {operands.data() + first[b], kColumns, weight.data()};
         for (int i = 0; i < 2; ++i) {
           bias[i] = Array(dtype, kGradColumns);
           own.grad_bias[i] = bias[i].data();
@@ -189,7 +188,11 @@ void run_all() {
   for (cpu::Isa isa : cpu::available_isas()) check_long_sum(isa);
   for (DType dtype : kDTypes) {
     for (cpu::Isa isa : cpu::available_isas()) {
-      check_samples(dtype, isa);
+      // Several rows, one, and none.
+      check_samples({0, 300, 300, 301, 340, 340}, dtype, isa);
+      // More than 10^6 multiply-adds in each sample: all threads work on one sample, or, where
+      // there are no more of them than samples, one thread on each.
+      check_samples({0, 600, 1200}, dtype, isa);
       for (const Shape& shape : kShapes) {
         const Scope scope(cpu::isa_name(isa), ", ", dtype_name(dtype), ", M=", shape.rows,
                           " C=", shape.grad_columns);

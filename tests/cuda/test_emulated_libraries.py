@@ -34,7 +34,7 @@ def device() -> Iterator[Device]:
 
 @pytest.fixture
 def lib(device: Device) -> ctypes.CDLL:
-    # As the product finds cuBLAS: among the symbols that are loaded.
+    # The product finds cuBLAS so: among the symbols that are loaded.
     return ctypes.CDLL(None)
 
 

@@ -232,7 +232,7 @@ def test_tf32_follows_the_math_mode_of_the_handle(emulated: EmulatedOps) -> None
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_second_derivative(bidirectional: bool, emulated: EmulatedOps) -> None:
-    """It takes what these kernels saved, whose rows lie otherwise than the CPU's."""
+    """It takes what the CUDA kernels saved, whose rows lie otherwise than the CPU's."""
     case = LayerCase(
         4, 3, 3, 5, P=2, bidirectional=bidirectional, lengths=(2, 4, 1), dtype=torch.float64
     )

@@ -85,7 +85,7 @@ def run(ops: EmulatedOps, name: str, kind: str, **settings: int) -> dict[str, Te
 
 @cache
 def kernels_of(name: str, kind: str) -> frozenset[str]:
-    """Those that a case runs, by their mangled names."""
+    """The kernels that a case runs, by their mangled names."""
     ops = emulated_ops(CHECKED_TARGET, checked=True)
     ops.device.clear_statistics()
     run(ops, name, kind, statistics=1)

@@ -48,7 +48,7 @@ def emulated_logs() -> dict[str, Path]:
 
 @cache
 def resources() -> tuple[Resources, ...]:
-    """Of the kernels: read from an earlier build where there is one, or compiled."""
+    """The kernels' resources: read from an earlier build where there is one, or compiled."""
     nvcc = find_nvcc()
     if nvcc is None:
         pytest.skip("needs nvcc")

@@ -70,7 +70,7 @@ class EmulatedOps:
 
 
 def emulated_ops(target: int, checked: bool = False) -> EmulatedOps:
-    """Those of a PTX target. Skips the test where the machine lacks what that takes.
+    """The ops of a PTX target. Skips the test where the machine lacks what that takes.
 
     With `checked`, for CHECKED_TARGET alone, the kernels can be searched for races, and broken
     (tools/cuda_on_cpu/README.md).

@@ -315,6 +315,23 @@ def test_explain_names_the_kernels(isa: str, capsys: pytest.CaptureFixture[str])
     assert "T=1 N=4" in lstm_fused.explain(FusedLSTMCell(3, 5), torch.randn(4, 3))
 
 
+def test_explain_names_what_the_backward_does_after_the_recurrence() -> None:
+    module = FusedLSTM(16, 32, bidirectional=True, proj_size=8)
+    text = lstm_fused.explain(module, zeros(200, 64, 16))
+    forward, backward = text.splitlines()[1:]
+    assert " pieces of " not in forward
+    assert re.search(r", pieces of \d+ step\(s\), gradients by \d+ thread\(s\)", backward)
+    assert "of weights in blocks of 256 rows, of W_hr in blocks of 256 rows (" in backward
+    assert "stay in a cache)" in backward
+    # Rows of different lengths, and two directions of 16 bits, go in one piece.
+    packed = pack_sequence([zeros(200, 16), zeros(199, 16)])
+    for call in (
+        lambda: lstm_fused.explain(module, packed),
+        lambda: lstm_fused.explain(module.bfloat16(), zeros(200, 64, 16, dtype=torch.bfloat16)),
+    ):
+        assert ", all steps in one piece, " in call().splitlines()[2]
+
+
 def test_explain_follows_autocast() -> None:
     module = FusedLSTM(D, H)
     assert lstm_fused.explain(module, X).startswith("cpu, float32: T=4 N=2")

@@ -205,6 +205,7 @@ for a in numbers:
         for backward in (False, True):
             attempt(native.compiled.plan_text, *sizes, 1, "float32", a, backward)
             attempt(native.compiled.plan_text, *sizes, a, "float32", 2, backward)
+            attempt(native.compiled.plan_text, *sizes, 1, "float32", 2, backward, a)
             attempt(native.compiled.cuda_plan_text, *sizes, a, "float32", True, True, backward,
                     facts, False)
             for name, b in itertools.product(facts, numbers):

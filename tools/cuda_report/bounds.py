@@ -16,8 +16,8 @@ from tools.cuda_report.plans import (
     plan_of,
 )
 
-ROW_THREADS = 128  # csrc/cuda/device/row_grid.cuh
-SUM_THREADS = 256  # csrc/cuda/gradients/weight_gradients.cu
+ROW_THREADS = 128  # kRowThreads in csrc/cuda/device/row_grid.cuh
+SUM_THREADS = 256  # kSumColumns * kSumWarps in csrc/cuda/gradients/weight_gradients.cu
 # Fewer resident warps than a quarter of an SM hide no latency of memory; the stepwise kernels are
 # bound by it.
 LEAST_ROW_OCCUPANCY = 0.25
@@ -26,7 +26,7 @@ _ROWS = (1, 8, 16, 32, 64, 128)
 
 
 def max_threads(kernel: Resources) -> int:
-    """Of a block, as the kernel's __launch_bounds__ has them."""
+    """Threads of a block at most, as the kernel's __launch_bounds__ has them."""
     if kernel.family.startswith("persistent_group"):
         return GROUP_THREADS
     if kernel.family.startswith("persistent"):
@@ -75,7 +75,7 @@ def find_faults(kernel: Resources, device: Device) -> list[str]:
     if kernel.family.startswith("persistent_group") and kernel.static_shared:
         faults.append(f"{name}: {kernel.static_shared} bytes of static shared memory, plans know 0")
     if not kernel.family.startswith("persistent"):
-        share = blocks * threads / device.max_threads_per_sm
-        if share < LEAST_ROW_OCCUPANCY:
-            faults.append(f"{name}: occupancy {share:.0%}, wanted {LEAST_ROW_OCCUPANCY:.0%}")
+        resident = blocks * threads / device.max_threads_per_sm
+        if resident < LEAST_ROW_OCCUPANCY:
+            faults.append(f"{name}: occupancy {resident:.0%}, wanted {LEAST_ROW_OCCUPANCY:.0%}")
     return faults

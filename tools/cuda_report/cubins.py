@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "csrc" / "cuda"
 CACHE = ROOT / "build" / "cuda_report"
-# Those of cmake/cuda.cmake.
+# The architectures of cmake/cuda.cmake.
 TARGETS = ("80", "86", "89", "90a", "100a", "120")
 
 
@@ -40,7 +40,7 @@ class Resources:
 
     @property
     def arguments(self) -> list[str]:
-        """Those of the template."""
+        """The arguments of the template."""
         return [part.strip() for part in self.name.rstrip(">").partition("<")[2].split(",")]
 
 
@@ -76,7 +76,7 @@ def _compile(nvcc: str, source: Path, target: str) -> Path:
     """Write the cubin and, beside it, ptxas's log; the key says what both were made of."""
     cubin = cubin_path(source, target)
     log, stamp = cubin.with_suffix(".log"), cubin.with_suffix(".key")
-    # The same flags as in the product's build, as far as device code depends on them.
+    # The flags of the product's build, as far as device code depends on them.
     command = [nvcc, "-std=c++17", "-O3", "-I", str(ROOT / "csrc"), "-cubin", f"-arch=sm_{target}"]
     command += ["-Xptxas", "-v", str(source), "-o"]
     key = _key(command, source)

@@ -29,7 +29,7 @@ DTYPES = {"bf16": "bfloat16", "fp16": "float16", "tf32": "float32", "fp32": "flo
 
 @dataclass(frozen=True)
 class Counts:
-    """A kernel's, a step: totals of all blocks."""
+    """A kernel's counts in a step: totals of all blocks."""
 
     kernel: str
     shape: str
@@ -44,7 +44,7 @@ class Counts:
 
     @property
     def conflicts(self) -> float:
-        """Shared-memory wavefronts beyond those that the bytes need, as a share of these."""
+        """Shared-memory wavefronts beyond those that the bytes need, over these."""
         ideal = self.shared_load["ideal_wavefronts"] + self.shared_store["ideal_wavefronts"]
         used = self.shared_load["wavefronts"] + self.shared_store["wavefronts"]
         return used / ideal - 1 if ideal else 0.0
@@ -57,7 +57,7 @@ class Counts:
 
     @property
     def sector_use(self) -> float:
-        """Bytes asked for, as a share of those in the sectors that were touched."""
+        """Bytes asked for, over the bytes of the sectors that were touched."""
         sectors = self.global_load["sectors"] + self.global_store["sectors"]
         found = self.global_load["bytes"] + self.global_store["bytes"]
         return found / (32 * sectors) if sectors else 0.0
@@ -98,7 +98,7 @@ class Emulation:
         self.device.set(**FACTS_A100, strict_memory=1, statistics=1, seed=0)
 
     def count(self, case: EmulatedCase) -> list[Counts]:
-        """Those of the kernels that run in every step."""
+        """The counts of the kernels that run in every step."""
         few, many = (self._run(case, steps) for steps in STEPS)
         steps = STEPS[1] - STEPS[0]
         found = []

@@ -19,7 +19,7 @@ Persistent, in cycles of the SM clock (boost), for one block; all blocks run at 
     latency = shared {f.SHARED_LATENCY} + product {f.MMA_LATENCY} (mma.sync) or \
 {f.FFMA_LATENCY} (FFMA) + cell {f.CELL_LATENCY} + barriers x {f.BARRIER_LATENCY}
     exchange: one block 0; group 4.5 x {f.L2_LATENCY}: what was written reaches L2, the flag does, \
-half a poll goes by, the flag is read, what it announces is read
+half a poll goes by, the flag is read, what it publishes is read
 
 `products`: mma.sync of 16 x 8 x 16 (16-bit) or 16 x 8 x 8 (TF32), or FFMA. Where the grid of the
 one-block kernel has more blocks than fit at once, the time is that of the first wave.
@@ -74,9 +74,10 @@ def stepwise_microseconds(
 ) -> float:
     size = operand_bytes(product)
     weights = GATES * hidden * hidden * size
-    # As in csrc/cuda/stepwise/plan.cpp. Forward: pre-activations of 4 bytes, which the product adds
-    # to and the kernel reads; gates; y, and the same for the next product; c. Backward: gates,
-    # their gradients twice, grad_y; two cs, c's gradient, and the product of 4 bytes.
+    # The bytes are those of csrc/cuda/stepwise/plan.cpp. Forward: pre-activations of 4 bytes, which
+    # the recurrent GEMM adds to and the kernel reads; gates; y, and a copy as the next h_prev; c.
+    # Backward: gates, their gradients twice, grad_y; two cs, c's gradient, and the product of 4
+    # bytes.
     forward = GATES * (3 * 4 + size) + 3 * size + 2 * 4
     streamed = rows * hidden * ((3 * GATES + 1) * size + 6 * 4 if backward else forward)
     chip = f.L2_BYTES / f.L2_MEASURED_SMS * device.sm_count * device.clock * 1e3

@@ -33,7 +33,7 @@ class Device:
 
     @property
     def facts(self) -> dict[str, int]:
-        """As csrc/cuda/device_facts.h has them."""
+        """The facts, as csrc/cuda/device_facts.h names them."""
         return {
             **{"major": self.major, "minor": self.minor, "sm_count": self.sm_count},
             **{"shared_per_sm": self.shared_per_sm, "shared_per_block": self.shared_per_block},

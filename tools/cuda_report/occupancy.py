@@ -32,6 +32,6 @@ def blocks_per_sm(device: Device, threads: int, registers: int, shared: int) -> 
 
 
 def occupancy(device: Device, threads: int, registers: int, shared: int) -> float:
-    """Resident warps, as a share of what the SM has room for."""
+    """Resident warps, over the warps that the SM has room for."""
     blocks = blocks_per_sm(device, threads, registers, shared)
     return blocks * threads / device.max_threads_per_sm

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The product's own plans, read from their text, and what a step of one moves and computes.
 
-The sizes are those of csrc/cuda/persistent/layout.h and persistent_plan.cpp.
+The sizes are those of csrc/cuda/persistent/layout.h and plan.cpp.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Plan:
     groups: int  # one block: tiles of rows
     group_blocks: int = 1
     group_tiles: int = 1
-    units: int = 0  # of a block
+    units: int = 0  # per block
     dynamic_shared: int = 0
 
     @property
     def chunks(self) -> int:
-        """One block: those that the kernel is compiled for."""
+        """The chunks that a kernel of one block is compiled for."""
         size = operand_bytes(self.product)
         fitting = [c for c in CTA_CHUNKS[size] if self.hidden <= c * CHUNK_BYTES // size]
         return fitting[0]
@@ -91,7 +91,7 @@ def read_plan(text: str, product: str, rows: int, hidden: int, backward: bool) -
 
 @dataclass(frozen=True)
 class Work:
-    """Of a block, in a step."""
+    """What a block does in a step."""
 
     products: float  # mma.sync, or FFMA, of each warp
     shared_bytes: float  # read from shared memory and written to it
@@ -104,7 +104,7 @@ def work_of(plan: Plan) -> Work:
     tiles, warps = plan.group_tiles, plan.threads // 32
     tile_rows = tiles * TILE_ROWS
     chunks = -(-plan.hidden * size // CHUNK_BYTES)
-    per_chunk = 64.0 if plan.product == "fp32" else 2.0  # for two lines of weights: 4 x 16 FFMA
+    per_chunk = 64.0 if plan.product == "fp32" else 2.0  # for two rows of weights: 4 x 16 FFMA
     # Forward: reads float pre-activations, writes gates, c, y. Backward: reads gates, c (of two
     # steps, one kept in a register), dy, writes gradients of the gates.
     stored = (8 if plan.backward else 5) * size + (4 if plan.backward else 20)
@@ -118,25 +118,27 @@ def work_of(plan: Plan) -> Work:
         products = plan.chunks * GATES / 2 * per_chunk
         tile = TILE_ROWS * plan.chunks * CHUNK_BYTES * (GATES / 2 if plan.backward else 1)
         is_larger = plan.chunks == CTA_CHUNKS[size][1]
-        parked = 2 * 2 * 16 * plan.threads * passes if plan.backward and is_larger else 0
+        shared_weights = 2 * 2 * 16 * plan.threads * passes if plan.backward and is_larger else 0
         swapped = 2 * 8 * plan.threads if plan.backward else 0
-        return Work(products, tile * warps * spread + tile + parked + swapped, 0.0, stream)
+        return Work(products, tile * warps * spread + tile + shared_weights + swapped, 0.0, stream)
     lane_bytes = 16 * GROUP_THREADS
     if not plan.backward:
         splits = GROUP_WARPS * WARP_UNITS // plan.units
         warp_chunks = -(-chunks // splits)
-        parked = max(0, warp_chunks - GROUP_CHUNKS) * GATES * lane_bytes * tiles * passes
+        shared_weights = max(0, warp_chunks - GROUP_CHUNKS) * GATES * lane_bytes * tiles * passes
         h_bytes = tile_rows * splits * warp_chunks * CHUNK_BYTES
         read = warps * tile_rows * warp_chunks * CHUNK_BYTES * spread
         partials = 2 * 2 * tiles * lane_bytes
         exchanged = h_bytes + tile_rows * plan.units * size
         products = tiles * warp_chunks * GATES / 2 * per_chunk
-        return Work(products, h_bytes + read + parked + partials, exchanged, stream)
+        return Work(products, h_bytes + read + shared_weights + partials, exchanged, stream)
     unit_chunks = plan.units * GATES * size // CHUNK_BYTES
-    line_tiles = math.ceil(math.ceil(plan.hidden / (2 * WARP_UNITS)) / GROUP_WARPS)
-    vectors = line_tiles * unit_chunks
-    parked = max(0, vectors - BACKWARD_VECTORS) * 2 * lane_bytes * tiles * passes
+    output_tiles = math.ceil(math.ceil(plan.hidden / (2 * WARP_UNITS)) / GROUP_WARPS)
+    vectors = output_tiles * unit_chunks
+    shared_weights = max(0, vectors - BACKWARD_VECTORS) * 2 * lane_bytes * tiles * passes
     tile = tile_rows * unit_chunks * CHUNK_BYTES
     part = 4 * plan.group_blocks * plan.units * tile_rows
     products = tiles * vectors * per_chunk
-    return Work(products, tile + warps * line_tiles * tile * spread + parked, 2.0 * part, stream)
+    return Work(
+        products, tile + warps * output_tiles * tile * spread + shared_weights, 2.0 * part, stream
+    )

@@ -26,7 +26,7 @@ class Loop:
 
 
 def find_nvdisasm() -> str | None:
-    """That of PyPI's nvidia-cuda-nvdisasm, or of the toolkit."""
+    """The path of nvdisasm: PyPI's nvidia-cuda-nvdisasm, or the toolkit's."""
     spec = importlib.util.find_spec("nvidia")
     for place in (spec.submodule_search_locations or []) if spec else []:
         for found in sorted(Path(place).glob("*/bin/nvdisasm")):

@@ -85,7 +85,7 @@ def _resource_table(nvdisasm: str, resources: Sequence[Resources]) -> str:
         dynamic = bounds.most_dynamic_shared(r, device)
         shared = r.static_shared + dynamic
         blocks = blocks_per_sm(device, threads, r.registers, shared)
-        share = occupancy(device, threads, r.registers, shared)
+        resident = occupancy(device, threads, r.registers, shared)
         loop = loops.get((r.symbol, r.target)) if r.name.startswith(_STEP_KERNELS) else None
         kinds = loop.kinds if loop else Counter[str]()
         bad = "!" if r.stack or r.spill_stores or r.spill_loads else ""
@@ -100,7 +100,7 @@ def _resource_table(nvdisasm: str, resources: Sequence[Resources]) -> str:
                 dynamic,
                 threads,
                 blocks,
-                f"{share:.0%}",
+                f"{resident:.0%}",
                 loop.total if loop else "",
                 f"{kinds.get('HMMA', 0)}/{kinds.get('FFMA', 0)}" if loop else "",
                 f"{kinds.get('LDS', 0)}/{kinds.get('STS', 0)}" if loop else "",

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "cpu/plan.h"
+#include "cpu/gradients/plan.h"
 #include "cpu/runtime/row_chunks.h"
 
 namespace lstm_fused::cpu {
@@ -25,22 +25,18 @@ std::vector<int64_t> positions_in_sequence(const SequenceLayout& layout, int64_t
 
 }  // namespace
 
-bool sums_directions_at_once(const LstmShape& shape, DType dtype) {
-  return shape.directions == 2 && dtype_size(dtype) != accumulator_size(dtype);
-}
-
 InputGradient::InputGradient(const InputGradientArgs& args, Isa isa, bool unpacked,
                              const Parallel& parallel)
     : args_(args),
       table_(kernel_table(isa, args.dtype)),
       unpacked_(unpacked),
-      panels_(ceil_div(args.shape.input_size, kPanelSlots * table_.vector_width)),
+      panels_(ceil_div(args.shape.input_size, table_.nr())),
       positions_(positions_in_sequence(*args.layout, args.shape.batch)) {
   if (unpacked_) return;
   Packer packer(table_);
   for (int d = 0; d < args.shape.directions; ++d) {
-    packer.add_direct(args.w_ih[d], args.shape.input_size, kGates * args.shape.hidden_size,
-                      w_ih_[d]);
+    packer.add_untransposed(args.w_ih[d], args.shape.input_size, kGates * args.shape.hidden_size,
+                            w_ih_[d]);
   }
   packer.run(parallel);
 }

@@ -20,11 +20,6 @@ struct InputGradientArgs {
   void* grad_x = nullptr;  // out, as x: (T, N, D) or (M, D); rows past a length are not written
 };
 
-// Whether both directions' parts of grad_x are one sum. Elsewhere the second one is added to what
-// the first one left, as the two go through time against each other; a 16-bit type would round
-// twice.
-bool sums_directions_at_once(const LstmShape& shape, DType dtype);
-
 // grad_x = Σ over directions of grad_gates·W_ih. Not left to a BLAS: there a row's bits depend on
 // where it stands among the rows and on the number of threads; here they do not.
 class InputGradient {
@@ -33,7 +28,7 @@ class InputGradient {
   // used, must outlive this.
   InputGradient(const InputGradientArgs& args, Isa isa, bool unpacked, const Parallel& parallel);
 
-  // Panels of W columns that parts of the work can be cut into; as well as into rows.
+  // Panels of nr() columns that the work can be cut into, as well as into rows.
   int64_t panels() const { return panels_; }
   // Rows [begin, end) of data, and of their columns panels [panel_begin, panel_end). grad_gates:
   // each direction's row `begin` and those after it, or null where a direction has no part in this;
@@ -50,7 +45,7 @@ class InputGradient {
   PanelMatrix w_ih_[kMaxDirections];
 };
 
-// All rows of all directions.
+// grad_x of all rows, from all directions.
 void input_gradient(const InputGradientArgs& args, Isa isa, const Parallel& parallel);
 
 }  // namespace lstm_fused::cpu

@@ -7,50 +7,26 @@
 
 #include "cpu/gradients/input_gradient.h"
 #include "cpu/gradients/lstm_backward.h"
-#include "cpu/plan.h"
 #include "cpu/gradients/rebuild_gates.h"
-#include "cpu/runtime/row_chunks.h"
-#include "cpu/rows.h"
 #include "cpu/gradients/weight_gradient.h"
+#include "cpu/rows.h"
+#include "cpu/runtime/row_chunks.h"
 
 namespace lstm_fused::cpu {
 namespace {
 
-// Rows of data in a piece, rounded down to whole steps: one or two blocks of WeightGradient's, and
-// work enough between two meetings of all threads, 5 microseconds each.
-constexpr int64_t kMinPieceRows = 512;
-// Bytes of a piece's gate gradients up to which it takes more rows: the L2 cache of one core.
-constexpr int64_t kPieceBytes = 1 << 20;
-
-// Multiply-adds of a layer below which one thread does what follows the recurrence.
-constexpr int64_t kMinParallelWork = 1'000'000;
-
-// Steps that go together; without steps there is one piece still, of none.
-int64_t piece_steps(const LayerBackwardArgs& args) {
-  const LstmShape& shape = args.shape;
-  const int64_t all = std::max<int64_t>(shape.steps, 1);
-  // Of rows of different lengths, the threads would get unequal numbers in each piece.
-  const bool is_ragged = args.layout->data_rows() != shape.steps * shape.batch;
-  if (is_ragged || sums_directions_at_once(shape, args.dtype)) return all;
-  if (args.piece_steps > 0) return std::min(args.piece_steps, all);
-  const int64_t row_bytes = kGates * shape.hidden_size * dtype_size(args.dtype);
-  const int64_t sums = kGates * shape.hidden_size * (shape.input_size + shape.output_size);
-  const int64_t rows = std::max(
-      {kMinPieceRows, kPieceBytes / row_bytes, weight_gradient_block_rows(sums, args.dtype)});
-  return std::clamp<int64_t>(rows / std::max<int64_t>(shape.batch, 1), 1, all);
-}
-
 class LayerBackward {
  public:
-  LayerBackward(const LayerBackwardArgs& args, const CpuFacts& facts, const Parallel& parallel);
+  LayerBackward(const LayerBackwardArgs& args, const LayerBackwardPlan& plan,
+                const Parallel& parallel);
   void run();
 
  private:
   struct Direction {
-    Buffer grad_gates, grad_output, unprojected;                                // a piece's
-    RowPointers previous, grad_gates_rows, grad_output_rows, unprojected_rows;  // of all data rows
-    WeightGradientArgs gate_weights, projection;
-    std::optional<WeightGradient> gate_weights_gradient, projection_gradient;
+    Buffer grad_gates, grad_output, cell_output;                              // a piece's
+    RowPointers h_prev, grad_gates_rows, grad_output_rows, cell_output_rows;  // of all data rows
+    WeightGradientArgs gate_weights, output_projection;
+    std::optional<WeightGradient> gate_weights_gradient, output_projection_gradient;
   };
   struct Range {
     int64_t begin, end;  // rows of data
@@ -69,14 +45,14 @@ class LayerBackward {
   int64_t steps_of(int d, int64_t i) const;
   Range range_of_piece(int64_t piece) const;
   void run_recurrence(int64_t i);
-  void unproject(int d, const Range& rows, const void* gates);
-  void run_share(int64_t i, int64_t share);
-  void run_input_gradient(int64_t i, int64_t share) const;
+  void compute_cell_output(int d, const Range& rows, const void* gates);
+  void run_partition(int64_t i, int64_t partition);
+  void run_input_gradient(int64_t i, int64_t partition) const;
 
   const LayerBackwardArgs& args_;
   const LstmShape& shape_;
   const Parallel& parallel_;
-  const LstmPlan plan_;
+  const LayerBackwardPlan plan_;
   const KernelTable& table_;
   const int64_t storage_;  // bytes of an element
   const int64_t steps_, pieces_;
@@ -85,7 +61,7 @@ class LayerBackward {
   const LstmGatesArgs gates_args_;
   const InputGradientArgs input_args_;
   const std::vector<char> zeros_;  // a state
-  Parallel shares_;                // who does what follows the recurrence
+  Parallel pool_;                  // what follows the recurrence has a partition for each thread
   LstmBackward recurrence_;
   std::optional<GateRebuilder> gates_;
   std::optional<InputGradient> input_gradient_;
@@ -93,30 +69,29 @@ class LayerBackward {
   Direction directions_[kMaxDirections];
 };
 
-LayerBackward::LayerBackward(const LayerBackwardArgs& args, const CpuFacts& facts,
+LayerBackward::LayerBackward(const LayerBackwardArgs& args, const LayerBackwardPlan& plan,
                              const Parallel& parallel)
     : args_(args),
       shape_(args.shape),
       parallel_(parallel),
-      plan_(make_backward_plan(args.shape, args.dtype, facts)),
-      table_(kernel_table(plan_.isa, args.dtype)),
+      plan_(plan),
+      table_(kernel_table(plan.recurrence.isa, args.dtype)),
       storage_(dtype_size(args.dtype)),
-      steps_(piece_steps(args)),
+      steps_(plan.piece_steps),
       pieces_(std::max<int64_t>(ceil_div(args.shape.steps, steps_), 1)),
       piece_rows_(range_of_piece(0).size()),
       recurrence_args_(recurrence_args()),
       gates_args_(gates_args()),
       input_args_(input_args()),
       zeros_(args.shape.output_size * storage_),
-      recurrence_(recurrence_args_, plan_, parallel) {
-  const int64_t rows = args.layout->data_rows();
-  const int64_t work =
-      rows * kGates * shape_.hidden_size * (shape_.input_size + shape_.output_size);
-  if (work >= kMinParallelWork) shares_ = parallel;
+      recurrence_(recurrence_args_, plan.recurrence, parallel) {
+  if (plan.gradient_threads > 1) pool_ = parallel;
   if (!args.direction[0].recurrence.gates) {
-    gates_.emplace(gates_args_, make_forward_plan(shape_, args.dtype, facts), parallel);
+    gates_.emplace(gates_args_, plan.forward, parallel);
   }
-  if (args.grad_x) input_gradient_.emplace(input_args_, plan_.isa, plan_.unpacked, parallel);
+  if (args.grad_x) {
+    input_gradient_.emplace(input_args_, plan.recurrence.isa, plan.recurrence.unpacked, parallel);
+  }
   x_rows_ = data_rows(*args.layout, shape_.batch, args.x, shape_.input_size * storage_);
   for (int d = 0; d < shape_.directions; ++d) prepare_direction(d);
 }
@@ -178,33 +153,32 @@ void LayerBackward::prepare_weights(int d) {
   Direction& direction = directions_[d];
   const int64_t gates = kGates * shape_.hidden_size, rows = args_.layout->data_rows();
 
-  direction.previous = previous_state_rows(gates_args_, d, zeros_.data());
+  direction.h_prev = h_prev_rows(gates_args_, d, zeros_.data());
   direction.grad_gates_rows = piece_rows(direction.grad_gates, gates);
   direction.gate_weights = {args_.dtype,
                             rows,
                             direction.grad_gates_rows.data(),
                             gates,
                             {{x_rows_.data(), shape_.input_size, out.grad_w_ih},
-                             {direction.previous.data(), shape_.output_size, out.grad_w_hh}},
+                             {direction.h_prev.data(), shape_.output_size, out.grad_w_hh}},
                             2,
                             {out.grad_b_ih, out.grad_b_hh}};
-  direction.gate_weights_gradient.emplace(direction.gate_weights, plan_.isa, shares_.threads,
-                                          /*at_once=*/pieces_ == 1);
+  direction.gate_weights_gradient.emplace(direction.gate_weights, plan_.gate_weights);
 
   if (!shape_.projection) return;
-  direction.unprojected = Buffer(piece_rows_ * shape_.hidden_size * storage_);
+  direction.cell_output = Buffer(piece_rows_ * shape_.hidden_size * storage_);
   direction.grad_output_rows = piece_rows(direction.grad_output, shape_.output_size);
-  direction.unprojected_rows = piece_rows(direction.unprojected, shape_.hidden_size);
-  direction.projection = {
+  direction.cell_output_rows = piece_rows(direction.cell_output, shape_.hidden_size);
+  direction.output_projection = {
       args_.dtype,
       rows,
       direction.grad_output_rows.data(),
       shape_.output_size,
-      {{direction.unprojected_rows.data(), shape_.hidden_size, out.grad_w_hr}, {}},
+      {{direction.cell_output_rows.data(), shape_.hidden_size, out.grad_w_hr}, {}},
       1,
       {}};
-  direction.projection_gradient.emplace(direction.projection, plan_.isa, shares_.threads,
-                                        /*at_once=*/pieces_ == 1);
+  direction.output_projection_gradient.emplace(direction.output_projection,
+                                               plan_.output_projection);
 }
 
 LayerBackward::Range LayerBackward::range_of_piece(int64_t piece) const {
@@ -224,14 +198,14 @@ int64_t LayerBackward::steps_of(int d, int64_t i) const {
 }
 
 // o·tanh(c), which W_hr's gradient multiplies.
-void LayerBackward::unproject(int d, const Range& rows, const void* gates) {
+void LayerBackward::compute_cell_output(int d, const Range& rows, const void* gates) {
   const int64_t hidden = shape_.hidden_size, accumulator = accumulator_size(args_.dtype);
   const void* cells =
       advance(args_.direction[d].recurrence.cells, rows.begin * hidden, accumulator);
-  shares_.for_each(rows.size(), [&](int64_t row) {
-    table_.unprojected_output(advance(gates, row * kGates * hidden, storage_),
-                              advance(cells, row * hidden, accumulator), 1, hidden,
-                              advance(directions_[d].unprojected.get(), row * hidden, storage_));
+  pool_.for_each(rows.size(), [&](int64_t row) {
+    table_.cell_output(advance(gates, row * kGates * hidden, storage_),
+                       advance(cells, row * hidden, accumulator), 1, hidden,
+                       advance(directions_[d].cell_output.get(), row * hidden, storage_));
   });
 }
 
@@ -249,21 +223,21 @@ void LayerBackward::run_recurrence(int64_t i) {
                       range.begin * kGates * shape_.hidden_size, storage_);
     }
     // NOTE: ahead of the recurrence, which overwrites gates that were rebuilt.
-    if (direction.projection_gradient) unproject(d, range, gates);
+    if (direction.output_projection_gradient) compute_cell_output(d, range, gates);
     pieces[d] = {steps_of(d, i), range.begin, gates, grad_gates, direction.grad_output.get()};
   }
   recurrence_.run(pieces, parallel_);
 }
 
-void LayerBackward::run_input_gradient(int64_t i, int64_t share) const {
+void LayerBackward::run_input_gradient(int64_t i, int64_t partition) const {
   const bool at_once = sums_directions_at_once(shape_, args_.dtype);
   const void* grads[kMaxDirections] = {};
   for (int d = 0; d < shape_.directions; ++d) {
     // Few rows read weights that cost more than they do: each thread reads its own columns.
     const Range rows = rows_of(d, i);
-    const int64_t row_shares = plan_.unpacked ? 1 : shares_.threads;
-    const int64_t size = round_up(ceil_div(rows.size(), row_shares), kRowBlock);
-    const int64_t begin = plan_.unpacked ? 0 : std::min(share * size, rows.size());
+    const int64_t row_partitions = plan_.recurrence.unpacked ? 1 : plan_.gradient_threads;
+    const int64_t size = round_up(ceil_div(rows.size(), row_partitions), kMaxMR);
+    const int64_t begin = plan_.recurrence.unpacked ? 0 : std::min(partition * size, rows.size());
     const int64_t end = std::min(begin + size, rows.size());
     grads[d] =
         advance(directions_[d].grad_gates.get(), begin * kGates * shape_.hidden_size, storage_);
@@ -271,23 +245,26 @@ void LayerBackward::run_input_gradient(int64_t i, int64_t share) const {
     // The other direction was here before; in the middle piece both come at once, 0 first.
     const bool add = !at_once && shape_.directions == 2 && 2 * i + d >= pieces_;
     const int64_t panels = input_gradient_->panels();
-    const int64_t first = plan_.unpacked ? panels * share / shares_.threads : 0;
-    const int64_t last = plan_.unpacked ? panels * (share + 1) / shares_.threads : panels;
+    const int64_t first =
+        plan_.recurrence.unpacked ? panels * partition / plan_.gradient_threads : 0;
+    const int64_t last =
+        plan_.recurrence.unpacked ? panels * (partition + 1) / plan_.gradient_threads : panels;
     input_gradient_->run(rows.begin + begin, rows.begin + end, first, last, grads, add);
     grads[d] = nullptr;
   }
 }
 
-// A thread's share of what follows from the gates' gradients of the i-th piece.
-void LayerBackward::run_share(int64_t i, int64_t share) {
-  if (input_gradient_) run_input_gradient(i, share);
+// A partition of what follows from the gates' gradients of the i-th piece.
+void LayerBackward::run_partition(int64_t i, int64_t partition) {
+  if (input_gradient_) run_input_gradient(i, partition);
   for (int d = 0; d < shape_.directions; ++d) {
     const Range rows = rows_of(d, i);
     Direction& direction = directions_[d];
-    for (auto* gradient : {&direction.gate_weights_gradient, &direction.projection_gradient}) {
+    for (auto* gradient :
+         {&direction.gate_weights_gradient, &direction.output_projection_gradient}) {
       if (!*gradient) continue;
-      (*gradient)->add(share, rows.begin, rows.end);
-      if (i + 1 == pieces_) (*gradient)->store(share);
+      (*gradient)->add(partition, rows.begin, rows.end);
+      if (i + 1 == pieces_) (*gradient)->store(partition);
     }
   }
 }
@@ -295,16 +272,16 @@ void LayerBackward::run_share(int64_t i, int64_t share) {
 void LayerBackward::run() {
   for (int64_t i = 0; i < pieces_; ++i) {
     run_recurrence(i);
-    shares_.for_each(shares_.threads, [&](int64_t share) { run_share(i, share); });
+    pool_.for_each(plan_.gradient_threads, [&](int64_t partition) { run_partition(i, partition); });
   }
 }
 
 }  // namespace
 
-void layer_backward(const LayerBackwardArgs& args, const CpuFacts& facts,
+void layer_backward(const LayerBackwardArgs& args, const LayerBackwardPlan& plan,
                     const Parallel& parallel) {
   check_shape(args.shape);
-  LayerBackward(args, facts, parallel).run();
+  LayerBackward(args, plan, parallel).run();
 }
 
 }  // namespace lstm_fused::cpu

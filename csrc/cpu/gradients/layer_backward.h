@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/lstm.h"
-#include "cpu/cpu_features.h"
+#include "cpu/gradients/plan.h"
 #include "cpu/runtime/team.h"
 
 namespace lstm_fused::cpu {
@@ -17,7 +17,7 @@ struct LayerBackwardArgs {
     const void* h_0 = nullptr;  // (N, P) storage
     const void* y = nullptr;    // as in the forward
     // out, storage, in the weights' shapes. All are null where no weight's gradient is wanted; b_*
-    // without biases, w_hr without projection.
+    // without biases, w_hr without output projection.
     void* grad_w_ih = nullptr;
     void* grad_w_hh = nullptr;
     void* grad_b_ih = nullptr;
@@ -30,16 +30,14 @@ struct LayerBackwardArgs {
   const void* x = nullptr;              // as in the forward
   const uint8_t* reset_mask = nullptr;  // (T, N) or null
   void* grad_x = nullptr;  // out, as x; null: not wanted; rows past a length are not written
-  // Steps that go together; 0: as the shape and the dtype suggest. All go together where rows
-  // differ in length, and for two directions of a 16-bit type.
-  int64_t piece_steps = 0;
   Direction direction[kMaxDirections];
 };
 
 // The whole backward of a layer: the recurrence, and what follows from its gates' gradients, some
-// steps at a time where piece_steps allows it, so that these gradients, the largest array of all,
+// steps at a time as the plan says, so that these gradients, the largest array of all,
 // stay in a cache and are never there as a whole. The results do not depend on the number of
 // threads, bit for bit.
-void layer_backward(const LayerBackwardArgs& args, const CpuFacts& facts, const Parallel& parallel);
+void layer_backward(const LayerBackwardArgs& args, const LayerBackwardPlan& plan,
+                    const Parallel& parallel);
 
 }  // namespace lstm_fused::cpu

@@ -24,8 +24,8 @@ Resets skip_rows(const Resets& resets, int64_t j) {
 
 }  // namespace
 
-// One group's way back through time. Step k reads the gate gradients of the step before it, which
-// is the later one in time, from one buffer of operand rows and writes its own to the other.
+// Backpropagation through time of one group. Step k reads the gate gradients of the step before it,
+// which is the later one in time, from one buffer of operand rows and writes its own to the other.
 class BackwardGroup {
  public:
   BackwardGroup(const LstmBackwardArgs& args, const LstmPlan& plan, const KernelTable& table,
@@ -38,26 +38,26 @@ class BackwardGroup {
   }
   int direction() const { return group_.direction; }
   void begin_piece(const BackwardPiece& piece) { piece_ = piece; }
-  void run(int64_t phase, int share);
+  void run(int64_t phase, int partition);
   void store_initial_gradients(const std::vector<int64_t>& lengths) const;
   Team& team() { return team_; }
 
  private:
   int64_t time(int64_t k) const { return group_.direction == 0 ? group_.steps - 1 - k : k; }
-  // Rows of step k that step k - 1 had too: the others enter at their last step.
+  // Rows of step k that step k - 1 had too; of the others it is the last step in time.
   int64_t continuing(int64_t k) const {
     return k == 0 ? 0 : std::min(group_.active(time(k - 1)), group_.active(time(k)));
   }
-  // Rows of step k that step k + 1 has too: the others leave at their first step.
+  // Rows of step k that step k + 1 has too; of the others it is the first step in time.
   int64_t staying(int64_t k) const {
     return k + 1 == group_.steps ? 0 : std::min(group_.active(time(k + 1)), group_.active(time(k)));
   }
-  int64_t panel_of(int share, int64_t panels) const { return panels * share / plan_.team; }
+  int64_t panel_of(int partition, int64_t panels) const { return panels * partition / plan_.team; }
 
-  void run_initial_gradients(int64_t k, int share);
-  void run_output_gradients(int64_t k, int share);
-  void run_cells(int64_t k, int share);
-  Product recurrent_product(int64_t k, int64_t row) const;
+  void run_initial_gradients(int64_t k, int partition);
+  void run_output_gradients(int64_t k, int partition);
+  void run_cells(int64_t k, int partition);
+  Product recurrent_gemm(int64_t k, int64_t row) const;
   Product product_with(const Buffer& operands, int64_t stride, int64_t row, int64_t size,
                        const PanelMatrix& packed, const void* weights, int64_t columns) const;
   // The group's rows of step t within those of the piece.
@@ -84,7 +84,7 @@ class BackwardGroup {
   const int64_t gates_stride_, output_stride_;
   const int phases_per_step_;
   Buffer grad_gates_[2];  // (rows, 4H) operand
-  Buffer grad_output_;    // (rows, P) operand, with projection
+  Buffer grad_output_;    // (rows, P) operand, with output projection
   Buffer dc_;             // (rows, H) accumulator
   Buffer c_0_;            // (rows, H) accumulator
   Team team_;
@@ -127,19 +127,20 @@ BackwardGroup::BackwardGroup(const LstmBackwardArgs& args, const LstmPlan& plan,
   }
 }
 
-void BackwardGroup::run(int64_t phase, int share) {
+void BackwardGroup::run(int64_t phase, int partition) {
   const int64_t k = phase / phases_per_step_;
-  if (phase % phases_per_step_ == 0 && k > 0) run_initial_gradients(k - 1, share);
+  if (phase % phases_per_step_ == 0 && k > 0) run_initial_gradients(k - 1, partition);
   if (k == group_.steps) return;
   if (phases_per_step_ == 2 && phase % 2 == 0) {
-    run_output_gradients(k, share);
+    run_output_gradients(k, partition);
   } else {
-    run_cells(k, share);
+    run_cells(k, partition);
   }
 }
 
-// What step k - 1 sends back to h, for rows from `row` on.
-Product BackwardGroup::recurrent_product(int64_t k, int64_t row) const {
+// The recurrent GEMM, d(pre-activations)·W_hh: what step k - 1 sends back to h, for rows from `row`
+// on.
+Product BackwardGroup::recurrent_gemm(int64_t k, int64_t row) const {
   return product_with(grad_gates_[k % 2], gates_stride_, row, kGates * args_.shape.hidden_size,
                       weights_.w_hh, direction_.weights.w_hh, args_.shape.output_size);
 }
@@ -161,24 +162,24 @@ Product BackwardGroup::product_with(const Buffer& operands, int64_t stride, int6
 }
 
 // Gradients of h_0 of the rows whose first step was k.
-void BackwardGroup::run_initial_gradients(int64_t k, int share) {
+void BackwardGroup::run_initial_gradients(int64_t k, int partition) {
   const int64_t row = staying(k);
   LinearStep step;
   step.rows = group_.active(time(k)) - row;
   if (!direction_.grad_h_0 || step.rows <= 0) return;
   step.columns = args_.shape.output_size;
-  const int64_t panels = ceil_div(step.columns, kPanelSlots * table_.vector_width);
-  step.panel_begin = panel_of(share, panels);
-  step.panel_end = panel_of(share + 1, panels);
-  step.product = recurrent_product(k + 1, row);
+  const int64_t panels = ceil_div(step.columns, table_.nr());
+  step.panel_begin = panel_of(partition, panels);
+  step.panel_end = panel_of(partition + 1, panels);
+  step.product = recurrent_gemm(k + 1, row);
   step.out = skip_rows(
       group_.batch_rows<MutableRows>(direction_.grad_h_0, args_.shape.output_size, storage_), row,
       storage_);
   table_.linear_step(step);
 }
 
-// With projection: the whole gradient of the projected h.
-void BackwardGroup::run_output_gradients(int64_t k, int share) {
+// With output projection: the whole gradient of the projected h.
+void BackwardGroup::run_output_gradients(int64_t k, int partition) {
   const LstmShape& shape = args_.shape;
   const int64_t t = time(k);
   const int64_t bounds[] = {0, continuing(k), group_.active(t)};
@@ -188,12 +189,12 @@ void BackwardGroup::run_output_gradients(int64_t k, int share) {
     step.rows = bounds[part + 1] - row;
     if (step.rows <= 0) continue;
     step.columns = shape.output_size;
-    const int64_t panels = ceil_div(shape.output_size, kPanelSlots * table_.vector_width);
-    step.panel_begin = panel_of(share, panels);
-    step.panel_end = panel_of(share + 1, panels);
+    const int64_t panels = ceil_div(shape.output_size, table_.nr());
+    step.panel_begin = panel_of(partition, panels);
+    step.panel_end = panel_of(partition + 1, panels);
     step.addends[0] = skip_rows(grad_y_rows(t), row, storage_);
     if (part == 0) {
-      step.product = recurrent_product(k, row);
+      step.product = recurrent_gemm(k, row);
     } else {
       step.addends[1] = skip_rows(grad_h_n_rows(), row, storage_);
     }
@@ -205,24 +206,25 @@ void BackwardGroup::run_output_gradients(int64_t k, int share) {
   }
 }
 
-void BackwardGroup::run_cells(int64_t k, int share) {
+void BackwardGroup::run_cells(int64_t k, int partition) {
   const LstmShape& shape = args_.shape;
   const int64_t hidden = shape.hidden_size;
   const int64_t t = time(k);
   // Rows differ in two ways: whether a later step sends them a gradient, and whether this is their
   // first step, so that their c_prev is c_0.
-  const int64_t enter = continuing(k), first = staying(k);
-  const int64_t bounds[] = {0, std::min(enter, first), std::max(enter, first), group_.active(t)};
+  const int64_t later = continuing(k), earlier = staying(k);
+  const int64_t bounds[] = {0, std::min(later, earlier), std::max(later, earlier),
+                            group_.active(t)};
   for (int part = 0; part < 3; ++part) {
     const int64_t row = bounds[part];
     BackwardStep step;
     step.rows = bounds[part + 1] - row;
     if (step.rows <= 0) continue;
     step.hidden_size = hidden;
-    const int64_t panels = ceil_div(hidden, kPanelSlots * table_.vector_width);
-    step.panel_begin = panel_of(share, panels);
-    step.panel_end = panel_of(share + 1, panels);
-    step.descending = k % 2;
+    const int64_t panels = ceil_div(hidden, table_.nr());
+    step.panel_begin = panel_of(partition, panels);
+    step.panel_end = panel_of(partition + 1, panels);
+    step.descending = k % 2;  // serpentine sweep
 
     // The gradient of h.
     if (shape.projection) {
@@ -230,8 +232,8 @@ void BackwardGroup::run_cells(int64_t k, int share) {
                                   weights_.w_hr, direction_.weights.w_hr, hidden);
     } else {
       step.addends[0] = skip_rows(grad_y_rows(t), row, storage_);
-      if (row < enter) {
-        step.product = recurrent_product(k, row);
+      if (row < later) {
+        step.product = recurrent_gemm(k, row);
       } else {
         step.addends[1] = skip_rows(grad_h_n_rows(), row, storage_);
       }
@@ -245,7 +247,7 @@ void BackwardGroup::run_cells(int64_t k, int share) {
     step.gates = skip_rows(piece_rows<Rows>(piece_.gates, kGates * hidden, t), row, storage_);
     step.cells = skip_rows(group_.data_rows<Rows>(direction_.cells, hidden, accumulator_, t), row,
                            accumulator_);
-    if (row < first) {
+    if (row < earlier) {
       step.c_prev =
           skip_rows(group_.data_rows<Rows>(direction_.cells, hidden, accumulator_, time(k + 1)),
                     row, accumulator_);
@@ -298,12 +300,12 @@ LstmBackward::LstmBackward(const LstmBackwardArgs& args, const LstmPlan& plan,
   for (int d = 0; d < shape.directions && !plan_.unpacked; ++d) {
     const LstmBackwardDirection& direction = args.direction[d];
     if (shape.steps > 1 || direction.grad_h_0) {
-      packer.add_direct(direction.weights.w_hh, shape.output_size, kGates * shape.hidden_size,
-                        weights_[d].w_hh);
+      packer.add_untransposed(direction.weights.w_hh, shape.output_size, kGates * shape.hidden_size,
+                              weights_[d].w_hh);
     }
     if (shape.projection) {
-      packer.add_direct(direction.weights.w_hr, shape.hidden_size, shape.output_size,
-                        weights_[d].w_hr);
+      packer.add_untransposed(direction.weights.w_hr, shape.hidden_size, shape.output_size,
+                              weights_[d].w_hr);
     }
   }
   packer.run(parallel);
@@ -323,7 +325,7 @@ void LstmBackward::run(const BackwardPiece (&pieces)[kMaxDirections], const Para
     BackwardGroup& group = *groups_[i / plan_.team];
     group.team().work(static_cast<int>(i % plan_.team),
                       group.phases(steps_done_[group.direction()]),
-                      [&](int64_t phase, int share) { group.run(phase, share); });
+                      [&](int64_t phase, int partition) { group.run(phase, partition); });
   });
   if (steps_done_[0] < args_.shape.steps) return;
   for (const auto& group : groups_) group->store_initial_gradients(lengths_);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The recurrence of one layer's backward, both directions. The result does not depend on the number
-// of threads, bit for bit.
+// The recurrence of one layer's backward, both directions: backpropagation through time. The result
+// does not depend on the number of threads, bit for bit.
 #pragma once
 
 #include <memory>
@@ -20,14 +20,14 @@ struct BackwardPiece {
   int64_t first_row = 0;        // of the steps' rows of data
   const void* gates = nullptr;  // (rows, 4H) storage
   void* grad_gates = nullptr;   // out (rows, 4H) storage; may be gates
-  void* grad_output = nullptr;  // out (rows, P) storage; null without projection
+  void* grad_output = nullptr;  // out (rows, P) storage; null without output projection
 };
 
 // The weights of the recurrence as its kernels want them; without data where the plan is to read
 // them as they are.
 struct BackwardWeights {
   PanelMatrix w_hh;  // dh = d(pre-activations)·W_hh
-  PanelMatrix w_hr;  // d(o·tanh(c)) = dh·W_hr, with projection
+  PanelMatrix w_hr;  // d(o·tanh(c)) = dh·W_hr, with output projection
 };
 
 class BackwardGroup;
@@ -53,7 +53,7 @@ class LstmBackward {
   int64_t steps_done_[kMaxDirections] = {};
 };
 
-// All steps.
+// The recurrence of all steps at once.
 void lstm_backward(const LstmBackwardArgs& args, const LstmPlan& plan, const Parallel& parallel);
 
 }  // namespace lstm_fused::cpu

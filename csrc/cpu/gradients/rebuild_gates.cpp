@@ -22,7 +22,7 @@ GateRebuilder::GateRebuilder(const LstmGatesArgs& args, const LstmPlan& plan,
   for (int d = 0; d < shape.directions; ++d) {
     const LstmWeights& from = args.direction[d].weights;
     Direction& to = directions_[d];
-    to.previous = previous_state_rows(args, d, zeros_.data());
+    to.h_prev = h_prev_rows(args, d, zeros_.data());
     to.bias = Buffer(round_up(shape.hidden_size, table_.vector_width) * kGates *
                      accumulator_size(args.dtype));
     table_.pack_bias(from.b_ih, from.b_hh, shape.hidden_size, to.bias.get());
@@ -50,7 +50,7 @@ Rows GateRebuilder::gather(const void* const* from, int64_t count, int64_t size,
   return Rows{data.get(), size, nullptr};
 }
 
-// NOTE: the sums of the forward, in its order: bias, then x, then h.
+// NOTE: the sums of the forward, in its order: bias, then the input GEMM, then the recurrent one.
 void GateRebuilder::run_rows(int direction, int64_t begin, int64_t end, void* gates) const {
   const LstmShape& shape = args_.shape;
   const Direction& from = directions_[direction];
@@ -61,7 +61,7 @@ void GateRebuilder::run_rows(int direction, int64_t begin, int64_t end, void* ga
   step.panel_end = ceil_div(shape.hidden_size, table_.vector_width);
   step.input = {gather(x_.data() + begin, step.rows, shape.input_size, inputs), shape.input_size,
                 from.w_ih.data.get()};
-  step.recurrent = {gather(from.previous.data() + begin, step.rows, shape.output_size, states),
+  step.recurrent = {gather(from.h_prev.data() + begin, step.rows, shape.output_size, states),
                     shape.output_size, from.w_hh.data.get()};
   step.bias = from.bias.get();
   step.gates = {gates, kGates * shape.hidden_size, nullptr};

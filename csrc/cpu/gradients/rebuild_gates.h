@@ -28,7 +28,7 @@ class GateRebuilder {
   struct Direction {
     PanelMatrix w_ih, w_hh;
     Buffer bias;  // gate order
-    RowPointers previous;
+    RowPointers h_prev;
   };
 
   void run_rows(int direction, int64_t begin, int64_t end, void* gates) const;
@@ -42,7 +42,7 @@ class GateRebuilder {
   Direction directions_[kMaxDirections];
 };
 
-// All rows of all directions.
+// The gates of all rows of all directions.
 void rebuild_gates(const LstmGatesArgs& args, const LstmPlan& plan, const Parallel& parallel);
 
 }  // namespace lstm_fused::cpu

@@ -5,23 +5,12 @@
 #include <cstring>
 
 #include "cpu/cpu_features.h"
-#include "cpu/plan.h"
 
 namespace lstm_fused::cpu {
 namespace {
 
-// Rows of data in one pass: long enough that reading and writing the sums is 1 % of it, short
-// enough that a panel of it, 64 KiB, is read from the L2 cache.
-constexpr int64_t kBlockRows = 256;
-// The same where a thread's sums are too many for its L2 cache, so that they come from memory.
-constexpr int64_t kLargeBlockRows = 1024;
-constexpr int64_t kMaxCachedSums = 1 << 20;  // bytes
-
 // Columns of grad that parts of the work begin at: whole vectors, whatever the instruction set.
-constexpr int64_t kPartColumns = 16;
-
-// Multiply-adds below which one thread does it all.
-constexpr int64_t kMinParallelWork = 1'000'000;
+constexpr int64_t kPartColumns = kMaxVectorWidth;
 
 int64_t number_of_sums(const WeightGradientArgs& args) {
   int64_t columns = 0;
@@ -29,8 +18,11 @@ int64_t number_of_sums(const WeightGradientArgs& args) {
   return args.grad_columns * columns;
 }
 
-// Multiply-adds of all rows.
-int64_t work_of(const WeightGradientArgs& args) { return args.rows * number_of_sums(args); }
+// All threads, or none but the caller's where the sums take less than it takes to wake one.
+Parallel threads_for(const WeightGradientArgs& args, const Parallel& parallel) {
+  const int64_t work = args.rows * number_of_sums(args);
+  return gradient_threads(work, parallel.threads) > 1 ? parallel : Parallel{};
+}
 
 WeightGradientArgs args_of_sample(WeightGradientArgs args, int64_t sample,
                                   const int64_t* first_row) {
@@ -51,31 +43,24 @@ WeightGradientArgs args_of_sample(WeightGradientArgs args, int64_t sample,
 
 }  // namespace
 
-int64_t weight_gradient_block_rows(int64_t sums, DType dtype) {
-  return sums * accumulator_size(dtype) > kMaxCachedSums ? kLargeBlockRows : kBlockRows;
-}
-
-WeightGradient::WeightGradient(const WeightGradientArgs& args, Isa isa, int threads, bool at_once)
+WeightGradient::WeightGradient(const WeightGradientArgs& args, const WeightGradientPlan& plan)
     : args_(args),
-      table_(kernel_table(isa, args.dtype)),
+      table_(kernel_table(plan.isa, args.dtype)),
       storage_(dtype_size(args.dtype)),
       accumulator_(accumulator_size(args.dtype)),
-      panel_columns_(kPanelSlots * table_.vector_width),
-      block_rows_(
-          std::min(weight_gradient_block_rows(number_of_sums(args), args.dtype), args.rows)),
-      block_stride_(round_up(block_rows_, table_.vector_width * table_.k_multiple)),
-      parts_(std::clamp<int64_t>(threads, 1, ceil_div(args.grad_columns, kPartColumns))),
-      is_direct_(at_once && args.rows > 0 && args.rows <= block_rows_),
-      is_outer_(is_direct_ && args.rows <= max_unpacked_rows(args.dtype, isa)),
+      panel_columns_(table_.nr()),
+      plan_(plan),
+      block_stride_(round_up(plan.block_rows, table_.vector_width * table_.k_multiple)),
+      parts_(std::clamp<int64_t>(plan.threads, 1, ceil_div(args.grad_columns, kPartColumns))),
       part_(parts_) {
   int64_t most_panels = 0;
   for (int i = 0; i < args.weights; ++i) {
     most_panels = std::max(most_panels, panels(i));
-    if (is_direct_) continue;
+    if (plan_.single_block) continue;
     sums_[i] = Buffer(args.grad_columns * panels(i) * panel_columns_ * accumulator_);
   }
   if (args.grad_bias[0] || args.grad_bias[1]) bias_sums_ = Buffer(args.grad_columns * accumulator_);
-  for (int64_t p = 0; p < parts_ && !is_outer_; ++p) {
+  for (int64_t p = 0; p < parts_ && !plan_.outer_products; ++p) {
     const int64_t columns = part_begin(p + 1) - part_begin(p);
     part_[p].columns = Buffer(columns * block_stride_ * table_.operand_size);
     part_[p].panels = Buffer(most_panels * panel_columns_ * block_stride_ * table_.operand_size);
@@ -100,8 +85,8 @@ void* WeightGradient::bias_sums(int64_t column) const {
 
 void WeightGradient::add(int64_t part, int64_t begin, int64_t end) {
   if (part >= parts_) return;
-  for (int64_t row = begin; row < end; row += block_rows_) {
-    add_block(part_[part], row, std::min(block_rows_, end - row), part_begin(part),
+  for (int64_t row = begin; row < end; row += plan_.block_rows) {
+    add_block(part_[part], row, std::min(plan_.block_rows, end - row), part_begin(part),
               part_begin(part + 1));
   }
 }
@@ -115,7 +100,7 @@ void WeightGradient::add_block(Part& part, int64_t row, int64_t count, int64_t c
   if (bias_sums_.get()) {
     table_.sum_rows(grads, count, column_begin, column_end, part.has_sums, bias_sums(column_begin));
   }
-  if (is_outer_) {
+  if (plan_.outer_products) {
     for (int i = 0; i < args_.weights; ++i) {
       const WeightGradientArgs::Weight& weight = args_.weight[i];
       table_.outer_products({grads, weight.operands + row, count, column_begin, column_end,
@@ -132,7 +117,7 @@ void WeightGradient::add_block(Part& part, int64_t row, int64_t count, int64_t c
     step.product = {{part.columns.get(), block_stride_, nullptr}, count, part.panels.get()};
     step.columns = weight.columns;
     step.panel_end = panels(i);
-    if (is_direct_) {
+    if (plan_.single_block) {
       step.out = {advance(weight.grad_weight, column_begin * weight.columns, storage_),
                   weight.columns, nullptr};
     } else {
@@ -155,7 +140,7 @@ void WeightGradient::store(int64_t part) {
       std::memset(to, 0, columns * storage_);
     }
   };
-  for (int i = 0; i < args_.weights && !is_direct_; ++i) {
+  for (int i = 0; i < args_.weights && !plan_.single_block; ++i) {
     const WeightGradientArgs::Weight& weight = args_.weight[i];
     for (int64_t c = column_begin; c < column_end; ++c) {
       store_row(sums(i, c), weight.columns,
@@ -170,8 +155,10 @@ void WeightGradient::store(int64_t part) {
 }
 
 void weight_gradient(const WeightGradientArgs& args, Isa isa, const Parallel& parallel) {
-  const Parallel threads = work_of(args) < kMinParallelWork ? Parallel{} : parallel;
-  WeightGradient gradient(args, isa, threads.threads, /*at_once=*/true);
+  const Parallel threads = threads_for(args, parallel);
+  WeightGradient gradient(
+      args, make_weight_gradient_plan(args.rows, number_of_sums(args), /*in_one_piece=*/true,
+                                      args.dtype, isa, threads.threads));
   threads.for_each(gradient.parts(), [&](int64_t part) {
     gradient.add(part, 0, args.rows);
     gradient.store(part);
@@ -180,7 +167,7 @@ void weight_gradient(const WeightGradientArgs& args, Isa isa, const Parallel& pa
 
 void sample_weight_gradients(const WeightGradientArgs& args, int64_t samples,
                              const int64_t* first_row, Isa isa, const Parallel& parallel) {
-  const Parallel threads = work_of(args) < kMinParallelWork ? Parallel{} : parallel;
+  const Parallel threads = threads_for(args, parallel);
   const auto add_sample = [&](int64_t sample, const Parallel& within) {
     weight_gradient(args_of_sample(args, sample, first_row), isa, within);
   };

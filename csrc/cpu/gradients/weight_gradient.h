@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/types.h"
+#include "cpu/gradients/plan.h"
 #include "cpu/kernels/kernels.h"
 #include "cpu/runtime/scratch.h"
 #include "cpu/runtime/team.h"
@@ -29,17 +30,13 @@ struct WeightGradientArgs {
   void* grad_bias[2] = {};  // out (grad_columns) storage, the same in both; or null
 };
 
-// Rows that are summed up in one pass, at most, where there are so many sums; a piece of rows
-// should have as many.
-int64_t weight_gradient_block_rows(int64_t sums, DType dtype);
-
 // The sums, in parts that threads can work on at once: of `columns` of grad each. What is added may
 // come in several pieces. The results' bits depend on the shape and the pieces alone.
 class WeightGradient {
  public:
-  // `args`, whose pointers need not point at rows yet, must outlive this. threads: to share it.
-  // at_once: each part gets all rows in one call of `add`.
-  WeightGradient(const WeightGradientArgs& args, Isa isa, int threads, bool at_once);
+  // `args`, whose pointers need not point at rows yet, must outlive this. Where the plan has a
+  // single block, each part gets all rows in one call of `add`.
+  WeightGradient(const WeightGradientArgs& args, const WeightGradientPlan& plan);
 
   int64_t parts() const { return parts_; }
   // Adds rows [begin, end) to the sums of a part; or nothing, where there is no such part.
@@ -64,20 +61,18 @@ class WeightGradient {
   const KernelTable& table_;
   const int64_t storage_, accumulator_;  // bytes of an element
   const int64_t panel_columns_;
-  const int64_t block_rows_;
+  const WeightGradientPlan plan_;
   const int64_t block_stride_;  // of whole vectors
   int64_t parts_ = 1;
-  bool is_direct_;    // all rows are one block, whose sums are the results
-  bool is_outer_;     // and so few that packing them would cost more than the sums
-  Buffer sums_[2];    // (grad_columns, whole panels) accumulator; unless direct
+  Buffer sums_[2];    // (grad_columns, whole panels) accumulator; unless it is a single block
   Buffer bias_sums_;  // (grad_columns) accumulator
   std::vector<Part> part_;
 };
 
-// All rows at once.
+// The gradients of all rows at once.
 void weight_gradient(const WeightGradientArgs& args, Isa isa, const Parallel& parallel);
 
-// The same for the rows of each of B samples: those of sample b are [first_row[b],
+// weight_gradient for the rows of each of B samples: sample b has rows [first_row[b],
 // first_row[b + 1]), and each output is (B, …) of what it is above. Bits as of a call for each.
 void sample_weight_gradients(const WeightGradientArgs& args, int64_t samples,
                              const int64_t* first_row, Isa isa, const Parallel& parallel);

@@ -2,8 +2,8 @@
 // backward_step: the gradient of h in registers, the cell's backward in its epilogue.
 
 template <bool kFull, typename S, typename E>
-LSTM_INLINE void finish_gradients(const BackwardStep& step, Vec<AccumulatorOf<E>> dh, int64_t row,
-                                  int64_t unit, int count) {
+LSTM_INLINE void backward_epilogue(const BackwardStep& step, Vec<AccumulatorOf<E>> dh, int64_t row,
+                                   int64_t unit, int count) {
   using A = AccumulatorOf<E>;
   using V = Vec<A>;
   const int64_t hidden = step.hidden_size;
@@ -18,7 +18,7 @@ LSTM_INLINE void finish_gradients(const BackwardStep& step, Vec<AccumulatorOf<E>
     dc += load_lanes<kFull, V>(row_pointer<S>(step.grad_cell_states, row) + unit, count);
   }
 
-  // Step back through the cell.
+  // Apply the cell's backward.
   const S* gate_row = row_pointer<S>(step.gates, row) + unit;
   const Gates<V> gates = {load_lanes<kFull, V>(gate_row + kInputGate * hidden, count),
                           load_lanes<kFull, V>(gate_row + kForgetGate * hidden, count),
@@ -51,7 +51,7 @@ LSTM_INLINE void run_backward_step(const BackwardStep& step) {
   const auto start = [](const Tile& tile, Vec<A>* dh) {
     for (int i = 0; i < tile.rows * tile.slots; ++i) dh[i] = Vec<A>{};
   };
-  const auto finish = [&](const Tile& tile, const Vec<A>* dh) {
+  const auto epilogue = [&](const Tile& tile, const Vec<A>* dh) {
     const int slots = tile.slots;
     for (int r = 0; r < tile.rows; ++r) {
       for (int s = 0; s < slots; ++s) {
@@ -59,17 +59,18 @@ LSTM_INLINE void run_backward_step(const BackwardStep& step) {
         const int64_t left = step.hidden_size - unit;
         const int64_t row = tile.row + r;
         if (left >= width) {
-          finish_gradients<true, S, E>(step, dh[r * slots + s], row, unit, width);
+          backward_epilogue<true, S, E>(step, dh[r * slots + s], row, unit, width);
         } else if (left > 0) {
-          finish_gradients<false, S, E>(step, dh[r * slots + s], row, unit, static_cast<int>(left));
+          backward_epilogue<false, S, E>(step, dh[r * slots + s], row, unit,
+                                         static_cast<int>(left));
         }
       }
     }
   };
   if constexpr (kUnpacked) {
-    for_each_unpacked_tile<S, E>(step.rows, panels, step.product, {}, start, finish);
+    for_each_unpacked_tile<S, E>(step.rows, panels, step.product, {}, start, epilogue);
   } else {
-    for_each_tile<E>(step.rows, panels, step.product, {}, start, finish);
+    for_each_tile<E>(step.rows, panels, step.product, {}, start, epilogue);
   }
 }
 

@@ -3,8 +3,11 @@
 
 // Dot products that are summed at once, a vector of partial sums for each: rows × units × gates.
 // With 4 rows, the weights of 4 gates and 4 operands: 24 registers of 32, or 14 of 16 with 2 rows.
+// Measured, N=1 H=128: a step reads its weights at 91 GB/s, and at 50 where each dot product's
+// vector is added up by itself.
 constexpr int kDotSums = kRegisters / 2;
 constexpr int kDotRows = kDotSums / kGates;
+static_assert(kDotRows <= kMR, "the epilogue has room for kMR rows");
 
 // What one instruction takes of a row, and what it makes of two.
 template <typename S>
@@ -64,8 +67,8 @@ LSTM_INLINE void accumulate_dots(Vec<A> (&sums)[kDotSums], const S* const (&weig
   if (k < k_size) add(std::false_type{}, k, static_cast<int>(k_size - k));
 }
 
-// The same on a product's operand rows from `row` on, and rows of a (4H, K) weight from the unit
-// `first` on; units past the end repeat the last one.
+// accumulate_dots on a product's operand rows from `row` on, and rows of a (4H, K) weight from the
+// unit `first` on; units past the end repeat the last one.
 template <int kRows, typename S, typename A>
 LSTM_INLINE void add_product(Vec<A> (&sums)[kDotSums], const Product& product, const void* weights,
                              int64_t hidden_size, int64_t row, int64_t first) {
@@ -91,6 +94,7 @@ template <int kRows, typename S, typename A>
 __attribute__((noinline)) void dot_rows(const DotStep& dots, int64_t row, int64_t panel) {
   constexpr int width = kWidth<A>;
   constexpr int columns = kRows * kGates;
+  static_assert(kDotSums % width == 0, "whole squares of sums");
   const ForwardStep& step = dots.step;
   const int64_t left = step.hidden_size - panel * width;
   const int64_t units = left < width ? left : width;
@@ -110,7 +114,7 @@ __attribute__((noinline)) void dot_rows(const DotStep& dots, int64_t row, int64_
 
   // Turn them into vectors of W units, (row, gate), and add the bias.
   Vec<A> pre[columns];
-  const A* bias = static_cast<const A*>(step.bias) + panel * kPanelSlots * width;
+  const A* bias = static_cast<const A*>(step.bias) + panel * kNR<A>;
 #pragma GCC unroll 8
   for (int first = 0; first < columns; first += width) {
     Vec<A> square[width];
@@ -126,10 +130,10 @@ __attribute__((noinline)) void dot_rows(const DotStep& dots, int64_t row, int64_
       pre[first + i] = square[i] + load_unaligned<Vec<A>>(bias + gate * width);
     }
   }
-  finish_panel<S, S>(step, pre, kGates, row, kRows, panel);
+  panel_epilogue<S, S>(step, pre, kGates, row, kRows, panel);
 }
 
-// Blocks of rows differ by at most one row, as those of for_each_tile.
+// A step's blocks of rows differ by at most one row, as in for_each_tile.
 template <typename S>
 void dot_step(const DotStep& dots) {
   using A = AccumulatorOf<S>;

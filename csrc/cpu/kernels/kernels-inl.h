@@ -76,10 +76,12 @@ const KernelTable& kernel_table() {
   using A = AccumulatorOf<E>;
   static const KernelTable table = {
       kWidth<A>,
+      kMR,
+      kDotRows,
       sizeof(E),
       OperandTraits<E>::kMultiple,
       pack_transposed<S, E>,
-      pack_direct<S, E>,
+      pack_untransposed<S, E>,
       pack_rows<S, E>,
       pack_columns<S, E>,
       sum_rows<S, A>,
@@ -88,7 +90,7 @@ const KernelTable& kernel_table() {
       convert<S, E>,
       convert<A, S>,
       convert<E, S>,
-      unprojected_output<S, A>,
+      cell_output<S, A>,
       forward_step<S, E>,
       dot_step<S>,
       linear_step<S, E>,

@@ -23,6 +23,10 @@ namespace lstm_fused::cpu {
 // Slots of a panel: the four gates.
 constexpr int64_t kPanelSlots = 4;
 
+// What the register blocks (kMR rows) and the vectors of all instruction sets divide.
+constexpr int64_t kMaxMR = 6;
+constexpr int64_t kMaxVectorWidth = 16;
+
 // Row j is at base + (order ? order[j] : j) · stride elements. Null base: absent.
 struct Rows {
   const void* base = nullptr;
@@ -53,26 +57,26 @@ struct Product {
   int64_t matrix_columns = 0;
 };
 
-// gates = bias + x·W_ihᵀ + h·W_hhᵀ, then the cell.
+// gates = bias + x·W_ihᵀ + h_prev·W_hhᵀ (input and recurrent GEMM), then the cell.
 struct ForwardStep {
   int64_t rows = 0;
   int64_t hidden_size = 0;
   int64_t panel_begin = 0, panel_end = 0;
-  bool descending = false;  // the last panel first
+  bool descending = false;  // the last panel first: every other step of a serpentine sweep
   Product input, recurrent;
   const void* bias = nullptr;  // accumulator, gate order, all panels; or null
   // Instead of bias and input: rows of (panel_end - panel_begin)·4·W accumulators, gate order.
   Rows preactivations;
   void* c = nullptr;               // in/out (rows, H) accumulator: the state; null: gates only
   MutableRows h;                   // out, operand: the state for the next step
-  MutableRows y;                   // out, storage; absent with projection
+  MutableRows y;                   // out, storage; absent with output projection
   MutableRows gates, cell_states;  // out, storage; or absent
   MutableRows cells;               // out, accumulator; or absent
   Resets next_reset;               // zero c, and h, after this step
   bool h_is_state = true;          // false: h feeds an output projection; it is never zeroed
 };
 
-// The same from nn.LSTM's own row-major weights, nothing packed: one dot product per gate and
+// A ForwardStep from nn.LSTM's own row-major weights, nothing packed: one dot product per gate and
 // unit. For few rows in all, where packing would cost more than the steps.
 struct DotStep {
   ForwardStep step;  // panels are null; operands are storage rows
@@ -101,7 +105,7 @@ struct BackwardStep {
   int64_t rows = 0;
   int64_t hidden_size = 0;
   int64_t panel_begin = 0, panel_end = 0;
-  bool descending = false;  // the last panel first
+  bool descending = false;  // as in ForwardStep
   Product product;
   Rows addends[2];          // storage: gradients of y and of h_n; or absent
   Rows grad_cell_states;    // storage; or absent
@@ -127,15 +131,19 @@ constexpr int64_t kMaxOuterRows = 32;
 
 struct KernelTable {
   int64_t vector_width;  // W, accumulators per vector
+  int64_t mr;            // rows of the register block
+  int64_t dot_rows;      // rows that share a pass of dot_step over the weights
   int64_t operand_size;  // bytes of an operand element
   int64_t k_multiple;    // K of a panel is padded to this
+
+  int64_t nr() const { return kPanelSlots * vector_width; }  // columns of the register block
 
   // Packs panels [begin, end) of Bᵀ = source (columns, K), in gate order (columns = 4H) or plain.
   void (*pack_transposed)(const void* source, int64_t columns, int64_t k_size, bool gate_order,
                           int64_t begin, int64_t end, void* panels);
   // Packs panels [begin, end) of B = source (K, columns), plain order.
-  void (*pack_direct)(const void* source, int64_t columns, int64_t k_size, int64_t begin,
-                      int64_t end, void* panels);
+  void (*pack_untransposed)(const void* source, int64_t columns, int64_t k_size, int64_t begin,
+                            int64_t end, void* panels);
   // Packs all panels of B (K, columns), whose row k is at rows[k], plain order; storage.
   void (*pack_rows)(const void* const* rows, int64_t k_size, int64_t columns, void* panels);
   // Columns [begin, end) of (K, columns) storage, whose row k is at rows[k], as rows of out,
@@ -154,8 +162,8 @@ struct KernelTable {
   void (*operand_to_storage)(const void* source, int64_t n, void* out);
 
   // out (rows, H) storage = o·tanh(c), from gates (rows, 4H) storage and cells (rows, H).
-  void (*unprojected_output)(const void* gates, const void* cells, int64_t rows,
-                             int64_t hidden_size, void* out);
+  void (*cell_output)(const void* gates, const void* cells, int64_t rows, int64_t hidden_size,
+                      void* out);
 
   void (*forward_step)(const ForwardStep&);
   void (*dot_step)(const DotStep&);

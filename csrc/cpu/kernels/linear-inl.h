@@ -2,8 +2,8 @@
 // linear_step: a plain product of operand rows and panels, with addends, to any of three types.
 
 template <bool kFull, typename S, typename E>
-LSTM_INLINE void finish_columns(const LinearStep& step, Vec<AccumulatorOf<E>> v, int64_t row,
-                                int64_t column, int count) {
+LSTM_INLINE void linear_epilogue(const LinearStep& step, Vec<AccumulatorOf<E>> v, int64_t row,
+                                 int64_t column, int count) {
   using A = AccumulatorOf<E>;
   using V = Vec<A>;
   for (const Rows& addend : step.addends) {
@@ -31,17 +31,16 @@ LSTM_INLINE void run_linear_step(const LinearStep& step) {
                                 : plain_panels<A>(step.panel_begin, step.panel_end, step.columns);
   const auto start = [&](const Tile& tile, Vec<A>* sums) {
     const int slots = tile.slots;
-    const A* bias =
-        step.bias ? static_cast<const A*>(step.bias) + tile.panel * kPanelSlots * width : nullptr;
+    const A* bias = step.bias ? static_cast<const A*>(step.bias) + tile.panel * kNR<A> : nullptr;
     for (int r = 0; r < tile.rows; ++r) {
       for (int s = 0; s < slots; ++s) {
         sums[r * slots + s] = bias ? load_unaligned<Vec<A>>(bias + s * width) : Vec<A>{};
       }
     }
   };
-  const auto finish = [&](const Tile& tile, const Vec<A>* sums) {
+  const auto epilogue = [&](const Tile& tile, const Vec<A>* sums) {
     const int slots = tile.slots;
-    const int64_t tile_column = (tile.panel - step.panel_begin) * kPanelSlots * width;
+    const int64_t tile_column = (tile.panel - step.panel_begin) * kNR<A>;
     for (int r = 0; r < tile.rows; ++r) {
       for (int s = 0; s < slots; ++s) {
         const Vec<A> sum = sums[r * slots + s];
@@ -52,17 +51,17 @@ LSTM_INLINE void run_linear_step(const LinearStep& step) {
           // NOTE: added at the end: sums of sums lose less than one long sum.
           store_unaligned(to, step.accumulate ? sum + load_unaligned<Vec<A>>(to) : sum);
         } else if (left >= width) {
-          finish_columns<true, S, E>(step, sum, tile.row + r, column, width);
+          linear_epilogue<true, S, E>(step, sum, tile.row + r, column, width);
         } else if (left > 0) {
-          finish_columns<false, S, E>(step, sum, tile.row + r, column, static_cast<int>(left));
+          linear_epilogue<false, S, E>(step, sum, tile.row + r, column, static_cast<int>(left));
         }
       }
     }
   };
   if constexpr (kUnpacked) {
-    for_each_unpacked_tile<S, E>(step.rows, panels, step.product, step.second, start, finish);
+    for_each_unpacked_tile<S, E>(step.rows, panels, step.product, step.second, start, epilogue);
   } else {
-    for_each_tile<E>(step.rows, panels, step.product, step.second, start, finish);
+    for_each_tile<E>(step.rows, panels, step.product, step.second, start, epilogue);
   }
 }
 

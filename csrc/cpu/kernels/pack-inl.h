@@ -31,7 +31,7 @@ LSTM_INLINE Vec<typename PanelCell<E>::Type> load_cells(const S* row, int64_t k,
   }
 }
 
-// The same where all W of them exist; `from` points at cell k.
+// load_cells where all W cells exist; `from` points at cell k.
 template <typename S, typename E>
 LSTM_INLINE Vec<typename PanelCell<E>::Type> load_all_cells(const S* from) {
   using Cells = Vec<typename PanelCell<E>::Type>;
@@ -136,15 +136,15 @@ LSTM_INLINE void pack_panels(const RowOf& row_of, int64_t columns, int64_t k_siz
 }
 
 template <typename S, typename E>
-void pack_direct(const void* source, int64_t columns, int64_t k_size, int64_t begin, int64_t end,
-                 void* panels) {
+void pack_untransposed(const void* source, int64_t columns, int64_t k_size, int64_t begin,
+                       int64_t end, void* panels) {
   const auto row_of = [&](int64_t k) { return static_cast<const S*>(source) + k * columns; };
   pack_panels<S, E>(row_of, columns, k_size, begin, end, static_cast<E*>(panels));
 }
 
 template <typename S, typename E>
 void pack_rows(const void* const* rows, int64_t k_size, int64_t columns, void* panels) {
-  constexpr int64_t panel_columns = kPanelSlots * kWidth<typename PanelCell<E>::Type>;
+  constexpr int64_t panel_columns = kNR<AccumulatorOf<E>>;
   const auto row_of = [&](int64_t k) { return static_cast<const S*>(rows[k]); };
   pack_panels<S, E>(row_of, columns, k_size, 0, (columns + panel_columns - 1) / panel_columns,
                     static_cast<E*>(panels));

@@ -8,6 +8,8 @@
 // read in pieces of 32 whole rows, at the rate of a plain read. One strip of 4 or 8 vectors over
 // all K at a time takes 1.3 times as long from the third cache on, a page for every other row.
 constexpr int64_t kMatrixBlock = 32;
+static_assert(kMatrixBlock % OperandTraits<BFloat16>::kMultiple == 0, "a block has whole pairs");
+static_assert(kMaxOuterRows % OperandTraits<BFloat16>::kMultiple == 0, "so do outer products");
 
 template <typename E>
 LSTM_INLINE typename PanelCell<E>::Type operand_cell(const E* row, int64_t k, bool has_next) {
@@ -35,8 +37,7 @@ LSTM_INLINE Vec<AccumulatorOf<E>> multiply_add_cells(Vec<typename PanelCell<E>::
   if constexpr (!std::is_same_v<E, BFloat16>) return multiply_add(a, b, sum);
 }
 
-// ---- Operands times a matrix
-// ---------------------------------------------------------------------
+// ---- Operands times a matrix -------------------------------------------------------------------
 
 // sums[r·row_stride + s] += Σ_k row_r[k] · matrix[k][column + s·W …], k in [begin, end), in rising
 // k as from panels. Of the last vector `count` columns exist.
@@ -90,7 +91,7 @@ template <typename S, typename E, int kRows>
 void multiply_strips(Vec<AccumulatorOf<E>>* sums, const Tile& tile, const Product& product,
                      int64_t begin, int64_t end) {
   constexpr int width = kWidth<AccumulatorOf<E>>;
-  const int64_t first = tile.panel * kPanelSlots * width;
+  const int64_t first = tile.panel * kNR<AccumulatorOf<E>>;
   const int64_t left = product.matrix_columns - first;
   const int full = static_cast<int>(left / width < tile.slots ? left / width : tile.slots);
   const auto multiply = [&](auto slots, auto is_full, int slot) {
@@ -112,7 +113,7 @@ void multiply_strips(Vec<AccumulatorOf<E>>* sums, const Tile& tile, const Produc
   if (slot < tile.slots) multiply(std::integral_constant<int, 1>{}, std::false_type{}, slot);
 }
 
-// As multiply_tile, for k in [begin, end) of a product with a matrix.
+// multiply_tile for k in [begin, end) of a product with a matrix.
 template <typename S, typename E>
 void multiply_unpacked_tile(Vec<AccumulatorOf<E>>* sums, const Tile& tile, const Product& product,
                             int64_t begin, int64_t end) {
@@ -134,21 +135,21 @@ void multiply_unpacked_tile(Vec<AccumulatorOf<E>>* sums, const Tile& tile, const
   }
 }
 
-// As for_each_tile, for products with matrices. The sums of some tiles are held at once: of all
+// for_each_tile for products with matrices. The sums of some tiles are held at once: of all
 // rows, or as many as fit, and of as many panels as fit then. Blocks of a matrix outside, panels
 // inside, rows innermost: a strip of a block stays in the L1 cache for all of them.
-template <typename S, typename E, typename Start, typename Finish>
+template <typename S, typename E, typename Start, typename Epilogue>
 LSTM_INLINE void for_each_unpacked_tile(int64_t rows, const PanelRange& panels,
                                         const Product& first, const Product& second,
-                                        const Start& start, const Finish& finish) {
+                                        const Start& start, const Epilogue& epilogue) {
   const int64_t per_tile = rows == 1 ? kPanelsOfOneRow : 1;
-  Tile tiles[kChunkTiles];
-  Vec<AccumulatorOf<E>> sums[kChunkTiles][kMaxTileVectors];
+  Tile tiles[kMaxTiles];
+  Vec<AccumulatorOf<E>> sums[kMaxTiles][kMaxTileVectors];
   int64_t row = 0;
-  for (int64_t blocks = (rows + kRowBlock - 1) / kRowBlock; blocks > 0;) {
-    const int64_t chunk = blocks < kChunkTiles ? blocks : kChunkTiles;
+  for (int64_t blocks = (rows + kMR - 1) / kMR; blocks > 0;) {
+    const int64_t chunk = blocks < kMaxTiles ? blocks : kMaxTiles;
     const int64_t chunk_end = row + (rows - row) * chunk / blocks;
-    const int64_t chunk_panels = kChunkTiles / chunk * per_tile;
+    const int64_t chunk_panels = kMaxTiles / chunk * per_tile;
     for (int64_t panel = panels.begin; panel < panels.end; panel += chunk_panels) {
       // Lay out the tiles.
       const int64_t end = panel + chunk_panels < panels.end ? panel + chunk_panels : panels.end;
@@ -177,19 +178,19 @@ LSTM_INLINE void for_each_unpacked_tile(int64_t rows, const PanelRange& panels,
           }
         }
       }
-      for (int i = 0; i < count; ++i) finish(tiles[i], sums[i]);
+      for (int i = 0; i < count; ++i) epilogue(tiles[i], sums[i]);
     }
     row = chunk_end;
     blocks -= chunk;
   }
 }
 
-// ---- Sums of outer products
-// ----------------------------------------------------------------------
+// ---- Sums of outer products --------------------------------------------------------------------
 
 // Columns of grad, each a row of the result, that share a pass over vectors of the operands: a
 // quarter of the registers, or an eighth of 16, times 4 vectors.
 constexpr int kOuterColumns = kRegisters / 8;
+static_assert(kOuterColumns * 4 + 4 + 1 <= kRegisters, "must not spill");
 
 // Rows `column` to column + kColumns of the result, in vectors of the operands from `at` on, whose
 // factors of grad are cells[k][column …].

@@ -30,7 +30,7 @@ using VecD = Vec<double>;
 using VecI = Vec<int32_t>;
 using VecU = Vec<uint32_t>;
 using VecL = Vec<int64_t>;
-// As many 16-bit elements as VecF has floats.
+// A vector of as many 16-bit elements as VecF has floats.
 typedef uint16_t VecH __attribute__((vector_size(kVectorBytes / 2)));
 
 // The element type of a vector.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Memory that lives as long as a call: aligned buffers, and weights packed into panels.
 //
-// A thread keeps the memory of its last large buffers for its next call: fresh memory costs a page
-// fault for every 4 KiB, which takes longer than packing weights into it.
+// A thread, of a pool too, keeps the memory of its last large buffers, 32 MiB at most, for its next
+// call: fresh memory costs a page fault for every 4 KiB, which takes longer than packing weights
+// into it. It is freed when the thread ends, or by release_scratch.
 #pragma once
 
 #include <cstdint>
@@ -10,19 +11,13 @@
 #include <vector>
 
 #include "common/integers.h"
+#include "common/pointers.h"
 #include "cpu/kernels/kernels.h"
 #include "cpu/runtime/team.h"
 
 namespace lstm_fused::cpu {
 
 constexpr int64_t kCacheLine = 64;
-
-inline const void* advance(const void* base, int64_t elements, int64_t size) {
-  return base ? static_cast<const char*>(base) + elements * size : nullptr;
-}
-inline void* advance(void* base, int64_t elements, int64_t size) {
-  return base ? static_cast<char*>(base) + elements * size : nullptr;
-}
 
 // Uninitialised bytes on a cache line boundary.
 class Buffer {
@@ -38,6 +33,10 @@ class Buffer {
   };
   std::unique_ptr<void, Release> data_;
 };
+
+// Frees what all threads keep for their next calls; gives its bytes. May be called while kernels
+// run on other threads: what their buffers hold is not kept, and stays.
+int64_t release_scratch();
 
 // A matrix in panels (see kernels.h). Empty until the packer that it is added to has run.
 struct PanelMatrix {
@@ -57,19 +56,17 @@ class Packer {
   }
   // Bᵀ = source (columns, K).
   void add_transposed(const void* source, int64_t columns, int64_t k_size, PanelMatrix& out) {
-    add({source, columns, k_size, Kind::kTransposed, &out},
-        ceil_div(columns, kPanelSlots * table_.vector_width));
+    add({source, columns, k_size, Kind::kTransposed, &out}, ceil_div(columns, table_.nr()));
   }
   // B = source (K, columns).
-  void add_direct(const void* source, int64_t columns, int64_t k_size, PanelMatrix& out) {
-    add({source, columns, k_size, Kind::kDirect, &out},
-        ceil_div(columns, kPanelSlots * table_.vector_width));
+  void add_untransposed(const void* source, int64_t columns, int64_t k_size, PanelMatrix& out) {
+    add({source, columns, k_size, Kind::kUntransposed, &out}, ceil_div(columns, table_.nr()));
   }
 
   void run(const Parallel& parallel) const;
 
  private:
-  enum class Kind { kGates, kTransposed, kDirect };
+  enum class Kind { kGates, kTransposed, kUntransposed };
   struct Item {
     const void* source;
     int64_t columns, k_size;

@@ -16,26 +16,28 @@ void pause() {
 #endif
 }
 
-// A pause is 10 to 140 cycles, so that these are some 40 microseconds. A partner that runs is seen
+// A pause is 10 to 140 cycles, so that these are some 40 microseconds. A worker that runs is seen
 // within them, if not at once, then before one that sleeps would be woken. One that does not run is
 // preempted, on a busy machine, and gets its core back in milliseconds.
 // NOTE: to yield while waiting would give this core to the other program for as long, and again in
-// each phase; a thread that slept is scheduled as soon as it is woken.
+// each phase; a thread that slept is scheduled as soon as it is woken. Measured beside two busy
+// processes, N=1 H=256: 6.9 ms with yields, 0.87 ms with sleep.
 constexpr int kSpins = 2000;
 
 }  // namespace
 
-void Team::finish_share(int64_t phase) {
-  // Releases this share's writes to whoever sees the phase done. It and the load are sequentially
-  // consistent, as those of sleep_past: either the sleeper sees this share, or this the sleeper.
+void Team::arrive(int64_t phase) {
+  // Releases this partition's writes to whoever sees the phase done. It and the load are
+  // sequentially consistent, as those of sleep_past: either the sleeper sees this partition, or
+  // this the sleeper.
   const int64_t done = done_.fetch_add(1) + 1;
-  if (done < (phase + 1) * shares_ || sleepers_.load() == 0) return;
+  if (done < (phase + 1) * partitions_ || sleepers_.load() == 0) return;
   const std::lock_guard<std::mutex> lock(mutex_);
   phase_done_.notify_all();
 }
 
 int64_t Team::wait_past(int64_t phase) {
-  const int64_t end = (phase + 1) * shares_;
+  const int64_t end = (phase + 1) * partitions_;
   for (int spins = 0; done_.load(std::memory_order_acquire) < end; ++spins) {
     if (spins < kSpins) {
       pause();
@@ -43,13 +45,13 @@ int64_t Team::wait_past(int64_t phase) {
       sleep_past(phase);
     }
   }
-  return done_.load(std::memory_order_acquire) / shares_;
+  return done_.load(std::memory_order_acquire) / partitions_;
 }
 
 void Team::sleep_past(int64_t phase) {
   std::unique_lock<std::mutex> lock(mutex_);
   sleepers_.fetch_add(1);
-  phase_done_.wait(lock, [&] { return done_.load() >= (phase + 1) * shares_; });
+  phase_done_.wait(lock, [&] { return done_.load() >= (phase + 1) * partitions_; });
   sleepers_.fetch_sub(1);
 }
 

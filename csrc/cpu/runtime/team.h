@@ -36,25 +36,25 @@ struct Parallel {
   }
 };
 
-// Work that goes in phases, each cut into the same number of shares; a phase starts when all
-// shares of the one before are done. Members prefer the share of their own number, whose data is
-// in their cache, and take any other that nobody has claimed when theirs is done. So the team
-// neither hangs nor waits when a member comes late, or never, or when one thread is all members in
-// turn: it only ever waits for shares that another thread is working on.
+// Work that goes in phases with a barrier after each, all cut into the same number of partitions.
+// Workers prefer the partition of their own number, whose data is in their cache, and take any
+// other that nobody has claimed when theirs is done. So the team neither hangs nor waits when a
+// worker comes late, or never, or when one thread is all workers in turn: its barrier only ever
+// waits for partitions that another thread is working on.
 class Team {
  public:
-  explicit Team(int shares) : shares_(shares), claims_(new Claim[shares]) {}
+  explicit Team(int partitions) : partitions_(partitions), claims_(new Claim[partitions]) {}
 
-  // Joins as `member`; returns when all phases are done. run(phase, share) must not throw.
+  // Joins as `worker`; returns when all phases are done. run(phase, partition) must not throw.
   template <typename Run>
-  void work(int member, int64_t phases, const Run& run) {
-    int64_t phase = done_.load(std::memory_order_acquire) / shares_;
+  void work(int worker, int64_t phases, const Run& run) {
+    int64_t phase = done_.load(std::memory_order_acquire) / partitions_;
     while (phase < phases) {
-      for (int i = 0; i < shares_; ++i) {
-        const int share = (member + i) % shares_;
-        if (!claim(share, phase)) continue;
-        run(phase, share);
-        finish_share(phase);
+      for (int i = 0; i < partitions_; ++i) {
+        const int partition = (worker + i) % partitions_;
+        if (!claim(partition, phase)) continue;
+        run(phase, partition);
+        arrive(phase);
       }
       phase = wait_past(phase);
     }
@@ -65,22 +65,23 @@ class Team {
     std::atomic<int64_t> next_phase{0};
   };
 
-  bool claim(int share, int64_t phase) {
-    std::atomic<int64_t>& next = claims_[share].next_phase;
+  bool claim(int partition, int64_t phase) {
+    std::atomic<int64_t>& next = claims_[partition].next_phase;
     int64_t expected = phase;
     return next.load(std::memory_order_relaxed) == phase &&
            next.compare_exchange_strong(expected, phase + 1, std::memory_order_relaxed);
   }
 
-  void finish_share(int64_t phase);
+  // The barrier: a partition of `phase` is done.
+  void arrive(int64_t phase);
   // Waits until `phase` is done; returns the phase that is open then.
   int64_t wait_past(int64_t phase);
   void sleep_past(int64_t phase);
 
-  const int shares_;
+  const int partitions_;
   std::unique_ptr<Claim[]> claims_;
-  alignas(64) std::atomic<int64_t> done_{0};  // shares done since the start
-  // Members that wait for one that does not run. In a cache line that is read, seldom written.
+  alignas(64) std::atomic<int64_t> done_{0};  // partitions done since the start
+  // Workers that wait for one that does not run. In a cache line that is read, seldom written.
   alignas(64) std::atomic<int> sleepers_{0};
   std::mutex mutex_;
   std::condition_variable phase_done_;

@@ -9,9 +9,9 @@ namespace lstm_fused::cuda::ptx {
 // mma.sync (section 9.7.14.5.14): d += a·b over one warp, a (16, K) row-major, b (K, 8)
 // column-major, d (16, 8) float. In lane l, with g = l / 4 and t = l % 4:
 //   d[0], d[1]: row g, columns 2t and 2t + 1;  d[2], d[3]: row g + 8.
-//   16-bit, K = 16: a0 row g, columns 2t, 2t + 1; a1 row g + 8; a2, a3 the same 8 columns on;
+//   16-bit, K = 16: a0 row g, columns 2t, 2t + 1; a1 row g + 8; a2, a3 as a0, a1, 8 columns on;
 //                   b0 column g, rows 2t, 2t + 1; b1 8 rows on.
-//   tf32, K = 8:    a0 row g, column t; a1 row g + 8; a2, a3 the same 4 columns on;
+//   tf32, K = 8:    a0 row g, column t; a1 row g + 8; a2, a3 as a0, a1, 4 columns on;
 //                   b0 column g, row t; b1 4 rows on.
 
 // sm_80.
@@ -59,7 +59,7 @@ __device__ __forceinline__ uint32_t load_acquire(const uint32_t* address) {
 }
 
 // st.release.gpu (section 9.7.9.12), sm_70: what happened before it, in this thread or ordered
-// ahead of it by a barrier, is seen by whoever acquires the value.
+// ahead of it by a barrier, is seen by every thread that acquires the value.
 __device__ __forceinline__ void store_release(uint32_t* address, uint32_t value) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
 }

@@ -12,14 +12,16 @@
 
 namespace lstm_fused::cuda {
 
-// Four warps: small batches, which need the speed most, spread over more SMs than with larger
-// blocks, and no kernel here needs more to hide its latency.
+// Four warps a block: small batches, which need the speed most, spread over more SMs than with
+// larger blocks, and no kernel here needs more warps to hide its latency.
 constexpr int kRowThreads = 128;
+static_assert(kRowThreads % 32 == 0, "whole warps");
 
 // Elements that a thread moves at once: 16 bytes of accumulators, so 8 of a 16-bit storage type.
 // Twice as many would need twice the registers, and leave half the threads to small batches.
 template <typename Accumulator>
 constexpr int kVectorWidth = 16 / sizeof(Accumulator);
+static_assert(kVectorWidth<float> == 4 && kVectorWidth<double> == 2, "one 16-byte access");
 
 struct RowGrid {
   dim3 grid, block;
@@ -64,7 +66,7 @@ __device__ __forceinline__ int64_t row_length(const int64_t* lengths, int64_t n,
   return length < 0 ? 0 : length > steps ? steps : length;
 }
 
-// Whether the state that enters step t of row n is zero.
+// Whether step t of row n is reset: its h_prev and c_prev are zero.
 __device__ __forceinline__ bool is_reset(const uint8_t* reset_mask, int64_t t, int64_t n,
                                          int64_t batch) {
   return reset_mask != nullptr && reset_mask[t * batch + n] != 0;

@@ -77,7 +77,7 @@ __device__ __forceinline__ Values<Storage, kWidth> load_accumulators(const void*
   return load<Storage, kWidth, Accumulator<Storage>>(array, offset);
 }
 
-// The reverse.
+// Stores accumulators of Storage as elements [offset, offset + kWidth) of an array of T.
 template <typename Storage, int kWidth, typename T = Storage>
 __device__ __forceinline__ void store(void* array, int64_t offset,
                                       const Values<Storage, kWidth>& values) {

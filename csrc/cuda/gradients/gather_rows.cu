@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "cuda/gradients/gather_rows.h"
 #include "cuda/device/row_grid.cuh"
+#include "cuda/gradients/gather_rows.h"
 #include "cuda/status.h"
 
 namespace lstm_fused::cuda {

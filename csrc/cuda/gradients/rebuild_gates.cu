@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <algorithm>
 
+#include "cuda/device/math.cuh"
+#include "cuda/device/row_grid.cuh"
+#include "cuda/device/storage.cuh"
 #include "cuda/direction_weights.h"
 #include "cuda/gradients/gather_rows.h"
-#include "cuda/device/math.cuh"
 #include "cuda/gradients/rebuild_gates.h"
-#include "cuda/device/row_grid.cuh"
 #include "cuda/status.h"
-#include "cuda/device/storage.cuh"
 #include "cuda/workspace.h"
 
 namespace lstm_fused::cuda {
@@ -80,7 +80,8 @@ void activate(const ActivationArgs& args, DType dtype, cudaStream_t stream) {
   });
 }
 
-// sums (rows, 4H) accumulator = operands·weightᵀ + beta·sums; of K columns each.
+// sums (rows, 4H) accumulator = operands·weightᵀ + beta·sums; operands and weight have `columns`
+// each.
 void add_product(const Blas& blas, int64_t rows, const void* operands, int64_t stride,
                  const void* weight, int64_t columns, int64_t gates, double beta, void* sums) {
   Gemm gemm;
@@ -96,9 +97,9 @@ void add_product(const Blas& blas, int64_t rows, const void* operands, int64_t s
   blas.gemm(gemm);
 }
 
-// sums += h_prev·W_hhᵀ, for steps [begin, end). previous: h_prev's copies (T, N, P), or null.
+// sums += h_prev·W_hhᵀ, for steps [begin, end). `h_prev`: a copy of it, (T, N, P), or null.
 void add_recurrent(const RebuildCall& call, int direction, int64_t begin, int64_t end,
-                   const void* previous, const Blas& blas, void* sums) {
+                   const void* h_prev, const Blas& blas, void* sums) {
   const LstmShape& s = call.shape;
   const LstmGatesDirection& d = call.direction[direction];
   const int64_t storage = dtype_size(call.dtype), accumulator = accumulator_size(call.dtype);
@@ -108,8 +109,8 @@ void add_recurrent(const RebuildCall& call, int direction, int64_t begin, int64_
     add_product(blas, (to - from) * s.batch, operands, stride, d.weights.w_hh, s.output_size, gates,
                 1, advance(sums, (from - begin) * s.batch * gates, accumulator));
   };
-  if (previous != nullptr) {
-    add(begin, end, advance(previous, begin * s.batch * s.output_size, storage), s.output_size);
+  if (h_prev != nullptr) {
+    add(begin, end, advance(h_prev, begin * s.batch * s.output_size, storage), s.output_size);
     return;
   }
 
@@ -120,8 +121,8 @@ void add_recurrent(const RebuildCall& call, int direction, int64_t begin, int64_
   const int64_t rest_begin = reverse ? begin : std::max<int64_t>(begin, 1);
   const int64_t rest_end = reverse ? std::min(end, s.steps - 1) : end;
   if (begin <= first && first < end) add(first, first + 1, d.h_0, s.output_size);
-  const int64_t before = rest_begin + (reverse ? 1 : -1);
-  add(rest_begin, rest_end, advance(d.y, before * s.batch * y_stride, storage), y_stride);
+  const int64_t from_step = rest_begin + (reverse ? 1 : -1);
+  add(rest_begin, rest_end, advance(d.y, from_step * s.batch * y_stride, storage), y_stride);
 }
 
 }  // namespace
@@ -150,7 +151,7 @@ void rebuild_gates(const RebuildCall& call, const Blas& blas) {
       gather.first_rows = d.h_0;
       gather.lengths = call.lengths;
       gather.reset_mask = call.reset_mask;
-      gather.out = workspace + parts.previous;
+      gather.out = workspace + parts.h_prev;
       gather_rows(gather, call.stream);
     }
     for (int64_t begin = 0; begin < s.steps; begin += parts.steps_per_product) {
@@ -166,7 +167,7 @@ void rebuild_gates(const RebuildCall& call, const Blas& blas) {
       args.preactivations = sums;
       add_product(blas, args.rows, advance(call.x, begin * s.batch * s.input_size, storage),
                   s.input_size, d.weights.w_ih, s.input_size, gates, 0, sums);
-      add_recurrent(call, i, begin, end, ragged ? workspace + parts.previous : nullptr, blas, sums);
+      add_recurrent(call, i, begin, end, ragged ? workspace + parts.h_prev : nullptr, blas, sums);
       activate(args, call.dtype, call.stream);
     }
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A forward's activated gates anew, on padded sequences in device memory. Launches only, as
-// lstm_forward.
+// Computes a forward's activated gates again, on padded sequences in device memory. Launches only,
+// as lstm_forward.
 #pragma once
 
 #include <cuda_runtime_api.h>

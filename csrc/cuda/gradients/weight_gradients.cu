@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <algorithm>
 
-#include "cuda/direction_weights.h"
-#include "cuda/gradients/gather_rows.h"
 #include "cuda/device/math.cuh"
 #include "cuda/device/row_grid.cuh"
-#include "cuda/status.h"
 #include "cuda/device/storage.cuh"
+#include "cuda/direction_weights.h"
+#include "cuda/gradients/gather_rows.h"
 #include "cuda/gradients/weight_gradients.h"
+#include "cuda/status.h"
 #include "cuda/workspace.h"
 
 namespace lstm_fused::cuda {
 namespace {
 
-// ---- o·tanh(c), which the projection's gradient multiplies ----
+// ---- The cell output o·tanh(c), by which the gradient of W_hr multiplies grad_output ----
 
 template <typename Storage>
 __global__ void __launch_bounds__(kRowThreads)
-    unprojected_output_kernel(const __grid_constant__ UnprojectedOutput args) {
+    cell_output_kernel(const __grid_constant__ CellOutputCall args) {
   const int64_t row = grid_row(), j = grid_column<1>();
   const int64_t batch = args.shape.batch, hidden_size = args.shape.hidden_size;
   if (row >= args.shape.steps * batch || j >= hidden_size) return;
@@ -33,8 +33,9 @@ __global__ void __launch_bounds__(kRowThreads)
 
 // ---- The bias gradient: column sums of grad_gates, in two stages ----
 
-constexpr int kSumColumns = 32;  // of a block, one for each lane of a warp
-constexpr int kSumWarps = 8;     // each takes every eighth row of the block's part
+constexpr int kSumColumns = 32;  // a block's columns, one for each lane of a warp
+constexpr int kSumWarps = 8;     // a block's warps, each of which takes every eighth row of a part
+static_assert(kSumColumns * kSumWarps <= 1024, "a block has at most 1024 threads");
 
 struct ColumnSumArgs {
   int64_t rows = 0, columns = 0;
@@ -42,7 +43,7 @@ struct ColumnSumArgs {
   int64_t parts = 0;
   const void* values = nullptr;  // (rows, columns) storage
   void* partial = nullptr;       // (parts, columns) accumulator
-  void* sums[2] = {};            // out (columns) storage each, the same
+  void* sums[2] = {};            // out (columns) storage each, with equal values
 };
 
 template <typename Storage>
@@ -83,8 +84,9 @@ __global__ void __launch_bounds__(kRowThreads)
   store<Storage>(args.sums[1], column, sum);
 }
 
-// Rows of a part: enough for its eight warps to have some each.
+// Rows of a part: eight for each of its warps, so that a small batch has few partial sums.
 constexpr int64_t kMinRowsPerPart = 64;
+static_assert(kMinRowsPerPart % kSumWarps == 0, "a part's warps have as many rows each");
 
 template <typename Storage>
 void launch_column_sums(ColumnSumArgs args, cudaStream_t stream) {
@@ -116,16 +118,16 @@ void row_product(const Blas& blas, int64_t rows, const void* a, int64_t m, const
   blas.gemm(gemm);
 }
 
-// Σ grad_gatesᵀ·h_prev.
-void recurrent_gradient(const GradientCall& call, int direction, void* previous, const Blas& blas) {
+// grad_w_hh = Σ grad_gatesᵀ·h_prev; `h_prev` is room for a copy.
+void recurrent_gradient(const GradientCall& call, int direction, void* h_prev, const Blas& blas) {
   const LstmShape& s = call.shape;
   const GradientDirection& d = call.direction[direction];
   const int64_t storage = dtype_size(call.dtype);
   const int64_t gates = kGates * s.hidden_size, y_stride = s.directions * s.output_size;
   const int64_t rows = s.steps * s.batch, rest = rows - s.batch;
   if (call.lengths != nullptr || call.reset_mask != nullptr) {
-    gather_previous(call, direction, previous);
-    row_product(blas, rows, d.grad_gates, gates, previous, s.output_size, s.output_size, 0,
+    gather_h_prev(call, direction, h_prev);
+    row_product(blas, rows, d.grad_gates, gates, h_prev, s.output_size, s.output_size, 0,
                 d.grad_w_hh);
     return;
   }
@@ -135,12 +137,12 @@ void recurrent_gradient(const GradientCall& call, int direction, void* previous,
   row_product(blas, s.batch, advance(d.grad_gates, first * gates, storage), gates, d.h_0,
               s.output_size, s.output_size, 0, d.grad_w_hh);
   if (rest == 0) return;
-  const int64_t rest_begin = direction == 0 ? s.batch : 0, before = s.batch - rest_begin;
+  const int64_t rest_begin = direction == 0 ? s.batch : 0, from_row = s.batch - rest_begin;
   row_product(blas, rest, advance(d.grad_gates, rest_begin * gates, storage), gates,
-              advance(d.y, before * y_stride, storage), s.output_size, y_stride, 1, d.grad_w_hh);
+              advance(d.y, from_row * y_stride, storage), s.output_size, y_stride, 1, d.grad_w_hh);
 }
 
-// Without a row, every sum is zero.
+// Clears all gradients: without a row, every sum is zero.
 void clear(const GradientCall& call) {
   const LstmShape& s = call.shape;
   const int64_t storage = dtype_size(call.dtype), gates = kGates * s.hidden_size;
@@ -160,15 +162,14 @@ void clear(const GradientCall& call) {
 
 }  // namespace
 
-void unprojected_output(const UnprojectedOutput& args) {
+void cell_output(const CellOutputCall& args) {
   const LstmShape& s = args.shape;
   const RowGrid launch = row_grid(s.steps * s.batch, s.hidden_size, 1, 1);
   if (launch.empty) return;
   dispatch_storage(args.dtype, [&](auto storage) {
-    unprojected_output_kernel<decltype(storage)>
-        <<<launch.grid, launch.block, 0, args.stream>>>(args);
+    cell_output_kernel<decltype(storage)><<<launch.grid, launch.block, 0, args.stream>>>(args);
   });
-  check_launch("unprojected_output_kernel");
+  check_launch("cell_output_kernel");
 }
 
 void input_gradient(const GradientCall& call, void* grad_x, const Blas& blas) {
@@ -200,7 +201,7 @@ void gather_input(const GradientCall& call, void* out) {
   gather_rows(gather, call.stream);
 }
 
-void gather_previous(const GradientCall& call, int direction, void* out) {
+void gather_h_prev(const GradientCall& call, int direction, void* out) {
   const LstmShape& s = call.shape;
   const GradientDirection& d = call.direction[direction];
   const int64_t storage = dtype_size(call.dtype);
@@ -236,7 +237,7 @@ void weight_gradients(const GradientCall& call, const Blas& blas) {
   for (int i = 0; i < s.directions; ++i) {
     const GradientDirection& d = call.direction[i];
     row_product(blas, rows, d.grad_gates, gates, x, s.input_size, s.input_size, 0, d.grad_w_ih);
-    recurrent_gradient(call, i, workspace + parts.previous, blas);
+    recurrent_gradient(call, i, workspace + parts.h_prev, blas);
     if (d.grad_b_ih != nullptr) {
       ColumnSumArgs sums;
       sums.rows = rows;
@@ -249,7 +250,7 @@ void weight_gradients(const GradientCall& call, const Blas& blas) {
                        [&](auto type) { launch_column_sums<decltype(type)>(sums, call.stream); });
     }
     if (s.projection) {
-      row_product(blas, rows, d.grad_output, s.output_size, d.unprojected, s.hidden_size,
+      row_product(blas, rows, d.grad_output, s.output_size, d.cell_output, s.hidden_size,
                   s.hidden_size, 0, d.grad_w_hr);
     }
   }

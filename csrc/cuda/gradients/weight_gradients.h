@@ -12,17 +12,17 @@ namespace lstm_fused::cuda {
 
 struct GradientDirection {
   const void* grad_gates = nullptr;   // (T, N, 4H) storage, zero past a row's length
-  const void* grad_output = nullptr;  // (T, N, P) storage, likewise; null without projection
+  const void* grad_output = nullptr;  // (T, N, P) storage, as grad_gates; null without projection
   // For the gradient of x:
   const void* w_ih = nullptr;  // (4H, D) storage
-  // For those of the weights. Rows past a length are not used.
+  // For the gradients of the weights. Rows past a length are not used.
   const void* h_0 = nullptr;          // (N, P) storage
   const void* y = nullptr;            // this direction's first column in rows of L·P storage
-  const void* unprojected = nullptr;  // (T, N, H) storage: o·tanh(c); null without projection
+  const void* cell_output = nullptr;  // (T, N, H) storage: o·tanh(c); null without projection
   void* grad_w_ih = nullptr;          // out (4H, D) storage
   void* grad_w_hh = nullptr;          // out (4H, P) storage
   void* grad_b_ih = nullptr;          // out (4H) storage; null without bias
-  void* grad_b_hh = nullptr;          // out (4H) storage, the same values; null without bias
+  void* grad_b_hh = nullptr;          // out (4H) storage, as grad_b_ih; null without bias
   void* grad_w_hr = nullptr;          // out (P, H) storage; null without projection
 };
 
@@ -37,8 +37,9 @@ struct GradientCall {
   cudaStream_t stream = nullptr;
 };
 
-// o·tanh(c), from a forward's gates and cells. Ahead of the recurrence, which may overwrite gates.
-struct UnprojectedOutput {
+// Computes o·tanh(c) from a forward's gates and cells. To be called ahead of the backward
+// recurrence, which may overwrite gates.
+struct CellOutputCall {
   LstmShape shape;
   DType dtype = DType::kFloat32;
   const int64_t* lengths = nullptr;  // (N); null: T each
@@ -47,17 +48,17 @@ struct UnprojectedOutput {
   void* out = nullptr;               // (T, N, H) storage, zero past a row's length
   cudaStream_t stream = nullptr;
 };
-void unprojected_output(const UnprojectedOutput& args);
+void cell_output(const CellOutputCall& args);
 
 // grad_x (T, N, D) = Σ over directions of grad_gates·W_ih; zero past a row's length.
 void input_gradient(const GradientCall& call, void* grad_x, const Blas& blas);
 
-// What the gradients of W_ih and W_hh multiply grad_gates by, zero where a row takes no part: x, as
-// out (T, N, D), and a direction's h_prev, as out (T, N, P).
+// Copies of what the gradients of W_ih and W_hh multiply grad_gates by, zero where a row takes no
+// part: x, to out (T, N, D), and a direction's h_prev, to out (T, N, P).
 void gather_input(const GradientCall& call, void* out);
-void gather_previous(const GradientCall& call, int direction, void* out);
+void gather_h_prev(const GradientCall& call, int direction, void* out);
 
-// Every grad_* of the directions.
+// Computes the gradients of all directions' weights.
 void weight_gradients(const GradientCall& call, const Blas& blas);
 
 }  // namespace lstm_fused::cuda

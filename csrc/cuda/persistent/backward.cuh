@@ -2,20 +2,21 @@
 // The whole backward recurrence in one launch, one block for each tile of eight rows and direction.
 //
 // Each step turns the gradients of h and c into those of the gates, then multiplies these by W_hhᵀ
-// for the gradient of the h that entered the step. A warp keeps its eight units' cells, two in each
-// lane as in the forward, but the product gives sixteen lines of h at once: so two neighbouring
-// warps share sixteen units and halve K, the gates, and swap eight lines of sums.
+// for the gradient of the step's h_prev. A warp keeps its eight units' cells, two in each lane as
+// in the forward, but mma.sync makes sixteen units of that gradient at once: so two neighbouring
+// warps work on the same sixteen units, each on one half of K, the gates, and swap sums of eight
+// units.
 //
-// NOTE: one warp for sixteen lines and all of K would spare the swap and its barrier, but needs
+// NOTE: one warp for sixteen units and all of K would spare the swap and its barrier, but needs
 // twice the registers of weights (192 of 32-bit weights at H = 96).
 #pragma once
 
 #include <cstdint>
 
+#include "cuda/device/ptx.cuh"
 #include "cuda/persistent/backward_cell.cuh"
 #include "cuda/persistent/launch.h"
 #include "cuda/persistent/tile.cuh"
-#include "cuda/device/ptx.cuh"
 
 namespace lstm_fused::cuda {
 
@@ -23,10 +24,10 @@ template <typename Product, int kChunks>
 struct BackwardShared {
   using Operand = typename Product::Operand;
   static constexpr int kThreads = cta_max_threads(kChunks, sizeof(Operand));
-  // Chunks of weights that a thread keeps here. NOTE: with all of them in registers, the larger
-  // instances spill.
-  static constexpr int kParkedChunks = kChunks == kCtaChunks<Operand>[1] ? 2 : 0;
-  static constexpr int kPlaces = kParkedChunks > 0 ? kParkedChunks : 1;
+  // Chunks of weights that a thread keeps in shared memory. NOTE: with all of them in registers,
+  // the larger instances spill.
+  static constexpr int kSharedChunks = kChunks == kCtaChunks<Operand>[1] ? 2 : 0;
+  static constexpr int kPlaces = kSharedChunks > 0 ? kSharedChunks : 1;
 
   alignas(kLaneBytes) char tile[tile_bytes(kChunks * kGates)];  // gradients of the gates
   uint4 weights[kPlaces * 2 * kThreads];
@@ -41,8 +42,9 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
   using Storage = typename Product::Storage;
   using Operand = typename Product::Operand;
   constexpr int kHalfChunks = kChunks * kGates / 2;
-  constexpr int kParkedChunks = BackwardShared<Product, kChunks>::kParkedChunks;
-  constexpr int kRegisterChunks = kHalfChunks - kParkedChunks;
+  static_assert(kHalfChunks * 2 == kChunks * kGates, "two warps halve the chunks of the gates");
+  constexpr int kSharedChunks = BackwardShared<Product, kChunks>::kSharedChunks;
+  constexpr int kRegisterChunks = kHalfChunks - kSharedChunks;
   constexpr int kStride = tile_stride(2 * kHalfChunks);
 
   const Lane lane;
@@ -52,30 +54,31 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
   const int unit = warp * kWarpUnits + lane.g;
   const bool real_unit = unit < hidden;
 
-  // Load the weights of sixteen lines of h and this warp's half of the gates.
-  // NOTE: through the thread's own places in shared memory, in loops that stay loops: of one long
-  // unrolled load the compiler computes all addresses ahead, and runs out of registers.
+  // Load the weights of sixteen units' gradients and this warp's half of the gates.
+  // NOTE: they go through the thread's own places in shared memory, in loops that stay loops: the
+  // compiler would compute all addresses of one long unrolled load ahead, and run out of registers.
   constexpr int kPlaces = BackwardShared<Product, kChunks>::kPlaces;
+  static_assert(kRegisterChunks % kPlaces == 0, "every round of the staging fills all places");
   const auto stage = [&](int first_chunk, int chunks) {
     constexpr int kUnits = kChunkOperands<Operand> / kGates;
+    static_assert(kLaneOperands<Operand> % kGates == 0, "a lane's vector holds whole units");
     const int output = (warp - half) * kWarpUnits + lane.g;
     const int first_unit =
         (half * kHalfChunks + first_chunk) * kUnits + lane.t * kLaneOperands<Operand> / kGates;
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk) {
       const int chunk_unit = first_unit + chunk * kUnits;
-      uint4 lines[2];
+      uint4 vectors[2];
       load_weight_columns<Product>(
-          lines, static_cast<const Storage*>(d.w_hh) + int64_t{chunk_unit} * hidden + output,
+          vectors, static_cast<const Storage*>(d.w_hh) + int64_t{chunk_unit} * hidden + output,
           chunk_unit, output, hidden);
-      shared.weights[chunk * 2 * blockDim.x + threadIdx.x] = lines[0];
-      shared.weights[(chunk * 2 + 1) * blockDim.x + threadIdx.x] = lines[1];
+      shared.weights[chunk * 2 * blockDim.x + threadIdx.x] = vectors[0];
+      shared.weights[(chunk * 2 + 1) * blockDim.x + threadIdx.x] = vectors[1];
     }
   };
   uint4 weights[kRegisterChunks][2];
 #pragma unroll
   for (int first = 0; first < kRegisterChunks; first += kPlaces) {
-    static_assert(kRegisterChunks % kPlaces == 0, "whole rounds");
     stage(first, kPlaces);
 #pragma unroll
     for (int i = 0; i < kPlaces; ++i) {
@@ -83,7 +86,7 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
       weights[first + i][1] = shared.weights[(i * 2 + 1) * blockDim.x + threadIdx.x];
     }
   }
-  stage(kRegisterChunks, kParkedChunks);
+  stage(kRegisterChunks, kSharedChunks);
 
   const LaneRows rows(static_cast<int>(blockIdx.x) * kTileRows, lane, args);
   const int tile_steps = rows.tile_steps();
@@ -120,7 +123,7 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
   }
   __syncthreads();
 
-  // Undo the forward's steps, from its last one.
+  // Backpropagate through time, from the last step of the forward.
   const int first_t = kReverse ? 0 : tile_steps - 1;
   constexpr int kNext = kReverse ? 1 : -1;
   const auto in_range = [&](int t) { return kReverse ? t < tile_steps : t >= 0; };
@@ -138,7 +141,7 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
 #pragma unroll
     for (int j = 0; j < kLaneRows; ++j) {
       Storage grad[kGates] = {};
-      if (real_unit && t < rows.length[j]) undo_cell(grad, step, j, dh[j], dc[j]);
+      if (real_unit && t < rows.length[j]) backward_cell(grad, step, j, dh[j], dc[j]);
       if (owns(j)) {
         const int64_t row = int64_t{t} * args.batch + rows.first + j;
         Storage* out = static_cast<Storage*>(d.grad_gates) + row * kGates * hidden + unit;
@@ -158,22 +161,23 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
     __syncthreads();
 
     // Multiply W_hhᵀ by the gradients of half of the gates.
-    float lines[2][kLaneRows];
+    float sums[2][kLaneRows];
     TileProduct<Product, 2>::template multiply<kRegisterChunks>(
-        lines, weights, kRegisterChunks, ParkedWeights{&shared.weights[threadIdx.x], kParkedChunks},
+        sums, weights, kRegisterChunks, SharedWeights{&shared.weights[threadIdx.x], kSharedChunks},
         shared.tile + half * kHalfChunks * kChunkBytes, kStride, lane);
 
-    // Swap: keep the eight lines of this warp's units, give the others. NOTE: the tile is free for
-    // the next step after this barrier, and `swapped` after that step's first one.
+    // Swap: keep the sums of this warp's eight units, pass the others to the other warp of the
+    // pair. NOTE: the tile is free for the next step after this barrier, and `swapped` after that
+    // step's first one.
     shared.swapped[threadIdx.x] =
-        half == 0 ? make_float2(lines[1][0], lines[1][1]) : make_float2(lines[0][0], lines[0][1]);
+        half == 0 ? make_float2(sums[1][0], sums[1][1]) : make_float2(sums[0][0], sums[0][1]);
     __syncthreads();
     const float2 other = shared.swapped[threadIdx.x ^ kWarpSize];
     const float others[kLaneRows] = {other.x, other.y};
 #pragma unroll
     for (int j = 0; j < kLaneRows; ++j) {
       if (t >= rows.length[j]) continue;
-      const float own = half == 0 ? lines[0][j] : lines[1][j];
+      const float own = half == 0 ? sums[0][j] : sums[1][j];
       dh[j] = was_reset[j] ? 0.0f : own + others[j];
     }
   }
@@ -189,7 +193,7 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
 }
 
 // NOTE: each direction has code of its own, for then its pointers are constants of the launch,
-// which instructions take from the constant bank; one code for both would hold them in registers.
+// which instructions take from the constant bank; code for both would hold them in registers.
 template <typename Product, int kChunks>
 __global__ void __launch_bounds__(cta_max_threads(kChunks, sizeof(typename Product::Operand)), 1)
     persistent_backward_kernel(const PersistentBackwardArgs args) {

@@ -7,9 +7,10 @@
 
 namespace lstm_fused::cuda {
 
-// `directions`: (L). `plan`: of can_run_persistent_backward for args.shape, dtype and
-// allow_tf32; args.workspace has plan.workspace_bytes.
-void launch_persistent_backward(const RecurrenceArgs& args, const BackwardRecurrence* directions,
+// `directions` holds L elements, with M = T·N; see recurrence.h. `plan` comes from
+// can_run_persistent_backward for args.shape, dtype and allow_tf32, and args.workspace has
+// plan.workspace_bytes.
+void launch_persistent_backward(const RecurrenceArgs& args, const LstmBackwardDirection* directions,
                                 const PersistentPlan& plan);
 
 }  // namespace lstm_fused::cuda

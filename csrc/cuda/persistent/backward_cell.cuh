@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What the persistent backward kernels share: a lane's weights, and the gradient of its cells.
+// Parts of both persistent backward kernels: a lane's weights, and the gradient of its cells.
 //
 // In a tile of gradients of the gates, the gates of a unit lie together: K = 4·unit + gate.
 #pragma once
@@ -13,39 +13,43 @@
 
 namespace lstm_fused::cuda {
 
-// A lane's weights of a chunk, of the outputs `output` and 8 more; zero outside of W_hh. `column`:
-// W_hh from the row of gate 0 of `unit`, the lane's first in the chunk, and from `output` on.
+// A lane's weights of a chunk, for the outputs `output` and `output` + 8, that is, columns of W_hh;
+// zero outside of it. `column`: W_hh from the row of gate 0 of `unit`, the lane's first in the
+// chunk, and from column `output` on.
 template <typename Product>
 __device__ __forceinline__ void load_weight_columns(uint4 (&weights)[2],
                                                     const typename Product::Storage* column,
                                                     int unit, int output, int hidden_size) {
 #pragma unroll
-  for (int line = 0; line < 2; ++line) {
+  for (int m = 0; m < 2; ++m) {
     LaneOperands<typename Product::Operand> lane;
     lane.bits = make_uint4(0, 0, 0, 0);
 #pragma unroll
     for (int i = 0; i < kLaneOperands<typename Product::Operand>; ++i) {
-      const int offset = (i % kGates * hidden_size + i / kGates) * hidden_size + line * kWarpUnits;
-      if (unit + i / kGates < hidden_size && output + line * kWarpUnits < hidden_size) {
+      const int offset = (i % kGates * hidden_size + i / kGates) * hidden_size + m * kWarpUnits;
+      if (unit + i / kGates < hidden_size && output + m * kWarpUnits < hidden_size) {
         lane.element[i] = Product::operand(column[offset]);
       }
     }
-    weights[line] = lane.bits;
+    weights[m] = lane.bits;
   }
 }
 
-// What one step of a lane's cells reads, where their rows take part in it.
+// What backward_cell reads for one step of a lane's cells, where their rows take part in it.
 template <typename Storage, int kCells>
 struct BackwardStep {
   Storage gates[kGates][kCells];
   Storage grad_y[kCells];
   Storage grad_cell[kCells];
-  float c[kCells];       // after the step
-  float c_prev[kCells];  // before it; of a row that takes part in the next one only, likewise
+  float c[kCells];  // after the step
+  // Before the step. Also of a row that takes part in the step before and not in this one: there it
+  // is the cell state after that step.
+  float c_prev[kCells];
   bool reset[kCells];
 };
 
-// Loads c_prev as if after the step at time t, the first to be undone.
+// Loads the cell states after the step at time t, where the backward begins, to c_prev, from which
+// load_step takes them.
 template <typename Storage, int kCells, typename RowOf>
 __device__ __forceinline__ void load_last_cells(BackwardStep<Storage, kCells>& step,
                                                 const PersistentBackwardArgs& args,
@@ -59,8 +63,9 @@ __device__ __forceinline__ void load_last_cells(BackwardStep<Storage, kCells>& s
   }
 }
 
-// Loads the step at time t, after that which the backward undoes before it. row_of(j): the row of
-// the batch of cell j; length: steps in which they take part, 0 where they do not exist.
+// Loads the step at time t into `step`, which held the one that the backward takes before it.
+// row_of(j): the row of the batch of cell j; length: steps in which these rows take part, 0 where
+// they do not exist.
 template <typename Storage, int kCells, typename RowOf>
 __device__ __forceinline__ void load_step(BackwardStep<Storage, kCells>& step,
                                           const PersistentBackwardArgs& args,
@@ -97,12 +102,12 @@ __device__ __forceinline__ void load_step(BackwardStep<Storage, kCells>& step,
   }
 }
 
-// Differentiates cell j: `grad` of its gates, and dc from after the step to before it. dh, dc: what
-// later steps gave.
+// Differentiates cell j: writes the gradients of its gates to `grad`, and turns dc, the gradient of
+// c after the step, into that of c before it. dh, dc: what comes from later steps.
 template <typename Storage, int kCells>
-__device__ __forceinline__ void undo_cell(Storage (&grad)[kGates],
-                                          const BackwardStep<Storage, kCells>& step, int j,
-                                          float dh, float& dc) {
+__device__ __forceinline__ void backward_cell(Storage (&grad)[kGates],
+                                              const BackwardStep<Storage, kCells>& step, int j,
+                                              float dh, float& dc) {
   const Gates<float> gates = {
       to_accumulator(step.gates[kInputGate][j]), to_accumulator(step.gates[kForgetGate][j]),
       to_accumulator(step.gates[kCellGate][j]), to_accumulator(step.gates[kOutputGate][j])};

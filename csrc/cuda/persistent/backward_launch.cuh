@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Launches the backward kernels of one kind of product; instantiated in persistent_backward_*.cu.
+// Launches the backward kernels of one kind of product; instantiated in backward_*.cu.
 #pragma once
 
 #include "common/error.h"

@@ -16,15 +16,15 @@
 
 #include "common/lstm_cell.h"
 #include "cuda/device/math.cuh"
+#include "cuda/device/ptx.cuh"
 #include "cuda/persistent/launch.h"
 #include "cuda/persistent/tile.cuh"
-#include "cuda/device/ptx.cuh"
 
 namespace lstm_fused::cuda {
 
 template <int kChunks, int kUnits>
 struct ForwardShared {
-  alignas(kLaneBytes) char tiles[2][tile_bytes(kChunks)];  // h that enters even and odd steps
+  alignas(kLaneBytes) char tiles[2][tile_bytes(kChunks)];  // h_prev of even and odd steps
   float bias[kGates * kUnits];
 };
 
@@ -85,7 +85,7 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
       for (int gate = 0; gate < kGates; ++gate) preactivations[gate][j] = row[gate * hidden];
     }
   };
-  bool reset[kLaneRows] = {};  // of the step to come, where the row takes part in it
+  bool reset[kLaneRows] = {};  // whether the next step is reset, where the row takes part in it
   const auto load_reset = [&](int64_t t) {
     if (args.reset_mask == nullptr) return;
 #pragma unroll
@@ -93,8 +93,8 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
       reset[j] = t < rows.length[j] && args.reset_mask[row_at(t, j)] != 0;
     }
   };
-  // Hands the states on to the step to come.
-  const auto hand_on = [&](char* tile) {
+  // Writes h to a tile as the next step's h_prev, and resets the states where that step is reset.
+  const auto store_h_prev = [&](char* tile) {
     if (!real_unit) return;
 #pragma unroll
     for (int j = 0; j < kLaneRows; ++j) {
@@ -121,7 +121,7 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
     }
   }
 
-  // Clear the tiles, for their padding must be finite, and write the h that enters the first step.
+  // Clear the tiles, for their padding must be finite, and write the first step's h_prev.
   for (int i = threadIdx.x * kLaneBytes; i < 2 * tile_bytes(kChunks);
        i += blockDim.x * kLaneBytes) {
     *reinterpret_cast<uint4*>(&shared.tiles[0][0] + i) = make_uint4(0, 0, 0, 0);
@@ -131,7 +131,7 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
     load_reset(time_of(0));
   }
   __syncthreads();
-  hand_on(shared.tiles[0]);
+  store_h_prev(shared.tiles[0]);
   __syncthreads();
 
   for (int s = 0; s < tile_steps; ++s) {
@@ -139,12 +139,13 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
     const bool last = s + 1 == tile_steps;
     if (!last) load_reset(time_of(s + 1));
 
-    // Multiply W_hh by h.
+    // The recurrent GEMM: multiply W_hh by h_prev.
     float a[kGates][kLaneRows];
-    TileProduct<Product, kGates>::template multiply<kChunks>(a, weights, kChunks, ParkedWeights{},
+    TileProduct<Product, kGates>::template multiply<kChunks>(a, weights, kChunks, SharedWeights{},
                                                              shared.tiles[s % 2], kStride, lane);
 
-    // Add what came from the input, and fetch the next step's, which has a step's time to arrive.
+    // Add the input GEMM's sums and the bias, and fetch the next step's sums, which have a step's
+    // time to arrive.
 #pragma unroll
     for (int gate = 0; gate < kGates; ++gate) {
       const float bias = real_unit ? shared.bias[gate * hidden + unit] : 0.0f;
@@ -153,7 +154,7 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
     }
     if (!last) load_preactivations(time_of(s + 1));
 
-    // Apply the cell and write what it gives.
+    // The epilogue: apply the cell, and write its outputs.
 #pragma unroll
     for (int j = 0; j < kLaneRows; ++j) {
       if (!owns(j)) continue;
@@ -181,9 +182,9 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
       }
     }
 
-    // Hand h on. NOTE: one barrier suffices: a warp writes the buffer that was read a step before,
-    // and all warps passed a barrier since.
-    hand_on(shared.tiles[(s + 1) % 2]);
+    // Store the next h_prev. NOTE: one barrier suffices: a warp writes the buffer that was read a
+    // step before, and all warps have passed a barrier since.
+    store_h_prev(shared.tiles[(s + 1) % 2]);
     __syncthreads();
   }
 
@@ -198,7 +199,7 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
 }
 
 // NOTE: each direction has code of its own, for then its pointers are constants of the launch,
-// which instructions take from the constant bank; one code for both would hold them in registers.
+// which instructions take from the constant bank; code for both would hold them in registers.
 template <typename Product, int kChunks>
 __global__ void __launch_bounds__(cta_max_threads(kChunks, sizeof(typename Product::Operand)), 1)
     persistent_forward_kernel(const PersistentForwardArgs args) {

@@ -7,8 +7,9 @@
 
 namespace lstm_fused::cuda {
 
-// `directions`: (L). `plan`: of can_run_persistent_forward for args.shape, dtype and
-// allow_tf32; args.workspace has plan.workspace_bytes. gates may be where preactivations are.
+// `directions` holds L elements. `plan` comes from can_run_persistent_forward for args.shape, dtype
+// and allow_tf32, and args.workspace has plan.workspace_bytes. gates may be where preactivations
+// are.
 void launch_persistent_forward(const RecurrenceArgs& args, const ForwardRecurrence* directions,
                                const PersistentPlan& plan);
 

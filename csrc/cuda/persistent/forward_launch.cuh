@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Launches the forward kernels of one kind of product; instantiated in persistent_forward_*.cu.
+// Launches the forward kernels of one kind of product; instantiated in forward_*.cu.
 #pragma once
 
 #include "common/error.h"

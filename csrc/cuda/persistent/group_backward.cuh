@@ -4,11 +4,13 @@
 //
 // The blocks of a group split the hidden units. Each step a block differentiates its units' cells,
 // multiplies its rows of W_hh, transposed, by the gradients of its gates, which gives a part of the
-// gradient of h of all units, and writes each unit's part to the slot of the block that owns it. A
-// block then adds up its units' parts, in the order of the blocks: no atomics, one result.
+// gradient of h_prev of all units, and publishes each unit's part in the slot of the block that
+// owns it. A block then adds up its units' parts, in the order of the blocks: no atomics, one
+// result.
 //
-// How blocks synchronise: as in persistent_group_forward.cuh. A block's flag counts the steps whose
-// parts it has written; it is raised after __syncthreads, and seen by all lanes before __syncwarp.
+// How blocks synchronise: as in group_forward.cuh. A block's flag counts the steps whose parts it
+// has published; it is raised after __syncthreads, and seen by all lanes before __syncwarp.
+//
 // NOTE: two buffers of slots suffice. Step s writes buffer s % 2, which was read in step s - 2. A
 // block writes it after it has seen all flags at s, and a block raises its flag to s in step s - 1,
 // after its reads of step s - 2.
@@ -16,10 +18,10 @@
 
 #include <cstdint>
 
+#include "cuda/device/ptx.cuh"
 #include "cuda/persistent/backward_cell.cuh"
 #include "cuda/persistent/launch.h"
 #include "cuda/persistent/tile.cuh"
-#include "cuda/device/ptx.cuh"
 
 namespace lstm_fused::cuda {
 
@@ -31,7 +33,10 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   constexpr int kChunks = group_backward_chunks(kUnits, sizeof(Operand));
   constexpr int kRegisterTiles = kGroupBackwardVectors / kChunks;
   constexpr int kStride = tile_stride(kChunks);
-  constexpr int kSplits = kGroupWarps * kWarpUnits / kUnits;  // warps that share eight units' cells
+  constexpr int kSplits = kGroupWarps * kWarpUnits / kUnits;  // warps for eight units' cells
+  static_assert(kRegisterTiles * kChunks == kGroupBackwardVectors, "registers hold whole tiles");
+  static_assert(kSplits * kUnits == kGroupWarps * kWarpUnits, "every unit has as many warps");
+  static_assert(kLaneOperands<Operand> % kGates == 0, "a lane's vector holds whole units");
   extern __shared__ __align__(16) char shared[];
 
   const Lane lane;
@@ -47,8 +52,8 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   // Divide the memory.
   const int group_rows = group.tiles * kTileRows;
   char* const tiles = shared;
-  uint4* const parked = reinterpret_cast<uint4*>(tiles + group_rows * kStride);
-  const int64_t index = int64_t{blockIdx.z} * gridDim.y + blockIdx.y;  // of the group
+  uint4* const shared_vectors = reinterpret_cast<uint4*>(tiles + group_rows * kStride);
+  const int64_t index = int64_t{blockIdx.z} * gridDim.y + blockIdx.y;  // the group's
   const int64_t slot_size = int64_t{group_rows} * kUnits;
   float* const slots =
       reinterpret_cast<float*>(group.exchange) + index * 2 * blocks * blocks * slot_size;
@@ -57,15 +62,16 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   };
   uint32_t* const flags = group.flags + index * group_flags(blocks);
 
-  // Load the weights: lines of h in tiles of sixteen, every eighth of them this warp's.
-  const int line_tiles = (hidden + 2 * kWarpUnits - 1) / (2 * kWarpUnits);
-  const auto load_weights = [&](uint4(&lines)[2], int line_tile, int chunk) {
-    const int output = line_tile * 2 * kWarpUnits + lane.g;
+  // Load the weights. The outputs, units of the gradient of h_prev, come in tiles of sixteen, of
+  // which this warp has every eighth.
+  const int output_tiles = (hidden + 2 * kWarpUnits - 1) / (2 * kWarpUnits);
+  const auto load_weights = [&](uint4(&vectors)[2], int output_tile, int chunk) {
+    const int output = output_tile * 2 * kWarpUnits + lane.g;
     const int first_unit =
         block * kUnits +
         (chunk * kChunkOperands<Operand> + lane.t * kLaneOperands<Operand>) / kGates;
     load_weight_columns<Product>(
-        lines,
+        vectors,
         ptx::opaque(static_cast<const Storage*>(d.w_hh) + int64_t{first_unit} * hidden + output),
         first_unit, output, hidden);
   };
@@ -77,17 +83,17 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
       load_weights(weights[tile][chunk], tile * kGroupWarps + warp, chunk);
     }
   }
-  const auto parked_place = [&](int tile, int chunk, int line) {
-    return (((tile - kRegisterTiles) * kChunks + chunk) * 2 + line) * kGroupThreads + threadIdx.x;
+  const auto shared_place = [&](int tile, int chunk, int m) {
+    return (((tile - kRegisterTiles) * kChunks + chunk) * 2 + m) * kGroupThreads + threadIdx.x;
   };
 #pragma unroll 1
-  for (int tile = kRegisterTiles; tile < group.line_tiles; ++tile) {
+  for (int tile = kRegisterTiles; tile < group.warp_output_tiles; ++tile) {
 #pragma unroll 1
     for (int chunk = 0; chunk < kChunks; ++chunk) {
-      uint4 lines[2];
-      load_weights(lines, tile * kGroupWarps + warp, chunk);
-      parked[parked_place(tile, chunk, 0)] = lines[0];
-      parked[parked_place(tile, chunk, 1)] = lines[1];
+      uint4 vectors[2];
+      load_weights(vectors, tile * kGroupWarps + warp, chunk);
+      shared_vectors[shared_place(tile, chunk, 0)] = vectors[0];
+      shared_vectors[shared_place(tile, chunk, 1)] = vectors[1];
     }
   }
 
@@ -114,12 +120,12 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
                    ? to_accumulator(static_cast<const Storage*>(d.grad_c_n)[offset])
                    : 0.0f;
   }
-  int group_steps = 0;  // the same in all blocks of the group
+  int group_steps = 0;  // steps of the longest row: all blocks of the group get the same number
   for (int row = 0; row < group_rows; ++row) {
     group_steps = max(group_steps, row_length(args, first_row + row));
   }
 
-  // Undo the forward's steps, from its last one.
+  // Backpropagate through time, from the last step of the forward.
   const auto time_of = [&](int s) { return reverse ? s : group_steps - 1 - s; };
   BackwardStep<Storage, kGroupCells> step;
   if (group_steps > 0) {
@@ -136,7 +142,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
       was_reset[cell] = step.reset[cell];
       if (row_in_group(cell) >= group_rows) continue;
       Storage grad[kGates] = {};
-      if (t < length[cell]) undo_cell(grad, step, cell, dh[cell], dc[cell]);
+      if (t < length[cell]) backward_cell(grad, step, cell, dh[cell], dc[cell]);
       if (owns(cell)) {
         const int64_t row = int64_t{t} * args.batch + row_of(cell);
         Storage* out = static_cast<Storage*>(d.grad_gates) + row * kGates * hidden + unit;
@@ -153,41 +159,42 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
     }
     __syncthreads();
 
-    // Multiply this block's rows of W_hh, transposed, and give every block its units' part.
+    // Multiply this block's rows of W_hh, transposed, and write each unit's part to its owner's
+    // slot.
     for (int tile = 0; tile < group.tiles; ++tile) {
       const char* tile_begin = tiles + tile * kTileRows * kStride;
-      const auto give = [&](const float (&sums)[2][kLaneRows], int line_tile) {
+      const auto store_parts = [&](const float (&sums)[2][kLaneRows], int output_tile) {
 #pragma unroll
-        for (int line = 0; line < 2; ++line) {
-          const int output = (line_tile * 2 + line) * kWarpUnits + lane.g;
+        for (int m = 0; m < 2; ++m) {
+          const int output = (output_tile * 2 + m) * kWarpUnits + lane.g;
           float* part = slot(s % 2, output / kUnits, block) +
                         (tile * kTileRows + lane.t * kLaneRows) * kUnits + output % kUnits;
 #pragma unroll
-          for (int j = 0; j < kLaneRows; ++j) part[j * kUnits] = sums[line][j];
+          for (int j = 0; j < kLaneRows; ++j) part[j * kUnits] = sums[m][j];
         }
       };
 #pragma unroll
       for (int i = 0; i < kRegisterTiles; ++i) {
-        const int line_tile = i * kGroupWarps + ptx::opaque(warp);
-        if (line_tile >= line_tiles) continue;
+        const int output_tile = i * kGroupWarps + ptx::opaque(warp);
+        if (output_tile >= output_tiles) continue;
         float sums[2][kLaneRows];
         TileProduct<Product, 2>::template multiply<kChunks>(sums, weights[i], kChunks, {},
                                                             tile_begin, kStride, lane);
-        give(sums, line_tile);
+        store_parts(sums, output_tile);
       }
 #pragma unroll 1
-      for (int i = kRegisterTiles; i < group.line_tiles; ++i) {
-        const int line_tile = i * kGroupWarps + warp;
-        if (line_tile >= line_tiles) continue;
+      for (int i = kRegisterTiles; i < group.warp_output_tiles; ++i) {
+        const int output_tile = i * kGroupWarps + warp;
+        if (output_tile >= output_tiles) continue;
         float sums[2][kLaneRows];
-        const ParkedWeights of_tile{&parked[parked_place(i, 0, 0)], kChunks};
-        TileProduct<Product, 2>::template multiply<0>(sums, nullptr, 0, of_tile, tile_begin,
+        const SharedWeights shared_weights{&shared_vectors[shared_place(i, 0, 0)], kChunks};
+        TileProduct<Product, 2>::template multiply<0>(sums, nullptr, 0, shared_weights, tile_begin,
                                                       kStride, lane);
-        give(sums, line_tile);
+        store_parts(sums, output_tile);
       }
     }
 
-    // Tell the group; fetch the next step while the others tell.
+    // Publish the parts to the group; fetch the next step while the others publish; wait for them.
     __syncthreads();
     if (threadIdx.x == 0) ptx::store_release(flags + block, static_cast<uint32_t>(s + 1));
     if (s + 1 < group_steps) {

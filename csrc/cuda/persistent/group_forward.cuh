@@ -2,16 +2,16 @@
 // The whole sequence in one launch, a group of blocks for some tiles of rows and one direction.
 //
 // The blocks of a group split the hidden units, and so hold all of W_hh together, in registers and,
-// where these do not suffice, in shared memory. Each step a block needs h of all units: blocks
-// write theirs to an exchange area in global memory and raise a flag.
+// where these do not suffice, in shared memory. Each step a block needs h_prev of all units: blocks
+// publish their units' h in an exchange area in global memory, by a flag.
 //
-// Within a block, `k_splits` warps share eight units and split K; their sums meet in shared memory.
-// Then each of these warps applies the cell to a part of the tiles' columns: lane 4g + t of column
-// i (tile i / 2, j = i % 2) has unit g and row 2t + j.
+// Within a block, `k_splits` warps work on the same eight units and split K; their partial sums are
+// added up through shared memory. Then each of these warps applies the cell to a part of the tiles'
+// columns: lane 4g + t of column i (tile i / 2, j = i % 2) has unit g and row 2t + j.
 //
-// How blocks synchronise. The flag of a block counts the steps whose h it has written:
-//   release  all threads write h, __syncthreads, thread 0 stores the flag with release semantics;
-//   acquire  every warp's lanes load the flags of all blocks of the group with acquire semantics
+// How blocks synchronise. The flag of a block counts the steps whose h it has published:
+//   publish  all threads write h, __syncthreads, thread 0 stores the flag with release semantics;
+//   wait     every warp's lanes load the flags of all blocks of the group with acquire semantics
 //            until each has reached the step, __syncwarp, then the warp reads h.
 // NOTE: two buffers suffice. Step s writes buffer (s + 1) % 2, which was read in step s - 1. A
 // block writes it after it has seen all flags at s, and a block raises its flag to s after its
@@ -24,9 +24,9 @@
 
 #include "common/lstm_cell.h"
 #include "cuda/device/math.cuh"
+#include "cuda/device/ptx.cuh"
 #include "cuda/persistent/launch.h"
 #include "cuda/persistent/tile.cuh"
-#include "cuda/device/ptx.cuh"
 
 namespace lstm_fused::cuda {
 
@@ -55,9 +55,9 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   char* const tiles = shared;
   float4* const partials = reinterpret_cast<float4*>(tiles + group_rows * stride);
   float4* const biases = partials + group.tiles * kLaneRows * kGroupThreads;
-  uint4* const parked = reinterpret_cast<uint4*>(biases + block_units);
+  uint4* const shared_vectors = reinterpret_cast<uint4*>(biases + block_units);
   const int exchange_stride = row_chunks * kChunkBytes;
-  const int64_t index = int64_t{blockIdx.z} * gridDim.y + blockIdx.y;  // of the group
+  const int64_t index = int64_t{blockIdx.z} * gridDim.y + blockIdx.y;  // the group's
   char* const exchange = group.exchange + index * 2 * group_rows * exchange_stride;
   uint32_t* const flags = group.flags + index * group_flags(static_cast<int>(gridDim.x));
 
@@ -85,10 +85,11 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
 #pragma unroll
     for (int gate = 0; gate < kGates; ++gate) {
       const int place = ((chunk - kGroupChunks) * kGates + gate) * kGroupThreads + threadIdx.x;
-      parked[place] = chunk_weights[gate];
+      shared_vectors[place] = chunk_weights[gate];
     }
   }
-  const ParkedWeights parked_weights{parked + threadIdx.x, group.warp_chunks - register_chunks};
+  const SharedWeights shared_weights{shared_vectors + threadIdx.x,
+                                     group.warp_chunks - register_chunks};
   if (threadIdx.x < block_units) {
     const int bias_unit = static_cast<int>(blockIdx.x) * block_units + threadIdx.x;
     float bias[kGates] = {};
@@ -102,7 +103,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
 
   // Load the initial states of this lane's cells.
   const int first_row = static_cast<int>(blockIdx.y) * group_rows;
-  const auto row_of = [&](int cell) {  // in the group
+  const auto row_of = [&](int cell) {  // counted within the group
     const int column = k_warp + cell * group.k_splits;
     return column / kLaneRows * kTileRows + lane.t * kLaneRows + column % kLaneRows;
   };
@@ -121,7 +122,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
     h[cell] = owns(cell) ? static_cast<const Storage*>(d.h_0)[offset] : zero;
     c[cell] = owns(cell) ? to_accumulator(static_cast<const Storage*>(d.c_0)[offset]) : 0.0f;
   }
-  int group_steps = 0;  // the same in all blocks of the group
+  int group_steps = 0;  // steps of the longest row: all blocks of the group get the same number
   for (int row = 0; row < group_rows; ++row) {
     group_steps = max(group_steps, row_length(args, first_row + row));
   }
@@ -145,13 +146,13 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
       }
       reset[cell] = args.reset_mask != nullptr && args.reset_mask[row] != 0;
     }
-    // Lane r of a warp looks after the warp's r-th row of the tiles.
+    // Lane i of a warp loads the reset flag of the warp's i-th row of the tiles.
     const int own_row = warp + static_cast<int>(threadIdx.x) % kWarpSize * kGroupWarps;
     const bool own_reset = args.reset_mask != nullptr && own_row < group_rows &&
                            first_row + own_row < args.batch &&
                            args.reset_mask[int64_t{t} * args.batch + first_row + own_row] != 0;
 
-    // Wait until all blocks of the group have written h of the step before.
+    // Wait until all blocks of the group have published h of the step before.
     if (s > 0) {
       for (int i = threadIdx.x % kWarpSize; i < static_cast<int>(gridDim.x); i += kWarpSize) {
         while (ptx::load_acquire(flags + i) < static_cast<uint32_t>(s)) {
@@ -160,7 +161,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
     }
     __syncwarp();
 
-    // Copy h into the tiles, zero where the row is reset.
+    // Copy h_prev into the tiles, zero where the row is reset.
     for (int i = 0; warp + i * kGroupWarps < group_rows; ++i) {
       const int row = warp + i * kGroupWarps;
       const int n = first_row + row;
@@ -185,11 +186,11 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
     }
     __syncthreads();
 
-    // Multiply this warp's part of W_hh by h.
+    // The recurrent GEMM: multiply this warp's part of W_hh by h_prev.
     for (int tile = 0; tile < group.tiles; ++tile) {
       float sums[kGates][kLaneRows];
       TileProduct<Product, kGates>::template multiply<kGroupChunks>(
-          sums, weights, register_chunks, parked_weights,
+          sums, weights, register_chunks, shared_weights,
           tiles + tile * kTileRows * stride + k_warp * group.warp_chunks * kChunkBytes, stride,
           lane);
 #pragma unroll
@@ -200,7 +201,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
     }
     __syncthreads();
 
-    // Add up the parts of K, in their order, and apply the cell.
+    // The epilogue: add up the parts of K, in their order, apply the cell, and write its outputs.
 #pragma unroll
     for (int cell = 0; cell < kGroupCells; ++cell) {
       if (!owns(cell)) continue;
@@ -243,7 +244,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
       }
     }
 
-    // Tell the group.
+    // Publish h to the group.
     __syncthreads();
     if (threadIdx.x == 0) ptx::store_release(flags + blockIdx.x, static_cast<uint32_t>(s + 1));
   }

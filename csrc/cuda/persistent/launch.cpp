@@ -2,16 +2,61 @@
 #include "cuda/persistent/launch.h"
 
 namespace lstm_fused::cuda {
+namespace {
+
+template <typename Recurrence>
+PersistentArgs<Recurrence> make_args(const RecurrenceArgs& args) {
+  PersistentArgs<Recurrence> result{};
+  result.steps = static_cast<int>(args.shape.steps);
+  result.batch = static_cast<int>(args.shape.batch);
+  result.hidden_size = static_cast<int>(args.shape.hidden_size);
+  result.directions = args.shape.directions;
+  result.lengths = args.lengths;
+  result.reset_mask = args.reset_mask;
+  return result;
+}
+
+}  // namespace
+
+PersistentForwardArgs make_persistent_args(const RecurrenceArgs& args,
+                                           const ForwardRecurrence* directions) {
+  auto result = make_args<ForwardRecurrence>(args);
+  for (int i = 0; i < args.shape.directions; ++i) result.direction[i] = directions[i];
+  return result;
+}
+
+PersistentBackwardArgs make_persistent_args(const RecurrenceArgs& args,
+                                            const LstmBackwardDirection* directions) {
+  auto result = make_args<BackwardRecurrence>(args);
+  for (int i = 0; i < args.shape.directions; ++i) {
+    const LstmBackwardDirection& from = directions[i];
+    BackwardRecurrence& to = result.direction[i];
+    to.w_hh = from.weights.w_hh;
+    to.w_hr = from.weights.w_hr;
+    to.c_0 = from.c_0;
+    to.gates = from.gates;
+    to.cells = from.cells;
+    to.grad_y = from.grad_y;
+    to.grad_h_n = from.grad_h_n;
+    to.grad_c_n = from.grad_c_n;
+    to.grad_cell_states = from.grad_cell_states;
+    to.grad_gates = from.grad_gates;
+    to.grad_output = from.grad_output;
+    to.grad_h_0 = from.grad_h_0;
+    to.grad_c_0 = from.grad_c_0;
+  }
+  return result;
+}
 
 GroupArgs make_group_args(const PersistentPlan& plan, void* workspace, cudaStream_t stream) {
-  // NOTE: the flags of the call before are stale, and the forward's padding in the exchange area
-  // must be finite.
-  const int64_t bytes = plan.line_tiles > 0 ? plan.flag_bytes : plan.workspace_bytes;
+  // NOTE: the flags of the last call are stale, and the padding of the forward's exchange area must
+  // be finite.
+  const int64_t bytes = plan.warp_output_tiles > 0 ? plan.flag_bytes : plan.workspace_bytes;
   check_cuda(cudaMemsetAsync(workspace, 0, static_cast<size_t>(bytes), stream), "cudaMemsetAsync");
   GroupArgs group{};
   group.k_splits = kGroupWarps * kWarpUnits / plan.units;
   group.warp_chunks = plan.warp_chunks;
-  group.line_tiles = plan.line_tiles;
+  group.warp_output_tiles = plan.warp_output_tiles;
   group.tiles = plan.group_tiles;
   group.flags = static_cast<uint32_t*>(workspace);
   group.exchange = static_cast<char*>(workspace) + plan.flag_bytes;

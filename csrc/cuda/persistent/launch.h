@@ -1,17 +1,36 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What the persistent kernels take, and the functions that launch those of one kind of product,
-// each in a file of its own.
+// The arguments of the persistent kernels, and the functions that launch the kernels of one kind of
+// product, each in a file of its own.
 #pragma once
 
 #include <cstdint>
 
+#include "common/lstm.h"
 #include "cuda/persistent/plan.h"
 #include "cuda/recurrence.h"
 #include "cuda/status.h"
 
 namespace lstm_fused::cuda {
 
-// All as in recurrence.h.
+// The arrays of an LstmBackwardDirection of common/lstm.h, without weights that a recurrence does
+// not read: a kernel's arguments take room in the constant bank.
+struct BackwardRecurrence {
+  const void* w_hh = nullptr;
+  const void* w_hr = nullptr;
+  const void* c_0 = nullptr;
+  const void* gates = nullptr;
+  const void* cells = nullptr;
+  const void* grad_y = nullptr;
+  const void* grad_h_n = nullptr;
+  const void* grad_c_n = nullptr;
+  const void* grad_cell_states = nullptr;
+  void* grad_gates = nullptr;
+  void* grad_output = nullptr;
+  void* grad_h_0 = nullptr;
+  void* grad_c_0 = nullptr;
+};
+
+// The fields are as in recurrence.h.
 template <typename Recurrence>
 struct PersistentArgs {
   int steps, batch, hidden_size, directions;
@@ -22,42 +41,54 @@ struct PersistentArgs {
 using PersistentForwardArgs = PersistentArgs<ForwardRecurrence>;
 using PersistentBackwardArgs = PersistentArgs<BackwardRecurrence>;
 
-// What the group kernels take besides; see PersistentPlan.
+// Further arguments of the group kernels; see PersistentPlan.
 struct GroupArgs {
-  int k_splits, warp_chunks, line_tiles, tiles;
-  char* exchange;   // for each group two buffers, of the rows of its tiles
-  uint32_t* flags;  // for each group group_flags(blocks); zero at launch
+  int k_splits, warp_chunks, warp_output_tiles, tiles;
+  char* exchange;   // two buffers for each group, for the rows of its tiles
+  uint32_t* flags;  // group_flags(blocks) for each group; zero at launch
 };
 
-template <typename Recurrence>
-PersistentArgs<Recurrence> make_persistent_args(const RecurrenceArgs& args,
-                                                const Recurrence* directions) {
-  PersistentArgs<Recurrence> result{};
-  result.steps = static_cast<int>(args.shape.steps);
-  result.batch = static_cast<int>(args.shape.batch);
-  result.hidden_size = static_cast<int>(args.shape.hidden_size);
-  result.directions = args.shape.directions;
-  result.lengths = args.lengths;
-  result.reset_mask = args.reset_mask;
-  for (int i = 0; i < args.shape.directions; ++i) result.direction[i] = directions[i];
-  return result;
-}
+PersistentForwardArgs make_persistent_args(const RecurrenceArgs& args,
+                                           const ForwardRecurrence* directions);
+PersistentBackwardArgs make_persistent_args(const RecurrenceArgs& args,
+                                            const LstmBackwardDirection* directions);
 
-// Defined in persistent_tile.cuh.
+// The products, defined in tile.cuh.
 struct Bf16Product;
 struct F16Product;
 struct Tf32Product;
 struct F32Product;
 
-// In workspace (device), which it clears on the stream.
+// A product as a value, for dispatch_product: the products are no complete types on the host.
+template <typename T>
+struct ProductTag {
+  using Product = T;
+};
+
+// Calls run(ProductTag<…>{}) for the product of this kind.
+template <typename Run>
+void dispatch_product(ProductKind kind, const Run& run) {
+  switch (kind) {
+    case ProductKind::kBFloat16:
+      return run(ProductTag<Bf16Product>{});
+    case ProductKind::kFloat16:
+      return run(ProductTag<F16Product>{});
+    case ProductKind::kTf32:
+      return run(ProductTag<Tf32Product>{});
+    case ProductKind::kFloat32:
+      return run(ProductTag<F32Product>{});
+  }
+}
+
+// Lays out workspace (device), and clears what must be zero at launch on the stream.
 GroupArgs make_group_args(const PersistentPlan& plan, void* workspace, cudaStream_t stream);
 
 // Launches a group kernel so that its blocks are resident together, or not at all.
 template <typename Kernel, typename Args>
 void launch_group_kernel(Kernel* kernel, const char* name, const PersistentPlan& plan,
                          const Args& args, const GroupArgs& group, cudaStream_t stream) {
-  // NOTE: always the same, since the limit belongs to the kernel, not to this launch of it: another
-  // thread may be about to launch it with more than this plan's bytes.
+  // NOTE: the limit is the device's, not this plan's bytes, since it belongs to the kernel and not
+  // to a launch of it: another thread may be about to launch it with more.
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(plan.max_shared_bytes)),
              "cudaFuncSetAttribute");

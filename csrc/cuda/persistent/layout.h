@@ -17,15 +17,15 @@
 namespace lstm_fused::cuda {
 
 constexpr int kWarpSize = 32;
-constexpr int kTileRows = 8;    // rows of the batch in a tile: N of mma.sync m16n8
-constexpr int kLaneBytes = 16;  // the widest access of a lane
-constexpr int kChunkBytes = 4 * kLaneBytes;
-constexpr int kWarpUnits = 8;  // hidden units of a warp: one for each g = lane / 4
-constexpr int kLaneRows = 2;   // rows of the batch that a lane ends up with: 2t and 2t + 1
-static_assert(kTileRows == 4 * kLaneRows, "the four lanes of a unit share the rows of a tile");
-static_assert(kWarpUnits * 4 == kWarpSize, "the lanes of a warp share its units and rows");
+constexpr int kTileRows = 8;                 // rows of the batch in a tile: N of mma.sync m16n8
+constexpr int kLaneBytes = 16;               // the widest access of a lane
+constexpr int kChunkBytes = 4 * kLaneBytes;  // one access of each of a unit's four lanes
+constexpr int kWarpUnits = 8;                // hidden units of a warp: one for each g = lane / 4
+constexpr int kLaneRows = 2;  // rows of the batch that a lane ends up with: 2t and 2t + 1
+static_assert(kTileRows == 4 * kLaneRows, "a tile's rows are split over the four lanes of a unit");
+static_assert(kWarpUnits * 4 == kWarpSize, "a warp's units and rows are split over its lanes");
 
-// What the products are made of.
+// The types that products are made of.
 enum class ProductKind { kBFloat16, kFloat16, kTf32, kFloat32 };
 
 // One block for all of W_hh: chunks of a row of W_hh that the kernels are compiled for, and no
@@ -51,30 +51,45 @@ LSTM_HOST_DEVICE constexpr int chunk_units(int chunks, int bytes) {
 LSTM_HOST_DEVICE constexpr int cta_max_threads(int chunks, int bytes) {
   return chunk_units(chunks, bytes) / kWarpUnits * kWarpSize;
 }
-static_assert(cta_max_threads(4, 2) == 512 && cta_max_threads(6, 4) == 384, "see the note");
+static_assert(cta_max_threads(kCtaChunks16[1], 2) == 512 &&
+                  cta_max_threads(kCtaChunks32[1], 4) == 384,
+              "the note's 16 and 12 warps");
+static_assert(chunk_units(kCtaChunks16[0], 2) % kWarpUnits == 0 &&
+                  chunk_units(kCtaChunks32[0], 4) % kWarpUnits == 0,
+              "the units of the smaller instances fill their warps too");
 
-// A group of blocks for all of W_hh.
+// A group of blocks for all of W_hh. Eight warps hold all of an SM's registers, with 255 in each
+// thread, the most that a thread can have.
 constexpr int kGroupWarps = 8;
 constexpr int kGroupThreads = kGroupWarps * kWarpSize;
-constexpr int kGroupChunks = 8;  // of weights in registers, for each lane
-constexpr int kGroupCells = 4;   // at most, of a lane
+constexpr int kGroupChunks = 8;  // a lane's chunks of weights in registers
+constexpr int kGroupCells = 4;  // a lane's cells, at most: their gates and states are registers too
 constexpr int kGroupRegisters = 255;
+// A group's tiles, at most: each of the kGroupWarps warps, if all of them split K, has cells of
+// kGroupCells of the tiles' columns, and a tile has kLaneRows columns.
+constexpr int kMaxGroupTiles = kGroupCells * kGroupWarps / kLaneRows;
+static_assert(
+    kMaxGroupTiles * kTileRows <= kGroupWarps * kWarpSize,
+    "a lane holds the reset flag of one of its warp's rows, which all lanes shuffle from it");
 static_assert(kGroupThreads * (kGroupRegisters + 1) == 65536, "one block takes an SM's registers");
 static_assert(kGroupChunks * kGates * 4 == 128, "half of a lane's registers are weights");
-// Backward: units of a block that the kernels are compiled for; chunks of their gates; pairs of
-// 16-byte vectors of weights in registers, for each lane.
+// The backward in a group: units of a block that the kernels are compiled for; chunks of their
+// gates; a lane's pairs of 16-byte vectors of weights in registers.
 constexpr int kGroupUnits[] = {16, 32};
 constexpr int kGroupBackwardVectors = 16;
 LSTM_HOST_DEVICE constexpr int group_backward_chunks(int units, int bytes) {
   return units * kGates * bytes / kChunkBytes;
 }
 static_assert(kGroupBackwardVectors * 2 * 4 == 128, "half of a lane's registers are weights");
-// Flags of a group, of 4 bytes each, in whole sectors of 32 bytes.
+static_assert(group_backward_chunks(kGroupUnits[0], 2) * kChunkBytes == kGroupUnits[0] * kGates * 2,
+              "the gates of the fewest units fill their chunks");
+// A group's flags, 4 bytes each, in whole sectors of 32 bytes, so that groups poll sectors of their
+// own.
 LSTM_HOST_DEVICE constexpr int group_flags(int blocks) { return (blocks + 7) / 8 * 8; }
 
 // A tile in shared memory: eight rows of K operands, zero past the real ones.
 //
-// NOTE: eight lanes of a 16-byte access go together; they are two rows, and must meet different
+// NOTE: eight lanes of a 16-byte access go together; they are two rows, and must not touch the same
 // banks, so the stride is 64 modulo 128 bytes. The lanes that write a column hold rows 2t (then
 // 2t + 1), all of one parity; swapping neighbours in the upper half of the tile puts two of them on
 // either half of the banks.

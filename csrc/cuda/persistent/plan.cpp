@@ -82,8 +82,8 @@ const char* product_name(ProductKind kind) {
   }
 }
 
-// One block for all of W_hh. Forward and backward hold the same number of weights in a lane; in the
-// backward warps work in pairs.
+// Plans one block for all of W_hh. Forward and backward hold the same number of weights in a lane;
+// in the backward warps work in pairs.
 bool plan_cta(const LstmShape& shape, int warps_together, PersistentPlan* plan) {
   plan->chunks = cta_chunks(shape.hidden_size, operand_bytes(plan->product));
   if (plan->chunks == 0) return false;
@@ -95,16 +95,19 @@ bool plan_cta(const LstmShape& shape, int warps_together, PersistentPlan* plan) 
 // Cycles of a step in a group, by what bounds it: good enough to compare plans. A flag and what it
 // announces take about 700 cycles each through L2; a block moves 64 bytes a cycle. `vectors`: pairs
 // of 16-byte vectors of weights of each lane, of which a pair is two mma.sync of 8 cycles, or 64
-// FFMA, in each of two warps of a scheduler; parked ones are read at 128 bytes a cycle besides.
-int64_t step_cycles(const PersistentPlan& plan, int64_t bytes, int64_t vectors, int64_t parked) {
+// FFMA, in each of two warps of a scheduler; the `shared_vectors` of them that lie in shared memory
+// are read at 128 bytes a cycle besides.
+int64_t step_cycles(const PersistentPlan& plan, int64_t bytes, int64_t vectors,
+                    int64_t shared_vectors) {
   const int64_t pair = plan.product == ProductKind::kFloat32 ? 128 : 32;
   return 1400 + 10 * plan.group_blocks + bytes / 64 +
-         plan.group_tiles * (vectors * pair + parked * 64);
+         plan.group_tiles * (vectors * pair + shared_vectors * 64);
 }
 
-// A candidate with a group's blocks and tiles; false if not all are resident together. Every block
-// takes an SM for itself, since its threads take all registers, so that there are as many as SMs.
-bool share_out(const LstmShape& shape, const DeviceFacts& facts, int units, PersistentPlan* plan) {
+// Partitions the units over a group's blocks and the tiles over groups; false if not all blocks
+// would be resident together. Every block takes an SM for itself, since its threads take all
+// registers, so that as many blocks are resident as there are SMs.
+bool partition(const LstmShape& shape, const DeviceFacts& facts, int units, PersistentPlan* plan) {
   plan->group = true;
   plan->threads = kGroupThreads;
   plan->units = units;
@@ -114,7 +117,7 @@ bool share_out(const LstmShape& shape, const DeviceFacts& facts, int units, Pers
   if (facts.registers_per_sm < kGroupThreads * (kGroupRegisters + 1) || max_groups == 0) {
     return false;
   }
-  // Give every group as few tiles as will do.
+  // As few tiles as possible for every group.
   const int64_t tiles = std::max<int64_t>(plan->tiles, 1);
   const int64_t group_tiles = ceil_div(tiles, max_groups);
   const int k_splits = kGroupWarps * kWarpUnits / units;
@@ -125,7 +128,7 @@ bool share_out(const LstmShape& shape, const DeviceFacts& facts, int units, Pers
   return true;
 }
 
-// Flags and, for each group, `exchange_bytes`.
+// The workspace: flags and, for each group, `exchange_bytes`.
 void set_workspace(const LstmShape& shape, int64_t exchange_bytes, PersistentPlan* plan) {
   const int64_t groups = int64_t{plan->groups} * shape.directions;
   plan->flag_bytes = round_up(groups * group_flags(plan->group_blocks) * 4, 256);
@@ -138,17 +141,17 @@ bool plan_group_forward(const LstmShape& shape, const DeviceFacts& facts, Persis
   const PersistentPlan common = *best;
   for (int k_splits = 1; k_splits <= kGroupWarps; k_splits *= 2) {
     PersistentPlan plan = common;
-    if (!share_out(shape, facts, kGroupWarps * kWarpUnits / k_splits, &plan)) continue;
+    if (!partition(shape, facts, kGroupWarps * kWarpUnits / k_splits, &plan)) continue;
     plan.warp_chunks = static_cast<int>(ceil_div(chunks, k_splits));
     const int row_chunks = k_splits * plan.warp_chunks;
-    const int64_t parked = std::max(0, plan.warp_chunks - kGroupChunks);
+    const int64_t shared_chunks = std::max(0, plan.warp_chunks - kGroupChunks);
     plan.shared_bytes =
         plan.group_tiles * (tile_bytes(row_chunks) + kLaneRows * kGroupThreads * kLaneBytes) +
-        plan.units * kLaneBytes + parked * kGates * kGroupThreads * kLaneBytes;
+        plan.units * kLaneBytes + shared_chunks * kGates * kGroupThreads * kLaneBytes;
     if (plan.shared_bytes > facts.shared_per_block) continue;
     const int64_t h_bytes = int64_t{plan.group_tiles} * kTileRows * row_chunks * kChunkBytes;
     set_workspace(shape, 2 * h_bytes, &plan);
-    plan.step_cycles = step_cycles(plan, h_bytes, 2 * plan.warp_chunks, 2 * parked);
+    plan.step_cycles = step_cycles(plan, h_bytes, 2 * plan.warp_chunks, 2 * shared_chunks);
     if (best->group && plan.step_cycles >= best->step_cycles) continue;
     *best = plan;
   }
@@ -157,22 +160,22 @@ bool plan_group_forward(const LstmShape& shape, const DeviceFacts& facts, Persis
 
 bool plan_group_backward(const LstmShape& shape, const DeviceFacts& facts, PersistentPlan* best) {
   const int bytes = operand_bytes(best->product);
-  const int64_t line_tiles = ceil_div(shape.hidden_size, 2 * kWarpUnits);
+  const int64_t output_tiles = ceil_div(shape.hidden_size, 2 * kWarpUnits);
   const PersistentPlan common = *best;
   for (const int units : kGroupUnits) {
     PersistentPlan plan = common;
-    if (!share_out(shape, facts, units, &plan)) continue;
+    if (!partition(shape, facts, units, &plan)) continue;
     const int chunks = group_backward_chunks(units, bytes);
-    plan.line_tiles = static_cast<int>(ceil_div(line_tiles, kGroupWarps));
-    const int64_t vectors = int64_t{plan.line_tiles} * chunks;
-    const int64_t parked = std::max<int64_t>(0, vectors - kGroupBackwardVectors);
+    plan.warp_output_tiles = static_cast<int>(ceil_div(output_tiles, kGroupWarps));
+    const int64_t vectors = int64_t{plan.warp_output_tiles} * chunks;
+    const int64_t shared_vectors = std::max<int64_t>(0, vectors - kGroupBackwardVectors);
     plan.shared_bytes =
-        plan.group_tiles * tile_bytes(chunks) + parked * 2 * kGroupThreads * kLaneBytes;
+        plan.group_tiles * tile_bytes(chunks) + shared_vectors * 2 * kGroupThreads * kLaneBytes;
     if (plan.shared_bytes > facts.shared_per_block) continue;
     const int64_t part_bytes = int64_t{plan.group_blocks} * units * plan.group_tiles * kTileRows *
-                               static_cast<int64_t>(sizeof(float));  // of one block
+                               static_cast<int64_t>(sizeof(float));  // one block's
     set_workspace(shape, 2 * plan.group_blocks * part_bytes, &plan);
-    plan.step_cycles = step_cycles(plan, 2 * part_bytes, vectors, parked);
+    plan.step_cycles = step_cycles(plan, 2 * part_bytes, vectors, shared_vectors);
     if (best->group && plan.step_cycles >= best->step_cycles) continue;
     *best = plan;
   }

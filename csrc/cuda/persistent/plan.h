@@ -15,20 +15,20 @@ namespace lstm_fused::cuda {
 struct PersistentPlan {
   bool group = false;  // blocks in groups that each hold all of W_hh, else each block on its own
   ProductKind product = ProductKind::kFloat32;
-  int threads = 0;    // of a block
-  int64_t tiles = 0;  // of eight rows, that the batch has
-  int chunks = 0;     // one block: of weights in registers, for each lane; one that kernels know
-  // A group:
-  int group_blocks = 0;          // blocks that share the hidden units
-  int groups = 0;                // for each direction, that share the tiles
-  int group_tiles = 0;           // of each group but the last
-  int units = 0;                 // of each block but the last
-  int warp_chunks = 0;           // forward: of weights, for each lane
-  int line_tiles = 0;            // backward: tiles of sixteen lines of h, for each warp
-  int64_t step_cycles = 0;       // estimated, to compare plans with
-  int64_t shared_bytes = 0;      // of a block
-  int64_t max_shared_bytes = 0;  // that a block of any plan can have on this device
-  int64_t flag_bytes = 0;        // of the workspace, which begins with the flags
+  int threads = 0;    // per block
+  int64_t tiles = 0;  // tiles of eight rows in the batch
+  int chunks = 0;     // one block: a lane's chunks of weights in registers, one of kCtaChunks
+  // Groups of blocks:
+  int group_blocks = 0;       // blocks over which a group's hidden units are split
+  int groups = 0;             // groups over which a direction's tiles are split
+  int group_tiles = 0;        // tiles per group; the last group may have fewer
+  int units = 0;              // hidden units per block; the last block may have fewer
+  int warp_chunks = 0;        // forward: chunks of weights per lane
+  int warp_output_tiles = 0;  // backward: tiles of sixteen units of the gradient of h_prev per warp
+  int64_t step_cycles = 0;    // estimated, to compare plans with
+  int64_t shared_bytes = 0;   // per block
+  int64_t max_shared_bytes = 0;  // what a block of any plan can have on this device
+  int64_t flag_bytes = 0;        // the flags, with which the workspace begins
   int64_t workspace_bytes = 0;
 };
 

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Products of resident weights with a tile of eight rows of the batch: what the persistent kernels
-// share; persistent_layout.h says how both lie in memory.
+// Products of resident weights with a tile of eight rows of the batch, as all persistent kernels
+// make them. layout.h says how both operands lie in memory.
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
 
 #include "common/types.h"
-#include "cuda/persistent/layout.h"
 #include "cuda/device/ptx.cuh"
 #include "cuda/device/storage.cuh"
+#include "cuda/persistent/layout.h"
 
 namespace lstm_fused::cuda {
 
-// What the products are made of. `Storage`: type in memory; `Operand`: type in the tile.
+// The types and the instruction of a product. `Storage`: type in memory; `Operand`: type in the
+// tile.
 struct Bf16Product {
   using Storage = BFloat16;
   using Operand = BFloat16;
@@ -47,7 +48,7 @@ struct F32Product {  // FFMA: every product and sum is IEEE float
   static __device__ __forceinline__ Operand operand(Storage x) { return x; }
 };
 
-// Where a lane stands in its warp.
+// A lane's place in its warp, lane = 4g + t.
 struct Lane {
   int g, t;
   __device__ __forceinline__ Lane() {
@@ -82,49 +83,50 @@ __device__ __forceinline__ uint4 load_operands(const typename Product::Storage* 
   return lane.bits;
 }
 
-// A thread's weights that did not fit its registers, in shared memory: `chunks` of kLines each, of
-// which `next` is the thread's first and all others follow at distances of a block's threads.
-struct ParkedWeights {
+// A thread's weights that did not fit its registers, in shared memory: `chunks` of kWeightRows
+// vectors each. `next` is the thread's first one, and the others follow at distances of a block's
+// threads.
+struct SharedWeights {
   const uint4* next = nullptr;
   int chunks = 0;
 
-  template <int kLines>
-  __device__ __forceinline__ void load(uint4 (&weights)[kLines], int chunk) const {
+  template <int kWeightRows>
+  __device__ __forceinline__ void load(uint4 (&weights)[kWeightRows], int chunk) const {
 #pragma unroll
-    for (int line = 0; line < kLines; ++line) {
-      weights[line] = next[(chunk * kLines + line) * static_cast<int>(blockDim.x)];
+    for (int m = 0; m < kWeightRows; ++m) {
+      weights[m] = next[(chunk * kWeightRows + m) * static_cast<int>(blockDim.x)];
     }
   }
 };
 
-// Multiplies kLines lines of weights (M) for each g by the tile's rows: sums[line][j] is that of
-// line `line` of this lane's g and of row 2t + j. `tile`: the first byte of the K that goes with
-// weights[0]; the parked weights' follows that of kChunks in registers. `chunks`: how many of these
-// there are, kChunks where any is parked. The order of a sum is the
-// same for every row of a tile.
-template <typename Product, int kLines>
+// Multiplies kWeightRows rows of weights (M) for each g by the tile's rows: sums[m][j] belongs to
+// weight row m of this lane's g and to the tile's row 2t + j. `tile`: the first byte of the K that
+// goes with weights[0]; the K of the weights in shared memory follows that of the kChunks in
+// registers. `chunks`: how many of these there are, kChunks where any is in shared memory. Every
+// row of a tile is summed in the same order.
+template <typename Product, int kWeightRows>
 struct TileProduct {
-  static_assert(kLines % 2 == 0, "mma.sync takes 16 = 2 x 8 lines");
+  static_assert(kWeightRows % 2 == 0, "mma.sync takes 16 = 2 x 8 rows of weights");
 
   template <int kChunks>
-  static __device__ __forceinline__ void multiply(float (&sums)[kLines][kLaneRows],
-                                                  const uint4 (*weights)[kLines], int chunks,
-                                                  const ParkedWeights& parked, const char* tile,
+  static __device__ __forceinline__ void multiply(float (&sums)[kWeightRows][kLaneRows],
+                                                  const uint4 (*weights)[kWeightRows], int chunks,
+                                                  const SharedWeights& shared, const char* tile,
                                                   int stride, const Lane& lane) {
     const char* column = tile + tile_row(lane.g) * stride + lane.t * kLaneBytes;
-    float d[kLines / 2][4] = {};
+    float d[kWeightRows / 2][4] = {};
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; ++chunk) {
       if (chunk < chunks) add(d, weights[chunk], column, chunk);
     }
 #pragma unroll 1
-    for (int chunk = 0; chunk < parked.chunks; ++chunk) {
-      uint4 loaded[kLines];
-      parked.load(loaded, chunk);
+    for (int chunk = 0; chunk < shared.chunks; ++chunk) {
+      uint4 loaded[kWeightRows];
+      shared.load(loaded, chunk);
       add(d, loaded, column, kChunks + chunk);
     }
 #pragma unroll
-    for (int pair = 0; pair < kLines / 2; ++pair) {
+    for (int pair = 0; pair < kWeightRows / 2; ++pair) {
 #pragma unroll
       for (int j = 0; j < kLaneRows; ++j) {
         sums[2 * pair][j] = d[pair][j];
@@ -134,12 +136,12 @@ struct TileProduct {
   }
 
  private:
-  static __device__ __forceinline__ void add(float (&d)[kLines / 2][4],
-                                             const uint4 (&weights)[kLines], const char* column,
-                                             int chunk) {
+  static __device__ __forceinline__ void add(float (&d)[kWeightRows / 2][4],
+                                             const uint4 (&weights)[kWeightRows],
+                                             const char* column, int chunk) {
     const uint4 b = *reinterpret_cast<const uint4*>(column + chunk * kChunkBytes);
 #pragma unroll
-    for (int pair = 0; pair < kLines / 2; ++pair) {
+    for (int pair = 0; pair < kWeightRows / 2; ++pair) {
       const uint4& lower = weights[2 * pair];
       const uint4& upper = weights[2 * pair + 1];
       Product::mma(d[pair], lower.x, upper.x, lower.y, upper.y, b.x, b.y);
@@ -148,28 +150,28 @@ struct TileProduct {
   }
 };
 
-// With FFMA each of a unit's four lanes sums its quarter of K for all eight rows.
-template <int kLines>
-struct TileProduct<F32Product, kLines> {
+// The product by FFMA: each of a unit's four lanes sums its quarter of K for all eight rows.
+template <int kWeightRows>
+struct TileProduct<F32Product, kWeightRows> {
   template <int kChunks>
-  static __device__ __forceinline__ void multiply(float (&sums)[kLines][kLaneRows],
-                                                  const uint4 (*weights)[kLines], int chunks,
-                                                  const ParkedWeights& parked, const char* tile,
+  static __device__ __forceinline__ void multiply(float (&sums)[kWeightRows][kLaneRows],
+                                                  const uint4 (*weights)[kWeightRows], int chunks,
+                                                  const SharedWeights& shared, const char* tile,
                                                   int stride, const Lane& lane) {
     // Take four rows at a time: 2·half, 2·half + 1, and those 4 on.
     // NOTE: a real loop. Unrolled, it keeps loads for all rows in flight, and spills.
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
-      float d[kLines][4] = {};
+      float d[kWeightRows][4] = {};
       const char* rows = tile + 2 * half * stride + lane.t * kLaneBytes;
 #pragma unroll
       for (int chunk = 0; chunk < kChunks; ++chunk) {
         if (chunk < chunks) add(d, weights[chunk], rows, stride, chunk);
       }
 #pragma unroll 1
-      for (int chunk = 0; chunk < parked.chunks; ++chunk) {
-        uint4 loaded[kLines];
-        parked.load(loaded, chunk);
+      for (int chunk = 0; chunk < shared.chunks; ++chunk) {
+        uint4 loaded[kWeightRows];
+        shared.load(loaded, chunk);
         add(d, loaded, rows, stride, kChunks + chunk);
       }
 
@@ -177,40 +179,41 @@ struct TileProduct<F32Product, kLines> {
       // keep the rows of this half are t = half and t = half + 2.
       const bool upper = lane.t >= 2;
 #pragma unroll
-      for (int line = 0; line < kLines; ++line) {
+      for (int m = 0; m < kWeightRows; ++m) {
 #pragma unroll
         for (int j = 0; j < kLaneRows; ++j) {
-          const float kept = upper ? d[line][2 + j] : d[line][j];
-          const float given = upper ? d[line][j] : d[line][2 + j];
-          const float two = kept + __shfl_xor_sync(0xffffffffu, given, 2);
+          const float kept = upper ? d[m][2 + j] : d[m][j];
+          const float sent = upper ? d[m][j] : d[m][2 + j];
+          const float two = kept + __shfl_xor_sync(0xffffffffu, sent, 2);
           const float four = two + __shfl_xor_sync(0xffffffffu, two, 1);
-          if (lane.t % 2 == half) sums[line][j] = four;
+          if (lane.t % 2 == half) sums[m][j] = four;
         }
       }
     }
   }
 
  private:
-  static __device__ __forceinline__ void add(float (&d)[kLines][4], const uint4 (&weights)[kLines],
-                                             const char* rows, int stride, int chunk) {
+  static __device__ __forceinline__ void add(float (&d)[kWeightRows][4],
+                                             const uint4 (&weights)[kWeightRows], const char* rows,
+                                             int stride, int chunk) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      // Of rows 0, 1, 4 and 5, counted from 2·half, which does not touch what tile_row swaps.
+      // The row is 0, 1, 4 or 5, counted from 2·half: tile_row(row + 2) is tile_row(row) + 2 there.
       const int row = tile_row(i % 2 + i / 2 * 4);
       const float4 b = *reinterpret_cast<const float4*>(rows + row * stride + chunk * kChunkBytes);
 #pragma unroll
-      for (int line = 0; line < kLines; ++line) {
-        float sum = d[line][i];
-        sum = fmaf(__uint_as_float(weights[line].x), b.x, sum);
-        sum = fmaf(__uint_as_float(weights[line].y), b.y, sum);
-        sum = fmaf(__uint_as_float(weights[line].z), b.z, sum);
-        d[line][i] = fmaf(__uint_as_float(weights[line].w), b.w, sum);
+      for (int m = 0; m < kWeightRows; ++m) {
+        float sum = d[m][i];
+        sum = fmaf(__uint_as_float(weights[m].x), b.x, sum);
+        sum = fmaf(__uint_as_float(weights[m].y), b.y, sum);
+        sum = fmaf(__uint_as_float(weights[m].z), b.z, sum);
+        d[m][i] = fmaf(__uint_as_float(weights[m].w), b.w, sum);
       }
     }
   }
 };
 
-// Largest of a value over the rows of a tile, of which lane t holds those of its two rows.
+// The largest `value` of a tile's rows, where each lane has the larger one of its two rows.
 __device__ __forceinline__ int tile_max(int value) {
 #pragma unroll
   for (int distance = 1; distance <= 2; distance *= 2) {
@@ -228,7 +231,7 @@ __device__ __forceinline__ int row_length(const Args& args, int n) {
   return static_cast<int>(length < 0 ? 0 : length > args.steps ? args.steps : length);
 }
 
-// The two rows of the batch that belong to a lane.
+// A lane's two rows of the batch.
 struct LaneRows {
   int first;              // batch row of j = 0
   int length[kLaneRows];  // steps in which it takes part; 0 where it does not exist

@@ -3,14 +3,14 @@
 #include "cuda/status.h"
 #include "cuda/stepwise/backward.cuh"
 #include "cuda/stepwise/backward.h"
-#include "cuda/stepwise/projection.h"
+#include "cuda/stepwise/output_projection.h"
 #include "cuda/workspace.h"
 
 namespace lstm_fused::cuda {
 namespace {
 
-// Whether rows can be moved `width` elements at a time. With projection the kernels leave h alone.
-bool can_vectorize(const RecurrenceArgs& args, const BackwardRecurrence& d, int width) {
+// Whether rows can be moved `width` elements at a time. With projection the kernels do not touch h.
+bool can_vectorize(const RecurrenceArgs& args, const LstmBackwardDirection& d, int width) {
   const int64_t storage = width * dtype_size(args.dtype);
   const bool is_h_aligned = is_aligned(d.grad_y, storage) && is_aligned(d.grad_h_n, storage) &&
                             is_aligned(d.grad_h_0, storage);
@@ -38,12 +38,12 @@ void launch_step(StepKernel kernel, const BackwardStepArgs& args, int directions
   }
 }
 
-// What steps t send to the hidden of the steps before, to `recurrent` (L, N, H) accumulators. Where
-// that takes two products, what they send to h is the first one's, and goes to grad_entering
-// (L, T, N, P) storage; `to_hidden`: the second is wanted too.
+// Multiplies grad_gates of steps t back to the cell outputs of the steps before: to `recurrent`
+// (L, N, H) accumulators. Where that takes two products, the first one makes the gradient of
+// h_prev, in grad_h_prev (L, T, N, P) storage; `to_cell_output`: the second is wanted too.
 void multiply_grad_gates(const LstmShape& s, DType dtype, const RecurrentWeights& weights,
-                         const void* grad_gates, void* grad_entering, void* recurrent,
-                         bool to_hidden, const int64_t* t, const Blas& blas) {
+                         const void* grad_gates, void* grad_h_prev, void* recurrent,
+                         bool to_cell_output, const int64_t* t, const Blas& blas) {
   const int64_t gates = kGates * s.hidden_size, storage = dtype_size(dtype);
   const bool two_products = weights.w_hr != nullptr;
   Gemm gemm;
@@ -53,15 +53,14 @@ void multiply_grad_gates(const LstmShape& s, DType dtype, const RecurrentWeights
   gemm.a = {advance(grad_gates, t[0] * s.batch * gates, storage), gates, false,
             direction_stride(s, t, gates)};
   gemm.b = {weights.w_hh, weights.columns, false, gates * weights.columns};
-  gemm.c =
-      two_products ? advance(grad_entering, t[0] * s.batch * s.output_size, storage) : recurrent;
+  gemm.c = two_products ? advance(grad_h_prev, t[0] * s.batch * s.output_size, storage) : recurrent;
   gemm.c_stride = weights.columns;
   gemm.c_batch_stride =
       two_products ? direction_stride(s, t, s.output_size) : s.batch * weights.columns;
   gemm.c_accumulator = !two_products;
   gemm.batch = s.directions;
   blas.gemm(gemm);
-  if (!two_products || !to_hidden) return;
+  if (!two_products || !to_cell_output) return;
 
   Gemm second;
   second.m = s.batch;
@@ -78,7 +77,7 @@ void multiply_grad_gates(const LstmShape& s, DType dtype, const RecurrentWeights
 }
 
 template <typename Storage>
-void run_stepwise_backward(const RecurrenceArgs& args, const BackwardRecurrence* directions,
+void run_stepwise_backward(const RecurrenceArgs& args, const LstmBackwardDirection* directions,
                            bool composite, const Blas& blas) {
   const LstmShape& s = args.shape;
   const int count = s.directions;
@@ -90,12 +89,12 @@ void run_stepwise_backward(const RecurrenceArgs& args, const BackwardRecurrence*
   const StepwiseBackwardWorkspace parts = stepwise_backward_workspace(s, args.dtype, composite);
   char* workspace = static_cast<char*>(args.workspace);
   void* recurrent = workspace + parts.recurrent;
-  void* grad_entering = workspace + parts.entering;
+  void* grad_h_prev = workspace + parts.grad_h_prev;
   const void *w_hh_of[kMaxDirections] = {}, *w_hr_of[kMaxDirections] = {};
   bool vectorize = true;
   for (int i = 0; i < count; ++i) {
-    w_hh_of[i] = directions[i].w_hh;
-    w_hr_of[i] = directions[i].w_hr;
+    w_hh_of[i] = directions[i].weights.w_hh;
+    w_hr_of[i] = directions[i].weights.w_hr;
     vectorize = vectorize && can_vectorize(args, directions[i], kWidth);
   }
   const RecurrentWeights weights =
@@ -113,26 +112,27 @@ void run_stepwise_backward(const RecurrenceArgs& args, const BackwardRecurrence*
   step_args.steps = s.steps;
   step_args.batch = s.batch;
   step_args.hidden_size = s.hidden_size;
-  step_args.hidden_stride = count * s.hidden_size;
+  step_args.cell_output_stride = count * s.hidden_size;
   step_args.lengths = args.lengths;
   step_args.reset_mask = args.reset_mask;
 
-  // What arrives from outside, as gradients of the hidden.
-  const void *grad_hidden[kMaxDirections] = {}, *grad_last_hidden[kMaxDirections] = {};
+  // Turn grad_y and grad_h_n into gradients of the cell outputs.
+  const void *grad_cell_output[kMaxDirections] = {}, *grad_last_cell_output[kMaxDirections] = {};
   if (s.projection) {
-    unproject_gradients(args, directions, workspace + parts.hidden, workspace + parts.last_hidden,
-                        blas);
+    cell_output_gradients(args, directions, workspace + parts.grad_cell_output,
+                          workspace + parts.grad_last_cell_output, blas);
   }
   for (int i = 0; i < count; ++i) {
-    const BackwardRecurrence& d = directions[i];
-    grad_hidden[i] = d.grad_y;
-    grad_last_hidden[i] = d.grad_h_n;
+    const LstmBackwardDirection& d = directions[i];
+    grad_cell_output[i] = d.grad_y;
+    grad_last_cell_output[i] = d.grad_h_n;
     if (!s.projection) continue;
     if (d.grad_y != nullptr) {
-      grad_hidden[i] = advance(workspace + parts.hidden, i * s.hidden_size, storage);
+      grad_cell_output[i] = advance(workspace + parts.grad_cell_output, i * s.hidden_size, storage);
     }
     if (d.grad_h_n != nullptr) {
-      grad_last_hidden[i] = advance(workspace + parts.last_hidden, i * states, storage);
+      grad_last_cell_output[i] =
+          advance(workspace + parts.grad_last_cell_output, i * states, storage);
     }
   }
 
@@ -141,10 +141,10 @@ void run_stepwise_backward(const RecurrenceArgs& args, const BackwardRecurrence*
     const int64_t before[] = {t[0] - 1, t[1] + 1};
     const bool last_call = k == s.steps - 1;
 
-    // Through the cells.
+    // Differentiate the cells.
     step_args.first_call = k == 0;
     for (int i = 0; i < count; ++i) {
-      const BackwardRecurrence& d = directions[i];
+      const LstmBackwardDirection& d = directions[i];
       const int64_t row = t[i] * s.batch, unit = row * s.hidden_size;
       BackwardStepDirection& out = step_args.direction[i];
       out.step = t[i];
@@ -154,8 +154,8 @@ void run_stepwise_backward(const RecurrenceArgs& args, const BackwardRecurrence*
       // NOTE: out of range at the last call, where no row reads it.
       out.c_prev = last_call ? nullptr : advance(d.cells, before[i] * states, accumulator);
       out.c_0 = d.c_0;
-      out.grad_hidden = advance(grad_hidden[i], unit * count, storage);
-      out.grad_last_hidden = grad_last_hidden[i];
+      out.grad_cell_output = advance(grad_cell_output[i], unit * count, storage);
+      out.grad_last_cell_output = grad_last_cell_output[i];
       out.grad_c_n = d.grad_c_n;
       out.grad_cell_states = advance(d.grad_cell_states, unit * count, storage);
       out.recurrent = advance(recurrent, i * states, accumulator);
@@ -166,16 +166,17 @@ void run_stepwise_backward(const RecurrenceArgs& args, const BackwardRecurrence*
     }
     launch(StepKernel::kCell, step_args);
 
-    // To what entered. NOTE: with projection, grad_h_0 is not made of the hidden's gradient.
+    // Multiply back to the steps before. NOTE: with projection, grad_h_0 is not made of the
+    // gradient of the cell output.
     if (composite && last_call) break;
-    multiply_grad_gates(s, args.dtype, weights, directions[0].grad_gates, grad_entering, recurrent,
+    multiply_grad_gates(s, args.dtype, weights, directions[0].grad_gates, grad_h_prev, recurrent,
                         !last_call, t, blas);
   }
 
-  // To h and h_0.
+  // Make grad_output and grad_h_0.
   if (s.projection) {
-    if (composite) entering_gradients(args, directions, grad_entering, blas);
-    return output_gradients(args, directions, grad_entering);
+    if (composite) h_prev_gradients(args, directions, grad_h_prev, blas);
+    return output_gradients(args, directions, grad_h_prev);
   }
   for (int i = 0; i < count; ++i) step_args.direction[i].later = step_args.direction[i].step;
   launch(StepKernel::kInitialGradient, step_args);
@@ -183,7 +184,7 @@ void run_stepwise_backward(const RecurrenceArgs& args, const BackwardRecurrence*
 
 }  // namespace
 
-void stepwise_backward(const RecurrenceArgs& args, const BackwardRecurrence* directions,
+void stepwise_backward(const RecurrenceArgs& args, const LstmBackwardDirection* directions,
                        bool composite, const Blas& blas) {
   dispatch_storage(args.dtype, [&](auto storage) {
     run_stepwise_backward<decltype(storage)>(args, directions, composite, blas);

@@ -1,29 +1,31 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The kernels of stepwise_backward. Steps are taken from a row's last one to its first one.
-// "Hidden" is the cell's output o·tanh(c): h, unless a projection makes h of it.
+// The kernels of stepwise_backward: backpropagation through time, from a row's last step to its
+// first one. The cell output o·tanh(c) is h without projection.
 #pragma once
 
 #include "cuda/device/math.cuh"
-#include "cuda/recurrence.h"
 #include "cuda/device/row_grid.cuh"
 #include "cuda/device/storage.cuh"
+#include "cuda/recurrence.h"
 
 namespace lstm_fused::cuda {
 
 // One direction's arrays at its step; (N, …) rows each.
 struct BackwardStepDirection {
   int64_t step = 0;   // t
-  int64_t later = 0;  // the step that t's state enters; not a step at the sequence's end
+  int64_t later = 0;  // the step after t in this direction; outside [0, T) at the sequence's end
   const void* gates = nullptr;
   const void* cells = nullptr;
   const void* c_prev = nullptr;  // cells of the step before; not read by rows at their first step
   const void* c_0 = nullptr;
-  const void* grad_hidden = nullptr;       // grad_y, with projection through W_hr; null: zero
-  const void* grad_last_hidden = nullptr;  // (N, H) storage, likewise of grad_h_n; null: zero
+  // grad_y and grad_h_n (N, H) storage; with projection their products with W_hr. Null: zero
+  const void* grad_cell_output = nullptr;
+  const void* grad_last_cell_output = nullptr;
   const void* grad_c_n = nullptr;
   const void* grad_cell_states = nullptr;
-  const void* recurrent = nullptr;  // (N, H) accumulator, from the later step; see its readers
-  void* dc = nullptr;               // (N, H) accumulator, in from the later step, and out
+  // (N, H) accumulator: the gradient of the cell output by the later step's recurrent GEMM
+  const void* recurrent = nullptr;
+  void* dc = nullptr;  // (N, H) accumulator, in from the later step, and out
   void* grad_gates = nullptr;
   void* grad_h_0 = nullptr;  // null with projection
   void* grad_c_0 = nullptr;
@@ -31,8 +33,8 @@ struct BackwardStepDirection {
 
 struct BackwardStepArgs {
   int64_t steps = 0, batch = 0, hidden_size = 0;
-  int64_t hidden_stride = 0;  // of `grad_hidden` and `grad_cell_states`
-  bool first_call = false;    // no step of this sequence has run yet: there is no `recurrent`
+  int64_t cell_output_stride = 0;  // between rows of `grad_cell_output` and `grad_cell_states`
+  bool first_call = false;         // no step of this sequence has run yet: there is no `recurrent`
   const int64_t* lengths = nullptr;
   const uint8_t* reset_mask = nullptr;
   BackwardStepDirection direction[kMaxDirections];
@@ -53,29 +55,28 @@ struct StepOfRow {
   }
 };
 
-// Elements [j, j + kWidth) of the whole gradient of the hidden.
+// Elements [j, j + kWidth) of the whole gradient of the cell output.
 template <typename Storage, int kWidth>
-__device__ __forceinline__ Values<Storage, kWidth> hidden_gradient(const BackwardStepArgs& args,
-                                                                   const BackwardStepDirection& d,
-                                                                   const StepOfRow& row,
-                                                                   int64_t j) {
+__device__ __forceinline__ Values<Storage, kWidth> cell_output_gradient(
+    const BackwardStepArgs& args, const BackwardStepDirection& d, const StepOfRow& row, int64_t j) {
   const int64_t unit = row.n * args.hidden_size + j;
   Values<Storage, kWidth> dh;
   if (row.last) {
-    if (d.grad_last_hidden != nullptr) dh = load<Storage, kWidth>(d.grad_last_hidden, unit);
+    if (d.grad_last_cell_output != nullptr)
+      dh = load<Storage, kWidth>(d.grad_last_cell_output, unit);
   } else if (!is_reset(args.reset_mask, d.later, row.n, args.batch)) {
     dh = load_accumulators<Storage, kWidth>(d.recurrent, unit);
   }
-  if (d.grad_hidden != nullptr) {
-    const auto dy = load<Storage, kWidth>(d.grad_hidden, row.n * args.hidden_stride + j);
+  if (d.grad_cell_output != nullptr) {
+    const auto dy = load<Storage, kWidth>(d.grad_cell_output, row.n * args.cell_output_stride + j);
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) dh[i] += dy[i];
   }
   return dh;
 }
 
-// Without projection: grad_h_0 of the rows that took part in the later step for the first time,
-// which `recurrent` is from, and, at the first call, of rows without any step.
+// Without projection: stores grad_h_0 of the rows whose first step was the later one, to which
+// `recurrent` belongs, and, at the first call, of rows without any step.
 template <typename Storage, int kWidth>
 __device__ __forceinline__ void store_grad_h_0(const BackwardStepArgs& args,
                                                const BackwardStepDirection& d, const StepOfRow& row,
@@ -86,14 +87,15 @@ __device__ __forceinline__ void store_grad_h_0(const BackwardStepArgs& args,
   const int64_t unit = row.n * args.hidden_size + j;
   Values<Storage, kWidth> grad;
   if (without_steps) {
-    if (d.grad_last_hidden != nullptr) grad = load<Storage, kWidth>(d.grad_last_hidden, unit);
+    if (d.grad_last_cell_output != nullptr)
+      grad = load<Storage, kWidth>(d.grad_last_cell_output, unit);
   } else if (!is_reset(args.reset_mask, d.later, row.n, args.batch)) {
     grad = load_accumulators<Storage, kWidth>(d.recurrent, unit);
   }
   store<Storage>(d.grad_h_0, unit, grad);
 }
 
-// The cell: gradients of the gates and of the c that entered.
+// Backward of the cell: gradients of the gates and of c_prev.
 template <typename Storage, int kWidth>
 __global__ void __launch_bounds__(kRowThreads)
     backward_step_kernel(const __grid_constant__ BackwardStepArgs args) {
@@ -106,7 +108,8 @@ __global__ void __launch_bounds__(kRowThreads)
   const int64_t unit = n * hidden + j;
   const int64_t gate_unit = n * kGates * hidden + j;
 
-  // A row that takes no part has no gradient; one without any step hands its final one on.
+  // A row that takes no part has no gradient; the gradients of the final states of one without any
+  // step are those of its initial ones.
   if (!row.active) {
     const Values<Storage, kWidth> zero;
 #pragma unroll
@@ -122,7 +125,7 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 
   // Gather the gradients of h and of c.
-  const auto dh = hidden_gradient<Storage, kWidth>(args, d, row, j);
+  const auto dh = cell_output_gradient<Storage, kWidth>(args, d, row, j);
   Values<Storage, kWidth> dc;
   if (!row.last) {
     dc = load_accumulators<Storage, kWidth>(d.dc, unit);
@@ -130,12 +133,12 @@ __global__ void __launch_bounds__(kRowThreads)
     dc = load<Storage, kWidth>(d.grad_c_n, unit);
   }
   if (d.grad_cell_states != nullptr) {
-    const auto more = load<Storage, kWidth>(d.grad_cell_states, n * args.hidden_stride + j);
+    const auto more = load<Storage, kWidth>(d.grad_cell_states, n * args.cell_output_stride + j);
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) dc[i] += more[i];
   }
 
-  // The cell.
+  // Differentiate the cell.
   const bool reset = is_reset(args.reset_mask, d.step, n, args.batch);
   Values<Storage, kWidth> g[kGates], c_prev;
 #pragma unroll
@@ -159,7 +162,7 @@ __global__ void __launch_bounds__(kRowThreads)
     dc[i] = reset ? 0 : grad.c_prev;
   }
 
-  // Hand them on.
+  // Store the gradients of the gates, and of c for the step before.
 #pragma unroll
   for (int gate = 0; gate < kGates; ++gate) {
     store<Storage>(d.grad_gates, gate_unit + gate * hidden, g[gate]);
@@ -171,8 +174,8 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-// Without projection, after the last call, whose step now is `later`: grad_h_0 of the rows that
-// began there.
+// Without projection, after the last step, which now is `later`: stores grad_h_0 of the rows whose
+// first step that is.
 template <typename Storage, int kWidth>
 __global__ void __launch_bounds__(kRowThreads)
     initial_gradient_kernel(const __grid_constant__ BackwardStepArgs args) {

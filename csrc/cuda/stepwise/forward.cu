@@ -3,13 +3,14 @@
 #include "cuda/status.h"
 #include "cuda/stepwise/forward.cuh"
 #include "cuda/stepwise/forward.h"
-#include "cuda/stepwise/projection.h"
+#include "cuda/stepwise/output_projection.h"
 #include "cuda/workspace.h"
 
 namespace lstm_fused::cuda {
 namespace {
 
-// Whether rows can be moved `width` elements at a time. With projection the kernel leaves h alone.
+// Whether rows can be moved `width` elements at a time. With projection the kernel does not touch
+// h.
 bool can_vectorize(const RecurrenceArgs& args, const ForwardRecurrence& d, int width) {
   const int64_t storage = width * dtype_size(args.dtype);
   const int64_t accumulator = width * accumulator_size(args.dtype);
@@ -30,8 +31,8 @@ void launch_forward_step(const ForwardStepArgs& args, int directions, cudaStream
   check_launch("forward_step_kernel");
 }
 
-// h_0·W_hhᵀ, which is added at each row's first step, to (L, N, 4H) accumulators. It is apart from
-// `entering` since rows of the reverse direction begin at steps of their own.
+// Writes h_0·W_hhᵀ, which is added at each row's first step, to (L, N, 4H) accumulators. It is not
+// made by recurrent_gemm since rows of the reverse direction begin at steps of their own.
 void multiply_h_0(const RecurrenceArgs& args, const ForwardRecurrence* directions,
                   void* first_recurrent, const Blas& blas) {
   const LstmShape& s = args.shape;
@@ -50,31 +51,33 @@ void multiply_h_0(const RecurrenceArgs& args, const ForwardRecurrence* direction
   }
 }
 
-// Adds to the pre-activations of steps t what enters from the steps before; `projected` (L, N, P)
-// storage is made on the way, where two products are needed.
-void multiply_entering(const LstmShape& s, DType dtype, const RecurrentWeights& weights,
-                       const void* entering, void* projected, const int64_t* t,
-                       void* preactivations, const Blas& blas) {
+// Adds h_prev·W_hhᵀ to the pre-activations of steps t. Where two products are needed, the first one
+// makes `h_prev` (L, N, P) storage from the steps' prev_cell_output; else prev_cell_output is
+// h_prev, or W_hh is W_hh·W_hr.
+void recurrent_gemm(const LstmShape& s, DType dtype, const RecurrentWeights& weights,
+                    const void* prev_cell_output, void* h_prev, const int64_t* t,
+                    void* preactivations, const Blas& blas) {
   const int64_t gates = kGates * s.hidden_size;
+  const void* operand = prev_cell_output;
   if (weights.w_hr != nullptr) {
     Gemm gemm;
     gemm.m = s.batch;
     gemm.n = s.output_size;
     gemm.k = s.hidden_size;
-    gemm.a = {entering, s.hidden_size, false, s.batch * s.hidden_size};
+    gemm.a = {prev_cell_output, s.hidden_size, false, s.batch * s.hidden_size};
     gemm.b = {weights.w_hr, s.hidden_size, true, s.output_size * s.hidden_size};
-    gemm.c = projected;
+    gemm.c = h_prev;
     gemm.c_stride = s.output_size;
     gemm.c_batch_stride = s.batch * s.output_size;
     gemm.batch = s.directions;
     blas.gemm(gemm);
-    entering = projected;
+    operand = h_prev;
   }
   Gemm gemm;
   gemm.m = s.batch;
   gemm.n = gates;
   gemm.k = weights.columns;
-  gemm.a = {entering, weights.columns, false, s.batch * weights.columns};
+  gemm.a = {operand, weights.columns, false, s.batch * weights.columns};
   gemm.b = {weights.w_hh, weights.columns, true, gates * weights.columns};
   gemm.c = advance(preactivations, t[0] * s.batch * gates, accumulator_size(dtype));
   gemm.c_stride = gates;
@@ -99,16 +102,17 @@ void run_stepwise_forward(const RecurrenceArgs& args, const ForwardRecurrence* d
   const StepwiseForwardWorkspace parts =
       stepwise_forward_workspace(s, args.dtype, training, composite);
   char* workspace = static_cast<char*>(args.workspace);
-  void* entering = workspace + parts.entering;
+  void* prev_cell_output = workspace + parts.prev_cell_output;
   void* first_recurrent = workspace + parts.first_recurrent;
   const void *w_hh_of[kMaxDirections] = {}, *w_hr_of[kMaxDirections] = {};
-  void* hidden_of[kMaxDirections] = {};
+  void* cell_output_of[kMaxDirections] = {};
   bool vectorize = true;
   for (int i = 0; i < count; ++i) {
     w_hh_of[i] = directions[i].w_hh;
     w_hr_of[i] = directions[i].w_hr;
-    hidden_of[i] = s.projection ? advance(workspace + parts.hidden, i * s.hidden_size, storage)
-                                : directions[i].y;
+    cell_output_of[i] = s.projection
+                            ? advance(workspace + parts.cell_output, i * s.hidden_size, storage)
+                            : directions[i].y;
     vectorize = vectorize && can_vectorize(args, directions[i], kWidth);
   }
   const RecurrentWeights weights =
@@ -120,8 +124,8 @@ void run_stepwise_forward(const RecurrenceArgs& args, const ForwardRecurrence* d
     const int64_t t[] = {step, s.steps - 1 - step}, t_prev[] = {step - 1, s.steps - step};
     const bool last_step = step == s.steps - 1;
     if (step > 0) {
-      multiply_entering(s, args.dtype, weights, entering, workspace + parts.projected, t,
-                        directions[0].preactivations, blas);
+      recurrent_gemm(s, args.dtype, weights, prev_cell_output, workspace + parts.h_prev, t,
+                     directions[0].preactivations, blas);
     }
 
     // Run the cells.
@@ -129,7 +133,7 @@ void run_stepwise_forward(const RecurrenceArgs& args, const ForwardRecurrence* d
     step_args.steps = s.steps;
     step_args.batch = s.batch;
     step_args.hidden_size = s.hidden_size;
-    step_args.hidden_stride = count * s.hidden_size;
+    step_args.cell_output_stride = count * s.hidden_size;
     step_args.first_step = step == 0;
     step_args.lengths = args.lengths;
     step_args.reset_mask = args.reset_mask;
@@ -153,8 +157,8 @@ void run_stepwise_forward(const RecurrenceArgs& args, const ForwardRecurrence* d
         out.c = advance(workspace + parts.cell, state, accumulator);
         out.c_prev = out.c;
       }
-      out.hidden = advance(hidden_of[i], unit * count, storage);
-      out.entering = last_step ? nullptr : advance(entering, state, storage);
+      out.cell_output = advance(cell_output_of[i], unit * count, storage);
+      out.prev_cell_output = last_step ? nullptr : advance(prev_cell_output, state, storage);
       if (!s.projection) {
         out.h_0 = d.h_0;
         out.h_n = d.h_n;
@@ -169,7 +173,7 @@ void run_stepwise_forward(const RecurrenceArgs& args, const ForwardRecurrence* d
       launch_forward_step<Storage, 1>(step_args, count, args.stream);
     }
   }
-  if (s.projection) project_outputs(args, directions, workspace + parts.hidden, blas);
+  if (s.projection) project_outputs(args, directions, workspace + parts.cell_output, blas);
 }
 
 }  // namespace

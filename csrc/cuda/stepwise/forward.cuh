@@ -1,28 +1,31 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The kernel of stepwise_forward.
+// The kernel of stepwise_forward: the epilogue of a step's recurrent GEMM. The cell output
+// o·tanh(c) is h without projection.
 #pragma once
 
 #include "cuda/device/math.cuh"
-#include "cuda/recurrence.h"
 #include "cuda/device/row_grid.cuh"
 #include "cuda/device/storage.cuh"
+#include "cuda/recurrence.h"
 
 namespace lstm_fused::cuda {
 
 // One direction's arrays at its step; (N, …) rows each.
 struct ForwardStepDirection {
   int64_t step = 0;  // t
-  int64_t next = 0;  // the step that t's state enters; not a step at the sequence's end
-  const void* preactivations = nullptr;  // with the product of `entering`
+  int64_t next = 0;  // the step after t in this direction; outside [0, T) at the sequence's end
+  const void* preactivations = nullptr;  // the sums of the input GEMM and the recurrent GEMM
   const void* bias = nullptr;
-  const void* first_recurrent = nullptr;  // (N, 4H) accumulator: that of h_0
+  const void* first_recurrent = nullptr;  // (N, 4H) accumulator: h_0·W_hhᵀ
   const void* h_0 = nullptr;              // null with projection
   const void* c_0 = nullptr;
   const void* c_prev = nullptr;  // (N, H) accumulator; not read by rows at their first step
   void* c = nullptr;             // (N, H) accumulator; may be c_prev
-  void* hidden = nullptr;        // out, o·tanh(c) in rows of `hidden_stride` storage
-  void* entering = nullptr;      // out (N, H) storage: that which enters the next step; null: none
-  void* h_n = nullptr;           // null with projection
+  void* cell_output = nullptr;   // out, in rows of `cell_output_stride` storage
+  // out (N, H) storage: cell_output for the next step's recurrent GEMM, zero where that step is
+  // reset; null at the last step
+  void* prev_cell_output = nullptr;
+  void* h_n = nullptr;  // null with projection
   void* c_n = nullptr;
   void* cell_states = nullptr;
   void* gates = nullptr;
@@ -30,7 +33,7 @@ struct ForwardStepDirection {
 
 struct ForwardStepArgs {
   int64_t steps = 0, batch = 0, hidden_size = 0;
-  int64_t hidden_stride = 0;  // of `hidden` and `cell_states`
+  int64_t cell_output_stride = 0;  // between rows of `cell_output` and `cell_states`
   bool first_step = false;
   const int64_t* lengths = nullptr;
   const uint8_t* reset_mask = nullptr;
@@ -49,14 +52,15 @@ __global__ void __launch_bounds__(kRowThreads)
   const int64_t length = row_length(args.lengths, n, args.steps);
   const int64_t unit = n * hidden + j;
   const int64_t gate_unit = n * kGates * hidden + j;
-  const int64_t hidden_unit = n * args.hidden_stride + j;
+  const int64_t output_unit = n * args.cell_output_stride + j;
 
-  // A row that takes no part has zero outputs; one without any step ends where it began.
+  // A row that takes no part has zero outputs; the final states of one without any step are its
+  // initial ones.
   if (d.step >= length) {
     const Values<Storage, kWidth> zero;
-    store<Storage>(d.hidden, hidden_unit, zero);
-    if (d.entering != nullptr) store<Storage>(d.entering, unit, zero);
-    if (d.cell_states != nullptr) store<Storage>(d.cell_states, hidden_unit, zero);
+    store<Storage>(d.cell_output, output_unit, zero);
+    if (d.prev_cell_output != nullptr) store<Storage>(d.prev_cell_output, unit, zero);
+    if (d.cell_states != nullptr) store<Storage>(d.cell_states, output_unit, zero);
     if (args.first_step && length == 0) {
       store<Storage>(d.c_n, unit, load<Storage, kWidth>(d.c_0, unit));
       if (d.h_n != nullptr) store<Storage>(d.h_n, unit, load<Storage, kWidth>(d.h_0, unit));
@@ -67,7 +71,8 @@ __global__ void __launch_bounds__(kRowThreads)
   const bool last = d.step == (reverse ? 0 : length - 1);
   const bool reset = is_reset(args.reset_mask, d.step, n, args.batch);
 
-  // Add up the pre-activations. Those of the input hold what entered from the step before.
+  // Complete the pre-activations, which hold the sums of both GEMMs: add the bias and, at a row's
+  // first step, h_0·W_hhᵀ.
   Values<Storage, kWidth> a[kGates];
 #pragma unroll
   for (int gate = 0; gate < kGates; ++gate) {
@@ -90,7 +95,7 @@ __global__ void __launch_bounds__(kRowThreads)
               : load_accumulators<Storage, kWidth>(d.c_prev, unit);
   }
 
-  // The cell.
+  // Apply the cell.
   Values<Storage, kWidth> h;
 #pragma unroll
   for (int i = 0; i < kWidth; ++i) {
@@ -107,15 +112,15 @@ __global__ void __launch_bounds__(kRowThreads)
 
   // Store what the next step, the caller and the backward need.
   store_accumulators<Storage>(d.c, unit, c);
-  store<Storage>(d.hidden, hidden_unit, h);
-  if (d.entering != nullptr) {
+  store<Storage>(d.cell_output, output_unit, h);
+  if (d.prev_cell_output != nullptr) {
     const bool reset_next = is_reset(args.reset_mask, d.next, n, args.batch);
     Values<Storage, kWidth> next;
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) next[i] = reset_next ? 0 : h[i];
-    store<Storage>(d.entering, unit, next);
+    store<Storage>(d.prev_cell_output, unit, next);
   }
-  if (d.cell_states != nullptr) store<Storage>(d.cell_states, hidden_unit, c);
+  if (d.cell_states != nullptr) store<Storage>(d.cell_states, output_unit, c);
   if (d.gates != nullptr) {
 #pragma unroll
     for (int gate = 0; gate < kGates; ++gate) {

@@ -30,7 +30,7 @@ __global__ void reverse_kernel(float* x, int rounds) {
   }
 }
 
-// Block b hands a vector to block b + 1 by a flag.
+// Block b publishes a vector to block b + 1 by a flag.
 __global__ void chain_kernel(float* x, unsigned* flags) {
   const int b = blockIdx.x, t = threadIdx.x;
   if (b > 0) {
@@ -45,7 +45,7 @@ __global__ void chain_kernel(float* x, unsigned* flags) {
   if (t == 0) store_release(&flags[b + 1], 1);
 }
 
-// The same with __threadfence and volatile.
+// Block b publishes a vector to block b + 1 by __threadfence and a volatile flag.
 __global__ void fence_kernel(float* x, unsigned* flags) {
   const int b = blockIdx.x, t = threadIdx.x;
   if (b > 0) {
@@ -65,7 +65,7 @@ __global__ void fence_kernel(float* x, unsigned* flags) {
 }
 
 // A recurrence over blocks: each step reads what all blocks wrote in the one before. Each warp
-// releases its own share, and waits for all.
+// releases what it wrote, and waits for all.
 __global__ void step_kernel(float* x, unsigned* count, int steps) {
   const int n = gridDim.x * blockDim.x, i = blockIdx.x * blockDim.x + threadIdx.x;
   const unsigned warps = n / 32;

@@ -8,7 +8,7 @@ from .syntax import SIZES, Instruction
 _WIDER = {"u16": "u32", "s16": "s32", "u32": "u64", "s32": "s64"}
 
 
-def _finish(body: Body, instruction: Instruction, type_: str, expression: str) -> str:
+def _assign(body: Body, instruction: Instruction, type_: str, expression: str) -> str:
     """Apply .ftz, .sat and .relu to a result, and store it."""
     modifiers = instruction.modifiers
     if "ftz" in modifiers and type_ == "f32":
@@ -53,8 +53,8 @@ def _add_sub_mul(body: Body, instruction: Instruction) -> str:
     if direction and type_ in FLOATS:
         b = f"-{b}" if opcode == "sub" else b
         name = "mul" if opcode == "mul" else "add"
-        return _finish(body, instruction, type_, f"{name}_rounded({a}, {b}, {direction})")
-    return _finish(body, instruction, type_, _call(opcode, type_, [a, b]))
+        return _assign(body, instruction, type_, f"{name}_rounded({a}, {b}, {direction})")
+    return _assign(body, instruction, type_, _call(opcode, type_, [a, b]))
 
 
 def _carry(
@@ -91,9 +91,9 @@ def _multiply_add(body: Body, instruction: Instruction) -> str:
     if type_ in FLOATS:
         direction = direction_of(instruction)
         call = f"fma_rounded({a}, {b}, {c}, {direction})" if direction else f"fused({a}, {b}, {c})"
-        return _finish(body, instruction, type_, call)
+        return _assign(body, instruction, type_, call)
     if type_ in (*HALVES, *PAIRS):
-        return _finish(body, instruction, type_, _call("fused", type_, [a, b, c]))
+        return _assign(body, instruction, type_, _call("fused", type_, [a, b, c]))
     product = f"mul_hi({a}, {b})" if "hi" in modifiers else f"mul({a}, {b})"
     if opcode == "madc" or "cc" in modifiers:
         carry_in = "carry" if opcode == "madc" else "false"
@@ -118,9 +118,9 @@ def _divide(body: Body, instruction: Instruction) -> str:
     a, b = values_of(body, instruction, type_)
     direction = direction_of(instruction)
     if direction:
-        return _finish(body, instruction, type_, f"div_rounded({a}, {b}, {direction})")
+        return _assign(body, instruction, type_, f"div_rounded({a}, {b}, {direction})")
     name = "divide" if instruction.opcode == "div" else "remainder"
-    return _finish(body, instruction, type_, f"{name}({a}, {b})")
+    return _assign(body, instruction, type_, f"{name}({a}, {b})")
 
 
 @handles("min", "max")
@@ -132,7 +132,7 @@ def _min_max(body: Body, instruction: Instruction) -> str:
     name = {"min": "minimum", "max": "maximum"}[instruction.opcode]
     if type_ in FLOATS or type_ in HALVES:
         nan = "true" if "NaN" in modifiers else "false"
-        return _finish(body, instruction, type_, f"float_{name}({', '.join(values)}, {nan})")
+        return _assign(body, instruction, type_, f"float_{name}({', '.join(values)}, {nan})")
     if type_ in PAIRS:
         element = type_.removesuffix("x2")
         nan = "true" if "NaN" in modifiers else "false"
@@ -171,11 +171,11 @@ def _unary(body: Body, instruction: Instruction) -> str:
     if opcode in ("rcp", "rsqrt"):
         one = CPP_TYPES[type_] + "(1)"
         if direction and opcode == "rcp":
-            return _finish(body, instruction, type_, f"div_rounded({one}, {value}, {direction})")
+            return _assign(body, instruction, type_, f"div_rounded({one}, {value}, {direction})")
         denominator = value if opcode == "rcp" else f"root({value})"
-        return _finish(body, instruction, type_, f"{one} / {denominator}")
+        return _assign(body, instruction, type_, f"{one} / {denominator}")
     if opcode == "sqrt" and direction:
-        return _finish(body, instruction, type_, f"sqrt_rounded({value}, {direction})")
+        return _assign(body, instruction, type_, f"sqrt_rounded({value}, {direction})")
     if type_ in (*HALVES, *PAIRS) and opcode in ("ex2", "tanh"):
         element = type_.removesuffix("x2")
         convert = f"from_double<{element}>({_UNARY[opcode]}(to_float(a)))"
@@ -184,4 +184,4 @@ def _unary(body: Body, instruction: Instruction) -> str:
         else:
             expression = f"each([]({element} a) {{ return {convert}; }}, {value})"
         return body.assign(instruction.operands[0], type_, expression)
-    return _finish(body, instruction, type_, _call(_UNARY[opcode], type_, [value]))
+    return _assign(body, instruction, type_, _call(_UNARY[opcode], type_, [value]))

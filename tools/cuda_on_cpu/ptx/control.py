@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Instructions that branch, call, or meet other threads."""
+"""Instructions that branch, call, or synchronise threads."""
 
 import re
 

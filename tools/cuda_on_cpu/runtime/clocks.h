@@ -35,7 +35,7 @@ struct Clock {
   View fenced_block;   // of block scope
 };
 
-// Threads that arrive, to share what they know.
+// What the threads that arrive at a barrier know together.
 struct Gathering {
   std::vector<View> views;                            // distinct ones
   std::vector<std::pair<uint32_t, uint32_t>> epochs;  // thread in the block, epoch

@@ -35,20 +35,20 @@ struct ShuffleInput {
 };
 
 void mark_present(Exchange& exchange, uint32_t lanes, uint32_t) {
-  // Lanes that did not take part hold what an earlier meeting left.
+  // Lanes that did not take part hold what an earlier collective left.
   for (uint32_t lane = 0; lane < 32; ++lane) {
     const uint32_t is_here = lanes >> lane & 1;
     memcpy(exchange.in[lane] + sizeof(uint32_t), &is_here, sizeof is_here);
   }
 }
 
-void finish_ballot(Exchange& exchange, uint32_t lanes, uint32_t) {
+void compute_ballot(Exchange& exchange, uint32_t lanes, uint32_t) {
   uint32_t votes = 0;
   for_each_lane(lanes, [&](uint32_t lane) { votes |= input<uint32_t>(exchange, lane) << lane; });
   set_output(exchange, lanes, votes);
 }
 
-void finish_match_any(Exchange& exchange, uint32_t lanes, uint32_t) {
+void compute_match_any(Exchange& exchange, uint32_t lanes, uint32_t) {
   for_each_lane(lanes, [&](uint32_t lane) {
     uint32_t same = 0;
     for_each_lane(lanes, [&](uint32_t other) {
@@ -81,7 +81,7 @@ uint32_t combine(Reduce op, uint32_t a, uint32_t b) {
   }
 }
 
-void finish_reduce(Exchange& exchange, uint32_t lanes, uint32_t argument) {
+void compute_reduce(Exchange& exchange, uint32_t lanes, uint32_t argument) {
   const uint32_t first = static_cast<uint32_t>(__builtin_ctz(lanes));
   uint32_t total = input<uint32_t>(exchange, first);
   for_each_lane(lanes & (lanes - 1), [&](uint32_t lane) {
@@ -94,7 +94,8 @@ void finish_reduce(Exchange& exchange, uint32_t lanes, uint32_t argument) {
 
 uint32_t shuffle(ThreadState& th, Shuffle mode, uint32_t value, uint32_t b, uint32_t c,
                  uint32_t mask, bool* in_range, uint32_t site) {
-  const Exchange& exchange = meet(th, mask, "shfl", &value, sizeof value, mark_present, 0, site);
+  const Exchange& exchange =
+      exchange_lanes(th, mask, "shfl", &value, sizeof value, mark_present, 0, site);
   // As the PTX manual has it: c holds the last lane of a segment, and the mask of segments.
   const uint32_t segment = c >> 8 & 31, clamp = c & 31;
   const uint32_t last = (th.lane & segment) | (clamp & ~segment);
@@ -129,11 +130,12 @@ uint32_t shuffle(ThreadState& th, Shuffle mode, uint32_t value, uint32_t b, uint
 
 uint32_t ballot(ThreadState& th, bool predicate, uint32_t mask, uint32_t site) {
   const uint32_t vote = predicate;
-  return output(meet(th, mask, "vote", &vote, sizeof vote, finish_ballot, 0, site), th);
+  return output(exchange_lanes(th, mask, "vote", &vote, sizeof vote, compute_ballot, 0, site), th);
 }
 
 uint32_t match_any(ThreadState& th, uint64_t value, uint32_t mask, uint32_t site) {
-  return output(meet(th, mask, "match", &value, sizeof value, finish_match_any, 0, site), th);
+  return output(exchange_lanes(th, mask, "match", &value, sizeof value, compute_match_any, 0, site),
+                th);
 }
 
 uint32_t match_all(ThreadState& th, uint64_t value, uint32_t mask, bool* all, uint32_t site) {
@@ -144,11 +146,12 @@ uint32_t match_all(ThreadState& th, uint64_t value, uint32_t mask, bool* all, ui
 
 uint32_t reduce(ThreadState& th, Reduce op, uint32_t value, uint32_t mask, uint32_t site) {
   const auto argument = static_cast<uint32_t>(op);
-  return output(meet(th, mask, "redux", &value, sizeof value, finish_reduce, argument, site), th);
+  return output(
+      exchange_lanes(th, mask, "redux", &value, sizeof value, compute_reduce, argument, site), th);
 }
 
 uint32_t elect(ThreadState& th, uint32_t mask, bool* leader, uint32_t site) {
-  meet(th, mask, "elect", nullptr, 0, nullptr, 0, site);
+  exchange_lanes(th, mask, "elect", nullptr, 0, nullptr, 0, site);
   const auto lane = static_cast<uint32_t>(__builtin_ctz(mask));
   *leader = lane == th.lane;
   return lane;

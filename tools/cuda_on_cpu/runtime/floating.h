@@ -32,7 +32,7 @@ inline float to_float(bf16 x) { return as<float>(static_cast<uint32_t>(x.word) <
 inline bool is_nan(f16 x) { return (x.word & 0x7fff) > 0x7c00; }
 inline bool is_nan(bf16 x) { return (x.word & 0x7fff) > 0x7f80; }
 
-// double holds float exactly, and rounding it once more to a 16-bit type is where the two meet.
+// Rounds a result that was formed in double: to float, or once to a 16-bit type.
 template <class T>
 inline T from_double(double x);
 template <>

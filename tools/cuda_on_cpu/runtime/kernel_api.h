@@ -3,7 +3,8 @@
 // floating.h and arith.h, and no other header, so that it compiles fast.
 //
 // A kernel is a function of one CUDA thread: it runs on a fiber of its own and calls the runtime to
-// meet other threads. None of these calls returns after an error: the fiber is left for good.
+// synchronise with other threads. None of these calls returns after an error: the fiber is left for
+// good.
 #pragma once
 
 #include <cstdint>
@@ -100,7 +101,7 @@ inline void store(char* at, T value) {
 void on_access(ThreadState& th, const char* at, uint32_t bytes, uint32_t kind, uint32_t site);
 void on_fence(ThreadState& th, uint32_t scope);
 
-// After a strong load: lets other threads run. `value` tells a spin in vain from progress.
+// After a strong load: lets other threads run. A `value` that changes is progress, for a spin.
 void spin(ThreadState& th, const char* at, uint64_t value, uint32_t site);
 // After an atomic operation.
 void atomic_done(ThreadState& th, const char* at, bool changed, uint32_t site);
@@ -120,7 +121,7 @@ inline bool mutated(ThreadState& th, uint32_t number) {
   return true;
 }
 
-// ---- Meeting other threads
+// ---- Barriers, and collectives of a warp
 // -----------------------------------------------------------------------
 
 constexpr uint32_t kWholeBlock = ~0u;  // a barrier without a thread count

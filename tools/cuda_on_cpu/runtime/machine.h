@@ -49,18 +49,19 @@ struct Thread : ThreadState {
   std::vector<std::vector<AsyncCopy>> copies;  // committed groups, and the open one last
 };
 
-// Where lanes of a warp meet and exchange values. Two exchanges alternate: a lane may reach the
-// next meeting before another has read the results of this one.
+// The values that lanes of a warp exchange as they synchronise. Two exchanges alternate: a lane may
+// reach the next collective before another has read the results of this one.
 struct Exchange {
   alignas(16) char in[32][48];
   alignas(16) char out[32][16];
 };
-using Finish = void (*)(Exchange& exchange, uint32_t lanes, uint32_t argument);
+using Collective = void (*)(Exchange& exchange, uint32_t lanes, uint32_t argument);
 
-struct Meeting {
+// One collective of the lanes of `mask`, over and over.
+struct WarpSync {
   uint32_t mask = 0, arrived = 0, phase = 0, argument = 0;
   const char* what = nullptr;
-  Finish finish = nullptr;
+  Collective compute = nullptr;
   Exchange exchanges[2];
 };
 
@@ -69,7 +70,7 @@ struct Warp {
   uint32_t index = 0;
   uint32_t live = 0, ready = 0;  // lanes
   bool is_queued = false;
-  std::vector<std::unique_ptr<Meeting>> meetings;  // one for each mask
+  std::vector<std::unique_ptr<WarpSync>> syncs;  // one for each mask
 };
 
 struct Barrier {
@@ -128,7 +129,7 @@ struct Grid {
   Failure failure;
   uint64_t random;
   uint64_t switches = 0;
-  uint64_t vain = 0;  // spins and preemptions since anything last changed
+  uint64_t idle_turns = 0;  // spins and preemptions since anything last changed
   uint64_t stack_bytes;
   alignas(128) char workspace[256] = {};
   RaceChecker* race = nullptr;
@@ -139,11 +140,11 @@ struct Grid {
 extern Grid* grid;
 
 inline Thread& self(ThreadState& th) { return static_cast<Thread&>(th); }
-inline void progress() { grid->vain = 0; }
+inline void progress() { grid->idle_turns = 0; }
 
 uint32_t random_below(uint32_t end);
 // Waits until another thread calls make_ready.
-void park(Thread& th);
+void suspend(Thread& th);
 // Lets others run.
 void yield(Thread& th);
 void make_ready(Thread& th);
@@ -157,12 +158,13 @@ bool start_block();
 std::string site_text(uint32_t site);
 std::string describe_deadlock(const char* why);
 
-// Called as a thread ends: whom it leaves waiting may go on.
-void leave_meetings(Thread& th);
+// Called as a thread ends: those that wait for the live ones alone may go on.
+void leave_warp_syncs(Thread& th);
 void leave_barriers(Thread& th);
 
-// Brings lanes together; the last one to arrive calls `finish`, if any. Returns their exchange.
-Exchange& meet(ThreadState& th, uint32_t mask, const char* what, const void* in, uint32_t bytes,
-               Finish finish, uint32_t argument, uint32_t site);
+// Synchronises the lanes of `mask`; the last one to arrive calls `compute`, if any, on the values
+// of all. Returns their exchange.
+Exchange& exchange_lanes(ThreadState& th, uint32_t mask, const char* what, const void* in,
+                         uint32_t bytes, Collective compute, uint32_t argument, uint32_t site);
 
 }  // namespace cuda_on_cpu

@@ -35,7 +35,7 @@ Place place_of(uint32_t lane, uint32_t i, bool transpose) {
 
 constexpr uint32_t kTranspose = 16;
 
-void finish_load(Exchange& exchange, uint32_t, uint32_t argument) {
+void compute_load(Exchange& exchange, uint32_t, uint32_t argument) {
   for (uint32_t lane = 0; lane < 32; ++lane) {
     for (uint32_t matrix = 0; matrix < argument % kTranspose; ++matrix) {
       for (uint32_t i = 0; i < 2; ++i) {
@@ -52,7 +52,7 @@ struct StoreInput {
   uint32_t words[4];
 };
 
-void finish_store(Exchange& exchange, uint32_t, uint32_t argument) {
+void compute_store(Exchange& exchange, uint32_t, uint32_t argument) {
   for (uint32_t lane = 0; lane < 32; ++lane) {
     for (uint32_t matrix = 0; matrix < argument % kTranspose; ++matrix) {
       for (uint32_t i = 0; i < 2; ++i) {
@@ -166,7 +166,7 @@ void multiply_f64(Exchange& exchange) {
   }
 }
 
-void finish_mma(Exchange& exchange, uint32_t, uint32_t argument) {
+void compute_mma(Exchange& exchange, uint32_t, uint32_t argument) {
   const Mma mma = static_cast<Mma>(argument);
   const Shape shape = shape_of(mma);
   Operands all;
@@ -197,7 +197,8 @@ void load_matrix(ThreadState& th, uint32_t* out, uint32_t count, bool transpose,
                  uint32_t site) {
   check_row(th, at, kRead, site);
   const uint32_t argument = count + (transpose ? kTranspose : 0);
-  const Exchange& exchange = meet(th, ~0u, "ldmatrix", &at, sizeof at, finish_load, argument, site);
+  const Exchange& exchange =
+      exchange_lanes(th, ~0u, "ldmatrix", &at, sizeof at, compute_load, argument, site);
   memcpy(out, exchange.out[th.lane], 4 * count);
 }
 
@@ -207,7 +208,7 @@ void store_matrix(ThreadState& th, const uint32_t* in, uint32_t count, bool tran
   const uint32_t argument = count + (transpose ? kTranspose : 0);
   StoreInput input = {at, {}};
   memcpy(input.words, in, 4 * count);
-  meet(th, ~0u, "stmatrix", &input, sizeof input, finish_store, argument, site);
+  exchange_lanes(th, ~0u, "stmatrix", &input, sizeof input, compute_store, argument, site);
 }
 
 void mma(ThreadState& th, Mma form, uint32_t* d, const uint32_t* a, const uint32_t* b,
@@ -220,7 +221,7 @@ void mma(ThreadState& th, Mma form, uint32_t* d, const uint32_t* a, const uint32
   memcpy(fragments.c, c, 4 * shape.cd_words);
   const auto argument = static_cast<uint32_t>(form);
   const Exchange& exchange =
-      meet(th, ~0u, "mma", &fragments, sizeof fragments, finish_mma, argument, site);
+      exchange_lanes(th, ~0u, "mma", &fragments, sizeof fragments, compute_mma, argument, site);
   memcpy(d, exchange.out[th.lane], 4 * shape.cd_words);
 }
 

@@ -135,7 +135,7 @@ char* find_generic(ThreadState& state, uint64_t address, uint32_t bytes, uint32_
   char* const at = reinterpret_cast<char*>(address);
   const uint64_t offset = address - reinterpret_cast<uint64_t>(th.shared);
   if (offset < kSharedBase + th.shared_bytes) {
-    // The same checks as for an address of shared memory.
+    // Check the address as one of shared memory.
     if (offset < kSharedBase || offset + bytes > kSharedBase + th.shared_bytes ||
         offset % bytes != 0) {
       bad_shared(state, offset, bytes, site);

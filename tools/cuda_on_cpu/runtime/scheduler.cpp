@@ -86,7 +86,7 @@ void leave_warp() {
   }
 }
 
-// Whose turn it is; the host's when the grid has ended or cannot go on.
+// The thread whose turn it is; the host's when the grid has ended or cannot go on.
 Thread* next_thread() {
   Grid& g = *grid;
   if (g.current_warp != nullptr && g.current_warp->ready != 0 && --g.budget > 0) return take_lane();
@@ -132,7 +132,7 @@ void end_block(Block& block) {
   Block& block = *th.block;
   block.warps[th.warp].live &= ~(1u << th.lane);
   --block.live;
-  leave_meetings(th);
+  leave_warp_syncs(th);
   leave_barriers(th);
   if (block.live == 0) end_block(block);
   switch_to(*next_thread());
@@ -238,7 +238,7 @@ uint32_t random_below(uint32_t end) {
   return static_cast<uint32_t>(((x >> 32) * end) >> 32);
 }
 
-void park(Thread& th) {
+void suspend(Thread& th) {
   (void)th;
   switch_to(*next_thread());
 }

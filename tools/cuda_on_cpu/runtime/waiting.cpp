@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Threads that wait in a loop, and grids that wait for ever.
+// Threads that wait in a loop, and grids that wait forever.
 #include <map>
 
 #include "device.h"
@@ -9,16 +9,19 @@ namespace cuda_on_cpu {
 
 namespace {
 
-constexpr uint64_t kPatience = 8;  // turns in vain before another resident block starts
-// A grid is stuck when for this many turns, and this many times its threads, nothing has changed.
-constexpr uint64_t kVainTurns = 1000000, kVainTurnsPerThread = 200;
+// Turns without progress after which another resident block starts: a few, so that blocks often run
+// while others have not started, which is the order that finds most.
+constexpr uint64_t kTurnsBeforeStart = 8;
+// Turns without progress after which a grid is stuck: far more than a thread of a grid that works
+// waits for its turn, which is drawn at random.
+constexpr uint64_t kStuckTurns = 1000000, kStuckTurnsPerThread = 200;
 
-void turn_in_vain(Thread& th) {
+void idle_turn(Thread& th) {
   Grid& g = *grid;
   const uint64_t threads = g.blocks.size() * th.block->threads.size();
-  // Whom the waiting threads wait for may not have started.
-  if (++g.vain >= kPatience && start_block()) return;
-  if (g.vain < kVainTurns + kVainTurnsPerThread * threads) return;
+  // The waiting threads may wait for a block that has not started.
+  if (++g.idle_turns >= kTurnsBeforeStart && start_block()) return;
+  if (g.idle_turns < kStuckTurns + kStuckTurnsPerThread * threads) return;
   abandon(cudaErrorLaunchTimeout, describe_deadlock("all that run are waiting in loops"));
 }
 
@@ -84,7 +87,7 @@ void spin(ThreadState& state, const char* at, uint64_t value, uint32_t site) {
   th.spin_value = value;
   th.wait_site = site;
   th.wait = Wait::kSpin;
-  turn_in_vain(th);
+  idle_turn(th);
   yield(th);
   th.wait = Wait::kNothing;
 }
@@ -96,21 +99,21 @@ void atomic_done(ThreadState& state, const char* at, bool changed, uint32_t site
   th.spin_value = 0;
   th.wait_site = site;
   th.wait = Wait::kSpin;
-  if (!changed) turn_in_vain(th);
+  if (!changed) idle_turn(th);
   yield(th);
   th.wait = Wait::kNothing;
 }
 
 uint32_t preempt(ThreadState& state) {
   Thread& th = self(state);
-  turn_in_vain(th);
+  idle_turn(th);
   yield(th);
   return 1 + random_below(8192);
 }
 
 void sleep(ThreadState& state) {
   Thread& th = self(state);
-  turn_in_vain(th);
+  idle_turn(th);
   yield(th);
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "cuda/direction_weights.h"
 #include "cuda/device/row_grid.cuh"
-#include "cuda/status.h"
-#include "cuda/stepwise/projection.h"
 #include "cuda/device/storage.cuh"
+#include "cuda/direction_weights.h"
+#include "cuda/status.h"
+#include "cuda/stepwise/output_projection.h"
 
 namespace lstm_fused::cuda {
 namespace {
@@ -18,7 +18,7 @@ struct FinalOutputArgs {
   void* h_n[kMaxDirections] = {};
 };
 
-// h_n from y at each row's last step.
+// Copies h_n from y at each row's last step.
 template <typename Storage>
 __global__ void __launch_bounds__(kRowThreads)
     final_output_kernel(const __grid_constant__ FinalOutputArgs args) {
@@ -59,7 +59,7 @@ void launch_final_output(const RecurrenceArgs& args, const ForwardRecurrence* di
 struct OutputGradientDirection {
   const void* grad_y = nullptr;
   const void* grad_h_n = nullptr;
-  const void* grad_entering = nullptr;  // (T, N, P) storage: what step t sends to the h entering it
+  const void* grad_h_prev = nullptr;  // (T, N, P) storage: each step's gradient of its h_prev
   void* grad_output = nullptr;
   void* grad_h_0 = nullptr;
 };
@@ -71,7 +71,7 @@ struct OutputGradientArgs {
   OutputGradientDirection direction[kMaxDirections];
 };
 
-// Rows are those of (T, N).
+// A thread takes one element of a row of (T, N).
 template <typename Storage>
 __global__ void __launch_bounds__(kRowThreads)
     output_gradient_kernel(const __grid_constant__ OutputGradientArgs args) {
@@ -83,34 +83,34 @@ __global__ void __launch_bounds__(kRowThreads)
   const int64_t length = row_length(args.lengths, n, args.steps);
   const int64_t unit = row * args.output_size + p, state = n * args.output_size + p;
 
-  // Add up what arrives from outside and from the step after.
+  // Add up grad_y, grad_h_n at the row's last step, and the gradient from the step after.
   Values<Storage, 1> dh;
   if (t < length) {
     const int64_t later = reverse ? t - 1 : t + 1;
     if (t == (reverse ? 0 : length - 1)) {
       if (d.grad_h_n != nullptr) dh = load<Storage, 1>(d.grad_h_n, state);
     } else if (!is_reset(args.reset_mask, later, n, args.batch)) {
-      dh = load<Storage, 1>(d.grad_entering, (later * args.batch + n) * args.output_size + p);
+      dh = load<Storage, 1>(d.grad_h_prev, (later * args.batch + n) * args.output_size + p);
     }
     if (d.grad_y != nullptr) dh[0] += load<Storage, 1>(d.grad_y, row * args.grad_y_stride + p)[0];
   }
   store<Storage>(d.grad_output, unit, dh);
 
-  // The row's first step sends to h_0; without any step the last h is the first one.
+  // The h_prev of the row's first step is h_0; without any step h_n is h_0.
   Values<Storage, 1> dh_0;
   if (length == 0 && t == 0) {
     if (d.grad_h_n != nullptr) dh_0 = load<Storage, 1>(d.grad_h_n, state);
   } else if (t != (reverse ? length - 1 : 0)) {
     return;
   } else if (!is_reset(args.reset_mask, t, n, args.batch)) {
-    dh_0 = load<Storage, 1>(d.grad_entering, unit);
+    dh_0 = load<Storage, 1>(d.grad_h_prev, unit);
   }
   store<Storage>(d.grad_h_0, state, dh_0);
 }
 
-// (rows, P) times (P, H), to rows of `c_stride` elements of storage.
-void unproject(const Blas& blas, const LstmShape& s, int64_t rows, const void* a, int64_t a_stride,
-               const void* w_hr, void* c, int64_t c_stride) {
+// c = a·W_hr, (rows, P) times (P, H), in rows of `c_stride` elements of storage.
+void multiply_by_w_hr(const Blas& blas, const LstmShape& s, int64_t rows, const void* a,
+                      int64_t a_stride, const void* w_hr, void* c, int64_t c_stride) {
   Gemm gemm;
   gemm.m = rows;
   gemm.n = s.hidden_size;
@@ -125,14 +125,14 @@ void unproject(const Blas& blas, const LstmShape& s, int64_t rows, const void* a
 }  // namespace
 
 void project_outputs(const RecurrenceArgs& args, const ForwardRecurrence* directions,
-                     const void* hidden, const Blas& blas) {
+                     const void* cell_output, const Blas& blas) {
   const LstmShape& s = args.shape;
   for (int i = 0; i < s.directions; ++i) {
     Gemm gemm;
     gemm.m = s.steps * s.batch;
     gemm.n = s.output_size;
     gemm.k = s.hidden_size;
-    gemm.a = {advance(hidden, i * s.hidden_size, dtype_size(args.dtype)),
+    gemm.a = {advance(cell_output, i * s.hidden_size, dtype_size(args.dtype)),
               s.directions * s.hidden_size};
     gemm.b = {directions[i].w_hr, s.hidden_size, true};
     gemm.c = directions[i].y;
@@ -143,25 +143,27 @@ void project_outputs(const RecurrenceArgs& args, const ForwardRecurrence* direct
                    [&](auto storage) { launch_final_output<decltype(storage)>(args, directions); });
 }
 
-void unproject_gradients(const RecurrenceArgs& args, const BackwardRecurrence* directions,
-                         void* grad_hidden, void* grad_last_hidden, const Blas& blas) {
+void cell_output_gradients(const RecurrenceArgs& args, const LstmBackwardDirection* directions,
+                           void* grad_cell_output, void* grad_last_cell_output, const Blas& blas) {
   const LstmShape& s = args.shape;
   const int64_t storage = dtype_size(args.dtype);
   for (int i = 0; i < s.directions; ++i) {
-    const BackwardRecurrence& d = directions[i];
+    const LstmBackwardDirection& d = directions[i];
     if (d.grad_y != nullptr) {
-      unproject(blas, s, s.steps * s.batch, d.grad_y, s.directions * s.output_size, d.w_hr,
-                advance(grad_hidden, i * s.hidden_size, storage), s.directions * s.hidden_size);
+      multiply_by_w_hr(blas, s, s.steps * s.batch, d.grad_y, s.directions * s.output_size,
+                       d.weights.w_hr, advance(grad_cell_output, i * s.hidden_size, storage),
+                       s.directions * s.hidden_size);
     }
     if (d.grad_h_n != nullptr) {
-      unproject(blas, s, s.batch, d.grad_h_n, s.output_size, d.w_hr,
-                advance(grad_last_hidden, i * s.batch * s.hidden_size, storage), s.hidden_size);
+      multiply_by_w_hr(blas, s, s.batch, d.grad_h_n, s.output_size, d.weights.w_hr,
+                       advance(grad_last_cell_output, i * s.batch * s.hidden_size, storage),
+                       s.hidden_size);
     }
   }
 }
 
-void entering_gradients(const RecurrenceArgs& args, const BackwardRecurrence* directions,
-                        void* grad_entering, const Blas& blas) {
+void h_prev_gradients(const RecurrenceArgs& args, const LstmBackwardDirection* directions,
+                      void* grad_h_prev, const Blas& blas) {
   const LstmShape& s = args.shape;
   const int64_t rows = s.steps * s.batch;
   for (int i = 0; i < s.directions; ++i) {
@@ -170,15 +172,15 @@ void entering_gradients(const RecurrenceArgs& args, const BackwardRecurrence* di
     gemm.n = s.output_size;
     gemm.k = kGates * s.hidden_size;
     gemm.a = {directions[i].grad_gates, gemm.k};
-    gemm.b = {directions[i].w_hh, s.output_size};
-    gemm.c = advance(grad_entering, i * rows * s.output_size, dtype_size(args.dtype));
+    gemm.b = {directions[i].weights.w_hh, s.output_size};
+    gemm.c = advance(grad_h_prev, i * rows * s.output_size, dtype_size(args.dtype));
     gemm.c_stride = s.output_size;
     blas.gemm(gemm);
   }
 }
 
-void output_gradients(const RecurrenceArgs& args, const BackwardRecurrence* directions,
-                      const void* grad_entering) {
+void output_gradients(const RecurrenceArgs& args, const LstmBackwardDirection* directions,
+                      const void* grad_h_prev) {
   const LstmShape& s = args.shape;
   const int64_t rows = s.steps * s.batch;
   OutputGradientArgs out;
@@ -189,11 +191,11 @@ void output_gradients(const RecurrenceArgs& args, const BackwardRecurrence* dire
   out.lengths = args.lengths;
   out.reset_mask = args.reset_mask;
   for (int i = 0; i < s.directions; ++i) {
-    const BackwardRecurrence& from = directions[i];
+    const LstmBackwardDirection& from = directions[i];
     OutputGradientDirection& to = out.direction[i];
     to.grad_y = from.grad_y;
     to.grad_h_n = from.grad_h_n;
-    to.grad_entering = advance(grad_entering, i * rows * s.output_size, dtype_size(args.dtype));
+    to.grad_h_prev = advance(grad_h_prev, i * rows * s.output_size, dtype_size(args.dtype));
     to.grad_output = from.grad_output;
     to.grad_h_0 = from.grad_h_0;
   }

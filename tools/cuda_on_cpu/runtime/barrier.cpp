@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Where threads meet: the barriers of a block, and the lanes of a warp.
+// How threads synchronise: barriers of a block, and collectives of a warp.
 #include <cstring>
 
 #include "machine.h"
@@ -52,31 +52,32 @@ void arrive(Thread& th, uint32_t id, uint32_t threads, bool predicate, bool wait
     th.wait = Wait::kBarrier;
     th.wait_site = site;
     th.wait_barrier = id;
-    park(th);
+    suspend(th);
   }
 }
 
-Meeting& meeting_of(Warp& warp, uint32_t mask) {
-  for (auto& meeting : warp.meetings) {
-    if (meeting->mask == mask) return *meeting;
+WarpSync& warp_sync_of(Warp& warp, uint32_t mask) {
+  for (auto& sync : warp.syncs) {
+    if (sync->mask == mask) return *sync;
   }
-  warp.meetings.push_back(std::make_unique<Meeting>());
-  warp.meetings.back()->mask = mask;
-  return *warp.meetings.back();
+  warp.syncs.push_back(std::make_unique<WarpSync>());
+  warp.syncs.back()->mask = mask;
+  return *warp.syncs.back();
 }
 
-// Ends the meeting: `here`, if not null, is the lane that arrived last and runs on.
-void conclude(Meeting& meeting, Warp& warp, const Thread* here) {
-  Exchange& exchange = meeting.exchanges[meeting.phase];
-  if (meeting.finish) meeting.finish(exchange, meeting.arrived, meeting.argument);
-  if (grid->race && meeting.what == nullptr) grid->race->join_lanes(warp, meeting.arrived);
-  for (uint32_t lanes = meeting.arrived; lanes != 0; lanes &= lanes - 1) {
+// Lets the lanes that wait at `sync` go on. `here`: the lane that arrived last, which runs already;
+// or null.
+void complete(WarpSync& sync, Warp& warp, const Thread* here) {
+  Exchange& exchange = sync.exchanges[sync.phase];
+  if (sync.compute) sync.compute(exchange, sync.arrived, sync.argument);
+  if (grid->race && sync.what == nullptr) grid->race->join_lanes(warp, sync.arrived);
+  for (uint32_t lanes = sync.arrived; lanes != 0; lanes &= lanes - 1) {
     Thread& th = warp.block->threads[warp.index * 32 + __builtin_ctz(lanes)];
     th.wait = Wait::kNothing;
     if (&th != here) make_ready(th);
   }
-  meeting.arrived = 0;
-  meeting.phase ^= 1;
+  sync.arrived = 0;
+  sync.phase ^= 1;
   progress();
 }
 
@@ -106,50 +107,50 @@ void leave_barriers(Thread& th) {
   }
 }
 
-void leave_meetings(Thread& th) {
+void leave_warp_syncs(Thread& th) {
   Warp& warp = th.block->warps[th.warp];
-  for (auto& meeting : warp.meetings) {
-    if (meeting->arrived != 0 && meeting->arrived == (meeting->mask & warp.live)) {
-      conclude(*meeting, warp, nullptr);
+  for (auto& sync : warp.syncs) {
+    if (sync->arrived != 0 && sync->arrived == (sync->mask & warp.live)) {
+      complete(*sync, warp, nullptr);
     }
   }
 }
 
-Exchange& meet(ThreadState& state, uint32_t mask, const char* what, const void* in, uint32_t bytes,
-               Finish finish, uint32_t argument, uint32_t site) {
+Exchange& exchange_lanes(ThreadState& state, uint32_t mask, const char* what, const void* in,
+                         uint32_t bytes, Collective compute, uint32_t argument, uint32_t site) {
   Thread& th = self(state);
   Warp& warp = th.block->warps[th.warp];
   if ((mask >> th.lane & 1) == 0) {
     fail(th, cudaErrorLaunchFailure, "the mask leaves out the lane itself", site);
   }
-  Meeting& meeting = meeting_of(warp, mask);
-  if (meeting.arrived == 0) {
-    meeting.what = what;
-    meeting.finish = finish;
-    meeting.argument = argument;
-  } else if (meeting.what != what || meeting.argument != argument) {
+  WarpSync& sync = warp_sync_of(warp, mask);
+  if (sync.arrived == 0) {
+    sync.what = what;
+    sync.compute = compute;
+    sync.argument = argument;
+  } else if (sync.what != what || sync.argument != argument) {
     fail(th, cudaErrorLaunchFailure, "other lanes of the mask wait at another instruction", site);
   }
-  Exchange& exchange = meeting.exchanges[meeting.phase];
+  Exchange& exchange = sync.exchanges[sync.phase];
   if (bytes != 0) memcpy(exchange.in[th.lane], in, bytes);
-  meeting.arrived |= 1u << th.lane;
-  if (meeting.arrived == (mask & warp.live)) {
-    conclude(meeting, warp, &th);
+  sync.arrived |= 1u << th.lane;
+  if (sync.arrived == (mask & warp.live)) {
+    complete(sync, warp, &th);
   } else {
     th.wait = Wait::kWarp;
     th.wait_site = site;
-    park(th);
+    suspend(th);
   }
   return exchange;
 }
 
 void warp_sync(ThreadState& th, uint32_t mask, uint32_t site) {
-  meet(th, mask, nullptr, nullptr, 0, nullptr, 0, site);
+  exchange_lanes(th, mask, nullptr, nullptr, 0, nullptr, 0, site);
 }
 
 uint32_t live_lanes(ThreadState& th) {
-  // Which lanes run together is for the hardware to say. One alone is always a right answer, and
-  // the hardest for a kernel that expects more.
+  // The hardware decides which lanes run together. One alone is always a right answer, and the
+  // hardest for a kernel that expects more.
   return 1u << th.lane;
 }
 
