@@ -1,4 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
+"""Importing it registers the compiled ops; what is not an op is here."""
+
+from collections.abc import Mapping
+
 def available_isas() -> list[str]: ...
 def best_isa() -> str: ...
 def set_max_isa(name: str) -> str: ...
@@ -16,4 +20,18 @@ def plan_text(
     threads: int,
     backward: bool,
     data_rows: int | None = None,
+) -> str: ...
+def cuda_plan_text(
+    steps: int,
+    batch: int,
+    input_size: int,
+    hidden_size: int,
+    proj_size: int,
+    directions: int,
+    dtype: str,
+    allow_tf32: bool,
+    training: bool,
+    backward: bool,
+    facts: Mapping[str, int],
+    recompute: bool = False,
 ) -> str: ...

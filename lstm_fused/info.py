@@ -125,7 +125,7 @@ def cuda_plan_text(
     shared_per_block, registers_per_sm, max_threads_per_sm, l2_bytes. No GPU is needed.
     """
     assert native.compiled is not None
-    text: str = native.compiled.cuda_plan_text(
+    return native.compiled.cuda_plan_text(
         steps,
         batch,
         input_size,
@@ -139,14 +139,12 @@ def cuda_plan_text(
         facts,
         recompute,
     )
-    return text
 
 
 def _device_facts(device: torch.device) -> dict[str, int]:
     assert native.compiled_cuda is not None
     index = torch.cuda.current_device() if device.index is None else device.index
-    facts: dict[str, int] = native.compiled_cuda.device_facts(index)
-    return facts
+    return native.compiled_cuda.device_facts(index)
 
 
 def _steps_and_batch(

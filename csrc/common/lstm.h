@@ -127,4 +127,21 @@ struct LstmBackwardArgs {
   LstmBackwardDirection direction[kMaxDirections];
 };
 
+// A direction of a whole layer's backward: the recurrence, and what follows from it.
+struct LayerBackwardDirection {
+  // Of it, grad_gates and grad_output are not used; weights.w_ih is read where grad_x is wanted.
+  // Without gates (in all directions or in none), which a forward need not save, they are computed
+  // anew, from w_ih and the biases too.
+  LstmBackwardDirection recurrence;
+  const void* h_0 = nullptr;  // (N, P) storage
+  const void* y = nullptr;    // as in the forward
+  // out, storage, in the weights' shapes. All are null where no weight's gradient is wanted; b_*
+  // without biases, w_hr without projection.
+  void* grad_w_ih = nullptr;
+  void* grad_w_hh = nullptr;
+  void* grad_b_ih = nullptr;
+  void* grad_b_hh = nullptr;
+  void* grad_w_hr = nullptr;
+};
+
 }  // namespace lstm_fused

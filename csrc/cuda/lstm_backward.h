@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// One layer backward, on padded sequences in device memory: the recurrence. Gradients of x and of
-// the weights follow from it: see weight_gradients.h. Launches only, as lstm_forward.
+// The recurrence of one layer's backward, on padded sequences in device memory. Gradients of x and
+// of the weights follow from it: see gradients/layer_backward.h. Launches only, as lstm_forward.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "cuda/workspace.h"
 
+#include <algorithm>
+
 #include "common/integers.h"
 
 namespace lstm_fused::cuda {
@@ -109,15 +111,51 @@ RebuildWorkspace rebuild_workspace(const LstmShape& shape, DType dtype, bool has
 }
 
 WeightGradientWorkspace weight_gradient_workspace(const LstmShape& shape, DType dtype,
-                                                  bool has_lengths, bool has_reset_mask) {
+                                                  bool has_lengths, bool has_reset_mask,
+                                                  int64_t samples) {
   const int64_t storage = dtype_size(dtype);
-  const int64_t rows = shape.steps * shape.batch;
+  const int64_t rows = shape.steps * shape.batch, sum_rows = rows / samples;
+  const int64_t parts = ceil_div(sum_rows, rows_per_sum_part(sum_rows));
   WeightGradientWorkspace workspace;
   Cursor cursor;
   workspace.input = cursor.take(has_lengths, rows * shape.input_size, storage);
   workspace.h_prev = cursor.take(has_lengths || has_reset_mask, rows * shape.output_size, storage);
   workspace.sums =
-      cursor.take(true, kMaxSumParts * kGates * shape.hidden_size, accumulator_size(dtype));
+      cursor.take(true, parts * samples * kGates * shape.hidden_size, accumulator_size(dtype));
+  workspace.bytes = cursor.bytes();
+  return workspace;
+}
+
+int64_t rows_per_sum_part(int64_t rows) {
+  // 64 parts of 4H = 512 columns make 1024 blocks, several for each SM, and the second stage, one
+  // thread a column, adds few sums.
+  constexpr int64_t kMaxParts = 64;
+  // Eight for each of a block's eight warps, so that a small batch has few partial sums.
+  constexpr int64_t kMinRows = 64;
+  return std::max(kMinRows, ceil_div(rows, kMaxParts));
+}
+
+LayerBackwardWorkspace layer_backward_workspace(const LstmShape& shape, DType dtype,
+                                                const LayerBackwardOptions& options) {
+  const int64_t storage = dtype_size(dtype);
+  const int64_t rows = shape.directions * shape.steps * shape.batch;
+  int64_t shared = options.recurrence_bytes;
+  if (options.rebuilds_gates) {
+    shared = std::max(
+        shared, rebuild_workspace(shape, dtype, options.has_lengths, options.has_reset_mask).bytes);
+  }
+  if (options.wants_weights) {
+    shared = std::max(shared, weight_gradient_workspace(shape, dtype, options.has_lengths,
+                                                        options.has_reset_mask, options.samples)
+                                  .bytes);
+  }
+  LayerBackwardWorkspace workspace;
+  Cursor cursor;
+  workspace.grad_gates = cursor.take(true, rows * kGates * shape.hidden_size, storage);
+  workspace.grad_output = cursor.take(shape.projection, rows * shape.output_size, storage);
+  workspace.cell_output =
+      cursor.take(shape.projection && options.wants_weights, rows * shape.hidden_size, storage);
+  workspace.shared = cursor.take(true, shared, 1);
   workspace.bytes = cursor.bytes();
   return workspace;
 }

@@ -60,17 +60,37 @@ struct RebuildWorkspace {
 RebuildWorkspace rebuild_workspace(const LstmShape& shape, DType dtype, bool has_lengths,
                                    bool has_reset_mask);
 
-// The workspace of weight_gradients. It may overlay the recurrence's, which is free by then.
+// The workspace of weight_gradients, for each of `samples`.
 struct WeightGradientWorkspace {
   int64_t input = 0;   // (T, N, D) storage: x, zero past a length; with lengths
   int64_t h_prev = 0;  // (T, N, P) storage; with lengths or resets
-  int64_t sums = 0;    // (kMaxSumParts, 4H) accumulator: partial sums of the bias gradient
+  int64_t sums = 0;    // (parts, samples, 4H) accumulator: partial sums of the bias gradient
   int64_t bytes = 0;
 };
-// Parts of the rows that are summed by blocks of their own: 64 for 4H = 512 columns make 1024
-// blocks, several for each SM, and the second stage, one thread a column, adds few sums.
-constexpr int64_t kMaxSumParts = 64;
 WeightGradientWorkspace weight_gradient_workspace(const LstmShape& shape, DType dtype,
-                                                  bool has_lengths, bool has_reset_mask);
+                                                  bool has_lengths, bool has_reset_mask,
+                                                  int64_t samples);
+// Rows that a part of a column sum takes.
+int64_t rows_per_sum_part(int64_t rows);
+
+struct LayerBackwardOptions {
+  bool has_lengths = false, has_reset_mask = false;
+  bool rebuilds_gates = false;
+  bool wants_weights = false;
+  int64_t samples = 1;           // of the weights' gradients
+  int64_t recurrence_bytes = 0;  // LstmPlan::workspace_bytes
+};
+
+// The whole backward.
+struct LayerBackwardWorkspace {
+  int64_t grad_gates = 0;   // (L, T, N, 4H) storage
+  int64_t grad_output = 0;  // (L, T, N, P) storage: whole gradient of h, with projection
+  int64_t cell_output = 0;  // (L, T, N, H) storage: o·tanh(c), with projection, for the weights
+  int64_t shared = 0;       // of what runs one after the other: rebuild_gates, the recurrence, and
+                            // the weights' gradients
+  int64_t bytes = 0;
+};
+LayerBackwardWorkspace layer_backward_workspace(const LstmShape& shape, DType dtype,
+                                                const LayerBackwardOptions& options);
 
 }  // namespace lstm_fused::cuda

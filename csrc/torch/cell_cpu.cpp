@@ -30,7 +30,7 @@ CellResult lstm_cell_cpu(const Tensor& input, const std::optional<Tensor>& h,
   LSTM_CHECK(weights.size() >= 2 && weights[1].dim() == 2, "weights must begin with w_ih and w_hh");
   Tensor zeros;
   if (!h || !c) zeros = zero_state(input, 0, input.size(0), weights[1].size(1));
-  const Layer layer = make_cell_layer(input, h ? *h : zeros, c ? *c : zeros, weights);
+  const CpuLayer layer = make_cell_layer(input, h ? *h : zeros, c ? *c : zeros, weights);
   const int64_t rows = layer.shape.batch, hidden = layer.shape.hidden_size;
   const ScalarType dtype = layer.input.scalar_type();
   const Tensor h_next = new_tensor({rows, hidden}, dtype, layer.device);
@@ -65,11 +65,12 @@ BackwardResult lstm_cell_backward_cpu(const std::optional<Tensor>& grad_h_next,
                                       const std::vector<Tensor>& weights, const Tensor& gates,
                                       const Tensor& cells, bool need_input, bool need_states,
                                       bool need_weights) {
-  const Layer layer = make_cell_layer(input, h, c, weights);
+  const CpuLayer layer = make_cell_layer(input, h, c, weights);
   const int64_t rows = layer.shape.batch, hidden = layer.shape.hidden_size;
   const ScalarType dtype = layer.input.scalar_type();
   const Tensor saved_gates = checked(gates, "gates", {rows, kGates * hidden}, layer);
-  LSTM_CHECK(Sizes({rows, hidden}).equals(cells) && device_of(cells) == layer.device &&
+  const Sizes cells_sizes = {rows, hidden};
+  LSTM_CHECK(cells_sizes.equals(cells) && device_of(cells) == layer.device &&
                  cells.scalar_type() == accumulator_type(layer),
              "cells must be those that lstm_cell returned");
   const Tensor saved_cells = to_contiguous(cells, "cells");
@@ -80,7 +81,8 @@ BackwardResult lstm_cell_backward_cpu(const std::optional<Tensor>& grad_h_next,
   const Tensor grad_input = new_gradient(need_input, layer.shape.input_size);
   const Tensor grad_h = new_gradient(need_states, hidden);
   const Tensor grad_c = new_gradient(need_states, hidden);
-  const std::vector<Tensor> grad_weights = new_weight_gradients(layer, need_weights);
+  std::vector<Tensor> grad_weights;
+  if (need_weights) grad_weights = new_weight_gradients(layer);
 
   cpu::LayerBackwardArgs args;
   args.shape = layer.shape;
@@ -88,7 +90,7 @@ BackwardResult lstm_cell_backward_cpu(const std::optional<Tensor>& grad_h_next,
   args.layout = &layer.layout;
   args.x = layer.input.const_data_ptr();
   args.grad_x = element(grad_input, 0, 1);
-  cpu::LayerBackwardArgs::Direction& direction = args.direction[0];
+  LayerBackwardDirection& direction = args.direction[0];
   direction.recurrence.weights = layer.direction_weights(0);
   direction.recurrence.c_0 = layer.c_0.const_data_ptr();
   direction.recurrence.gates = const_element(saved_gates, 0, 1);
@@ -98,14 +100,7 @@ BackwardResult lstm_cell_backward_cpu(const std::optional<Tensor>& grad_h_next,
   direction.recurrence.grad_h_0 = element(grad_h, 0, 1);
   direction.recurrence.grad_c_0 = element(grad_c, 0, 1);
   direction.h_0 = layer.h_0.const_data_ptr();
-  if (need_weights) {
-    direction.grad_w_ih = grad_weights[0].mutable_data_ptr();
-    direction.grad_w_hh = grad_weights[1].mutable_data_ptr();
-    if (layer.has_bias()) {
-      direction.grad_b_ih = grad_weights[2].mutable_data_ptr();
-      direction.grad_b_hh = grad_weights[3].mutable_data_ptr();
-    }
-  }
+  if (need_weights) set_weight_gradients(layer, grad_weights, 0, direction);
   const cpu::Parallel parallel = torch_parallel();
   const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
   cpu::layer_backward(

@@ -19,8 +19,7 @@ DType to_dtype(ScalarType type) {
     case ScalarType::Half:
       return DType::kFloat16;
     default:
-      fail("input must be float32, float64, bfloat16 or float16, got ",
-           torch::headeronly::toString(type));
+      fail("input must be float32, float64, bfloat16 or float16, got ", dtype_text(type));
   }
 }
 
@@ -30,23 +29,29 @@ std::string shape_text(const Tensor& tensor) {
   return lstm_fused::shape_text(tensor.dim(), sizes.data());
 }
 
+void check_integers(const Tensor& tensor, const char* name) {
+  const ScalarType type = tensor.scalar_type();
+  LSTM_CHECK(type == ScalarType::Long || type == ScalarType::Int, name,
+             " must be int32 or int64, got ", dtype_text(type));
+}
+
 std::vector<int64_t> read_integers(const Tensor& tensor, const char* name) {
   LSTM_CHECK(tensor.dim() == 1, name, " must have 1 dimension, got ", tensor.dim());
   LSTM_CHECK(tensor.is_cpu(), name, " must be on the CPU for a CPU op");
+  check_integers(tensor, name);
   const Tensor contiguous = to_contiguous(tensor, name);
   const int64_t n = contiguous.size(0);
   if (contiguous.scalar_type() == ScalarType::Long) {
     const auto* p = static_cast<const int64_t*>(contiguous.const_data_ptr());
     return {p, p + n};
   }
-  LSTM_CHECK(contiguous.scalar_type() == ScalarType::Int, name, " must be int32 or int64, got ",
-             torch::headeronly::toString(contiguous.scalar_type()));
   const auto* p = static_cast<const int32_t*>(contiguous.const_data_ptr());
   return {p, p + n};
 }
 
 void read_shape(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
-                const std::vector<Tensor>& weights, bool packed, Layer& layer) {
+                const std::vector<Tensor>& weights, Layer& layer) {
+  const bool packed = layer.packed;
   LSTM_CHECK(input.dim() == (packed ? 2 : 3), "input must have ", packed ? 2 : 3,
              " dimensions, got ", input.dim());
   LSTM_CHECK(h_0.dim() == 3 && c_0.dim() == 3, "h_0 and c_0 must have 3 dimensions, got ",
@@ -69,8 +74,9 @@ void read_shape(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
 }
 
 void check_device(const Tensor& tensor, const char* name, const Layer& layer) {
-  LSTM_CHECK(device_of(tensor) == layer.device, name, " must be on ", layer.device.text(),
-             ", as input is");
+  const Device device = device_of(tensor);
+  LSTM_CHECK(device == layer.device, name, " must be on ", layer.device.text(),
+             ", as input is, got ", device.text());
 }
 
 // T of padded sequences.
@@ -116,7 +122,7 @@ void check_tensors(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
   check_weights(weights, layer);
   if (reset_mask) {
     LSTM_CHECK(reset_mask->scalar_type() == ScalarType::Bool, "reset_mask must be bool, got ",
-               torch::headeronly::toString(reset_mask->scalar_type()));
+               dtype_text(reset_mask->scalar_type()));
     check_device(*reset_mask, "reset_mask", layer);
     const Sizes sizes = {layer.steps, shape.batch};
     LSTM_CHECK(sizes.equals(*reset_mask), "reset_mask must have shape ", sizes.text(), ", got ",
@@ -131,18 +137,20 @@ Tensor checked(const Tensor& tensor, const char* name, const Sizes& sizes, const
   LSTM_CHECK(sizes.equals(tensor), name, " must have shape ", sizes.text(), ", got ",
              shape_text(tensor));
   check_device(tensor, name, layer);
-  LSTM_CHECK(tensor.scalar_type() == layer.input.scalar_type(), name, " must have input's dtype, ",
-             dtype_name(layer.dtype));
+  const ScalarType dtype = layer.input.scalar_type();
+  LSTM_CHECK(tensor.scalar_type() == dtype, name, " must have input's dtype, ", dtype_text(dtype),
+             ", got ", dtype_text(tensor.scalar_type()));
   return to_contiguous(tensor, name);
 }
 
-Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
-                 const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
-                 const std::optional<Tensor>& batch_sizes,
-                 const std::optional<Tensor>& reset_mask) {
+CpuLayer make_cpu_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+                        const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
+                        const std::optional<Tensor>& batch_sizes,
+                        const std::optional<Tensor>& reset_mask) {
   LSTM_CHECK(input.is_cpu(), "input must be on the CPU for a CPU op");
-  Layer layer;
-  read_shape(input, h_0, c_0, weights, batch_sizes.has_value(), layer);
+  CpuLayer layer;
+  layer.packed = batch_sizes.has_value();
+  read_shape(input, h_0, c_0, weights, layer);
   LstmShape& shape = layer.shape;
 
   // Lay out the sequences.
@@ -154,8 +162,9 @@ Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
     shape.steps = layer.steps = static_cast<int64_t>(sizes.size());
     check_sizes(shape);
     layer.layout = packed_layout(std::move(sizes));
-    LSTM_CHECK(layer.layout.data_rows() == input.size(0), "batch_sizes must add up to ",
-               input.size(0), " rows of input, got ", layer.layout.data_rows());
+    layer.sequence_rows = layer.layout.data_rows();
+    LSTM_CHECK(layer.sequence_rows == input.size(0), "batch_sizes must add up to ", input.size(0),
+               " rows of input, got ", layer.sequence_rows);
   } else {
     read_steps(input, layer);
     check_sizes(shape);
@@ -166,25 +175,23 @@ Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
       LSTM_CHECK(static_cast<int64_t>(values.size()) == shape.batch, "lengths must have shape (",
                  shape.batch, ",), got (", values.size(), ",)");
       layer.layout = padded_layout(shape.steps, values);
-      layer.ragged = layer.layout.data_rows() != shape.steps * shape.batch;
     } else {
       layer.layout = dense_layout(shape.steps, shape.batch);
     }
+    layer.sequence_rows = shape.steps * shape.batch;
   }
-  layer.data_rows = layer.layout.data_rows();
-  layer.sequence_rows = layer.layout.packed ? layer.data_rows : shape.steps * shape.batch;
   check_tensors(input, h_0, c_0, weights, reset_mask, layer);
   return layer;
 }
 
-Layer make_cell_layer(const Tensor& input, const Tensor& h, const Tensor& c,
-                      const std::vector<Tensor>& weights) {
+CpuLayer make_cell_layer(const Tensor& input, const Tensor& h, const Tensor& c,
+                         const std::vector<Tensor>& weights) {
   LSTM_CHECK(input.is_cpu(), "input must be on the CPU for a CPU op");
   LSTM_CHECK(input.dim() == 2, "input must have 2 dimensions, got ", input.dim());
   LSTM_CHECK(h.dim() == 2, "h must have 2 dimensions, got ", h.dim());
   LSTM_CHECK(weights.size() == 2 || weights.size() == 4, "weights must hold 2 or 4 tensors, got ",
              weights.size());
-  Layer layer;
+  CpuLayer layer;
   layer.dtype = to_dtype(input.scalar_type());
   layer.device = device_of(input);
   const int64_t batch = input.size(0), hidden = h.size(1);
@@ -194,7 +201,7 @@ Layer make_cell_layer(const Tensor& input, const Tensor& h, const Tensor& c,
   LSTM_CHECK(layer.shape.input_size >= 1, "input must have at least 1 feature, got ",
              layer.shape.input_size);
   layer.layout = dense_layout(1, batch);
-  layer.data_rows = layer.sequence_rows = batch;
+  layer.sequence_rows = batch;
   layer.input = to_contiguous(input, "input");
   layer.h_0 = checked(h, "h", {batch, hidden}, layer);
   layer.c_0 = checked(c, "c", {batch, hidden}, layer);
@@ -202,11 +209,15 @@ Layer make_cell_layer(const Tensor& input, const Tensor& h, const Tensor& c,
   return layer;
 }
 
-Layer make_device_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
-                        const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
-                        const std::optional<Tensor>& reset_mask) {
-  Layer layer;
-  read_shape(input, h_0, c_0, weights, false, layer);
+CudaLayer make_cuda_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+                          const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
+                          const std::optional<Tensor>& batch_sizes,
+                          const std::optional<Tensor>& reset_mask) {
+  LSTM_CHECK(!batch_sizes,
+             "the CUDA kernels take padded sequences with lengths, got batch_sizes; "
+             "lstm_fused.functional.lstm pads them");
+  CudaLayer layer;
+  read_shape(input, h_0, c_0, weights, layer);
   read_steps(input, layer);
   const LstmShape& shape = layer.shape;
   check_sizes(shape);
@@ -215,13 +226,13 @@ Layer make_device_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_
     LSTM_CHECK(sizes.equals(*lengths), "lengths must have shape ", sizes.text(), ", got ",
                shape_text(*lengths));
     check_device(*lengths, "lengths", layer);
-    const ScalarType type = lengths->scalar_type();
-    LSTM_CHECK(type == ScalarType::Long || type == ScalarType::Int,
-               "lengths must be int32 or int64, got ", torch::headeronly::toString(type));
+    check_integers(*lengths, "lengths");
     layer.lengths = to_contiguous(*lengths, "lengths");
-    if (type == ScalarType::Int) layer.lengths = converted(*layer.lengths, ScalarType::Long);
+    if (lengths->scalar_type() == ScalarType::Int) {
+      layer.lengths = converted(*layer.lengths, ScalarType::Long);
+    }
   }
-  layer.data_rows = layer.sequence_rows = shape.steps * shape.batch;
+  layer.sequence_rows = shape.steps * shape.batch;
   check_tensors(input, h_0, c_0, weights, reset_mask, layer);
   return layer;
 }
@@ -238,6 +249,10 @@ LstmWeights Layer::direction_weights(int direction) const {
   }
   if (shape.projection) out.w_hr = from[each - 1].const_data_ptr();
   return out;
+}
+
+const int64_t* CudaLayer::lengths_pointer() const {
+  return lengths ? static_cast<const int64_t*>(lengths->const_data_ptr()) : nullptr;
 }
 
 const uint8_t* Layer::reset_flags() const {

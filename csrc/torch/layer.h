@@ -13,20 +13,17 @@
 
 namespace lstm_fused {
 
-// The inputs that forward and backward share. Shapes as in common/lstm.h.
+// The inputs that forward and backward share, on either device. Shapes as in common/lstm.h.
 struct Layer {
   LstmShape shape;
   DType dtype = DType::kFloat32;
   Device device;                     // input's, and that of all others
   int64_t steps = 0;                 // T of x and y; shape's is 0 where no row goes through them
-  int64_t sequence_rows = 0;         // rows of x and y
-  int64_t data_rows = 0;             // M
-  SequenceLayout layout;             // make_layer only
-  bool ragged = false;               // make_layer only: padded, and not all rows have T steps
-  Tensor input;                      // contiguous (T, N, D) or (M, D)
+  int64_t sequence_rows = 0;         // rows of x and y: M when packed, else T·N
+  bool packed = false;               // input is (M, D), else (T, N, D)
+  Tensor input;                      // contiguous
   Tensor h_0, c_0;                   // contiguous (L, N, P), (L, N, H)
   std::vector<Tensor> weights;       // contiguous, all directions' in nn.LSTM's order
-  std::optional<Tensor> lengths;     // make_device_layer only: contiguous (N) int64
   std::optional<Tensor> reset_mask;  // contiguous (T, N) bool
 
   int weights_per_direction() const { return static_cast<int>(weights.size()) / shape.directions; }
@@ -35,19 +32,34 @@ struct Layer {
   const uint8_t* reset_flags() const;
 };
 
+// What a CPU op is given: it has read lengths and batch_sizes, which say how the rows lie.
+struct CpuLayer : Layer {
+  SequenceLayout layout;
+
+  // Whether sequences have rows past a length, which no kernel writes.
+  bool is_ragged() const { return layout.data_rows() != sequence_rows; }
+};
+
+// What a CUDA op is given: padded sequences, whose lengths are left for its kernels to read.
+struct CudaLayer : Layer {
+  std::optional<Tensor> lengths;  // contiguous (N) int64, on the device
+
+  const int64_t* lengths_pointer() const;
+};
+
 // Throw Error or std::runtime_error where the tensors do not fit together.
-//
-// make_layer reads lengths and batch_sizes, on the CPU. make_device_layer leaves lengths where they
-// are, on input's device, and takes padded sequences only; its data rows are all T·N.
-Layer make_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
-                 const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
-                 const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& reset_mask);
-// One step of one direction without projection: input (N, D), h and c (N, H).
-Layer make_cell_layer(const Tensor& input, const Tensor& h, const Tensor& c,
-                      const std::vector<Tensor>& weights);
-Layer make_device_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+CpuLayer make_cpu_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
                         const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
+                        const std::optional<Tensor>& batch_sizes,
                         const std::optional<Tensor>& reset_mask);
+// One step of one direction without projection: input (N, D), h and c (N, H).
+CpuLayer make_cell_layer(const Tensor& input, const Tensor& h, const Tensor& c,
+                         const std::vector<Tensor>& weights);
+// Refuses batch_sizes. Does not wait for the device.
+CudaLayer make_cuda_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+                          const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
+                          const std::optional<Tensor>& batch_sizes,
+                          const std::optional<Tensor>& reset_mask);
 
 // A contiguous tensor with the given sizes and the layer's dtype and device; else throws.
 Tensor checked(const Tensor& tensor, const char* name, const Sizes& sizes, const Layer& layer);

@@ -136,9 +136,11 @@ PYBIND11_MODULE(_C, m) {
         py::arg("data_rows") = py::none(),
         "How a call of this shape is carried out on the CPU, in one line, and why. data_rows: the "
         "sum of the lengths, where these differ.");
-  m.def("cuda_plan_text", &lstm_fused::cuda_plan_text, py::arg("steps"), py::arg("batch"),
-        py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"),
-        py::arg("dtype"), py::arg("allow_tf32"), py::arg("training"), py::arg("backward"),
-        py::arg("facts"), py::arg("recompute") = false,
-        "Likewise on a CUDA device of these facts, which need not be there.");
+  m.def(
+      "cuda_plan_text", &lstm_fused::cuda_plan_text, py::arg("steps"), py::arg("batch"),
+      py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"),
+      py::arg("dtype"), py::arg("allow_tf32"), py::arg("training"), py::arg("backward"),
+      py::arg("facts"), py::arg("recompute") = false,
+      "How a call of this shape is carried out on a CUDA device of these facts, which need not be "
+      "there, in one line, and why.");
 }

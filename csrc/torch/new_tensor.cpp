@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // In a file of its own: the tests of the CUDA ops allocate on an emulated device instead.
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/ops.h>
-
 #include <atomic>
 #include <string>
 
@@ -10,6 +7,7 @@
 #include "cpu/runtime/huge_pages.h"
 #include "torch/allocation.h"
 #include "torch/tensors.h"
+#include "torch/unstable_torch.h"
 
 namespace lstm_fused {
 namespace {
@@ -18,19 +16,14 @@ std::atomic<AskTorch> ask_torch{nullptr};
 
 // Null where torch gives no memory.
 AtenTensorHandle try_to_allocate(const Sizes& sizes, ScalarType dtype, const Device& device) {
-  int64_t strides[3] = {};
+  int64_t strides[Sizes::kMaxDimensions] = {};
   int64_t stride = 1;
   for (int64_t i = sizes.dim() - 1; i >= 0; --i) {
     strides[i] = stride;
     stride *= sizes.data()[i] > 1 ? sizes.data()[i] : 1;
   }
-  using torch::stable::detail::from;
-  using torch::stable::detail::to;
-  AtenTensorHandle handle = nullptr;
-  const AOTITorchError error =
-      aoti_torch_empty_strided(sizes.dim(), sizes.data(), strides, to<int32_t>(from(dtype)),
-                               device.type, device.index, &handle);
-  return error == AOTI_TORCH_SUCCESS ? handle : nullptr;
+  return unstable::empty_strided(sizes.dim(), sizes.data(), strides, dtype, device.type,
+                                 device.index);
 }
 
 // Tries again by way of who can tell why it failed.
@@ -42,7 +35,7 @@ AtenTensorHandle allocate_or_fail(const Sizes& sizes, ScalarType dtype, const De
   }
   if (!words.empty()) fail(words);
   const std::string bytes = std::to_string(byte_count(sizes, dtype));
-  if (device.type == aoti_torch_device_type_cpu()) fail_to_allocate(bytes);
+  if (device.is_cpu()) fail_to_allocate(bytes);
   fail("CUDA out of memory. Tried to allocate ", bytes, " bytes on ", device.text(),
        ", in lstm_fused");
 }
@@ -56,7 +49,7 @@ Tensor new_tensor(const Sizes& sizes, ScalarType dtype, const Device& device) {
   AtenTensorHandle handle = try_to_allocate(sizes, dtype, device);
   if (!handle) handle = allocate_or_fail(sizes, dtype, device);
   Tensor tensor(handle);
-  if (device.type == aoti_torch_device_type_cpu()) {
+  if (device.is_cpu()) {
     cpu::advise_huge_pages(element(tensor, 0, 1), bytes);
   }
   return tensor;

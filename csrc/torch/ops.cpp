@@ -1,59 +1,38 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-
 #include "torch/registration.h"
 #include "torch/schemas.h"
+#include "torch/unstable_torch.h"
 
 namespace lstm_fused {
 namespace {
 
-constexpr const char* kSchemas[] = {kLstmForwardSchema,       kLstmInferenceSchema,
-                                    kLstmBackwardSchema,      kLstmSampleGradientsSchema,
-                                    kLstmGateGradientsSchema, kLstmCellSchema,
-                                    kLstmCellBackwardSchema};
+constexpr const char* kSchemas[] = {kLstmForwardSchema,  kLstmInferenceSchema,
+                                    kLstmBackwardSchema, kLstmSampleGradientsSchema,
+                                    kLstmCellSchema,     kLstmCellBackwardSchema};
 
-// NOTE: not STABLE_TORCH_LIBRARY, which crashes where torch refuses the name.
 class Registration {
  public:
   Registration() { complete_ = define() && implement(); }
-  ~Registration() {
-    if (kernels_) aoti_torch_delete_library_object(kernels_);
-    if (definitions_) aoti_torch_delete_library_object(definitions_);
-  }
-  Registration(const Registration&) = delete;
-
   bool complete() const { return complete_; }
 
  private:
   bool define() {
-    TorchLibraryHandle library = nullptr;
-    if (aoti_torch_library_init_def("lstm_fused", __FILE__, __LINE__, &library) !=
-        AOTI_TORCH_SUCCESS) {
-      return false;
-    }
-    definitions_ = library;
+    if (!definitions_.begin_definitions("lstm_fused")) return false;
     for (const char* schema : kSchemas) {
-      if (aoti_torch_library_def(library, schema) != AOTI_TORCH_SUCCESS) return false;
+      if (!definitions_.define(schema)) return false;
     }
     return true;
   }
   bool implement() {
-    TorchLibraryHandle library = nullptr;
-    if (aoti_torch_library_init_impl("lstm_fused", "CPU", __FILE__, __LINE__, &library) !=
-        AOTI_TORCH_SUCCESS) {
-      return false;
-    }
-    kernels_ = library;
+    if (!kernels_.begin_kernels("lstm_fused", "CPU")) return false;
     for (const Kernel* kernel = kCpuKernels; kernel->name; ++kernel) {
-      if (torch_library_impl(library, kernel->name, kernel->run, TORCH_ABI_VERSION) !=
-          AOTI_TORCH_SUCCESS) {
-        return false;
-      }
+      if (!kernels_.implement(kernel->name, kernel->run)) return false;
     }
     return true;
   }
 
-  TorchLibraryHandle definitions_ = nullptr, kernels_ = nullptr;
+  // NOTE: in this order, so that torch forgets the kernels first.
+  unstable::Library definitions_, kernels_;
   bool complete_ = false;
 };
 

@@ -1,25 +1,36 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The ops on CPU tensors: allocate, and call the core.
-#include <torch/csrc/stable/tensor.h>
+#include <torch/csrc/stable/ops.h>
 
 #include "common/error.h"
-#include "cpu/gradients/input_gradient.h"
 #include "cpu/gradients/layer_backward.h"
-#include "cpu/gradients/lstm_backward.h"
-#include "cpu/gradients/rebuild_gates.h"
+#include "cpu/gradients/sample_gradients.h"
 #include "cpu/lstm_forward.h"
 #include "torch/call.h"
 #include "torch/cell_cpu.h"
 #include "torch/guard.h"
 #include "torch/layer.h"
 #include "torch/registration.h"
-#include "torch/sample_gradients.h"
 #include "torch/torch_parallel.h"
 
 namespace lstm_fused {
 namespace {
 
-void run_forward(const Layer& layer, const ForwardTensors& tensors) {
+// Zeroes the rows past a length, which no kernel writes: of sequences; and of what is saved, where
+// they are the last rows, so that a backward of other lengths finds no garbage.
+void clear_past_lengths(const CpuLayer& layer, const ForwardTensors& tensors) {
+  if (!layer.is_ragged()) return;
+  fill_with_zeros(tensors.y);
+  fill_with_zeros(tensors.cell_states);
+  const int64_t data_rows = layer.layout.data_rows();
+  for (Tensor saved : {tensors.gates, tensors.cells}) {
+    if (saved.numel() == 0) continue;
+    fill_with_zeros(torch::stable::narrow(saved, 1, data_rows, layer.sequence_rows - data_rows));
+  }
+}
+
+void run_forward(const CpuLayer& layer, const ForwardTensors& tensors) {
+  clear_past_lengths(layer, tensors);
   LstmForwardArgs args;
   args.shape = layer.shape;
   args.dtype = layer.dtype;
@@ -38,7 +49,7 @@ ForwardResult lstm_forward_cpu(const Tensor& input, const Tensor& h_0, const Ten
                                const std::optional<Tensor>& batch_sizes,
                                const std::optional<Tensor>& reset_mask, bool save_for_backward,
                                bool return_cell_states, bool recompute) {
-  const Layer layer = make_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
+  const CpuLayer layer = make_cpu_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
   const ForwardTensors tensors(layer, save_for_backward, save_for_backward && !recompute,
                                return_cell_states);
   run_forward(layer, tensors);
@@ -54,9 +65,12 @@ InferenceResult lstm_inference_cpu(const Tensor& input, const std::optional<Tens
   const int64_t hidden = weights[1].size(0) / kGates, output = weights[1].size(1);
   const int64_t rows = input.size(1);
   const Tensor h = h_0 ? *h_0 : zero_state(input, directions, rows, output);
-  const bool needs_zeros = h_0 || output != hidden;
-  const Tensor c = c_0 ? *c_0 : needs_zeros ? zero_state(input, directions, rows, hidden) : h;
-  const Layer layer = make_layer(input, h, c, weights, {}, {}, {});
+  const bool shares_zeros = !h_0 && !c_0 && output == hidden;
+  const auto initial_cells = [&] {
+    return c_0 ? *c_0 : zero_state(input, directions, rows, hidden);
+  };
+  const Tensor c = shares_zeros ? h : initial_cells();
+  const CpuLayer layer = make_cpu_layer(input, h, c, weights, {}, {}, {});
   LSTM_CHECK(layer.shape.directions == directions, "h_0 must hold ", directions,
              " directions, got ", layer.shape.directions);
   const ForwardTensors tensors(layer, /*save_cells=*/false, /*save_gates=*/false,
@@ -65,47 +79,23 @@ InferenceResult lstm_inference_cpu(const Tensor& input, const std::optional<Tens
   return {tensors.y, tensors.h_n, tensors.c_n};
 }
 
-// Makes the gates that the forward did not save.
-void rebuild_gates(const Layer& layer, const BackwardTensors& tensors, const cpu::CpuFacts& facts,
-                   const cpu::Parallel& parallel) {
-  LstmGatesArgs args;
+// The core's arguments. Zeroes the rows of grad_input past a length, which no kernel writes.
+cpu::LayerBackwardArgs backward_args(const CpuLayer& layer, const BackwardTensors& tensors) {
+  if (layer.is_ragged()) fill_with_zeros(tensors.grad_input);
+  cpu::LayerBackwardArgs args;
   args.shape = layer.shape;
   args.dtype = layer.dtype;
   args.layout = &layer.layout;
   args.x = layer.input.const_data_ptr();
   args.reset_mask = layer.reset_flags();
-  for (int d = 0; d < layer.shape.directions; ++d) {
-    args.direction[d] = tensors.gates_direction(layer, d);
-  }
-  cpu::rebuild_gates(args, cpu::make_forward_plan(layer.shape, layer.dtype, facts), parallel);
-}
-
-Tensor new_grad_input(const Layer& layer, bool wanted) {
-  return wanted ? new_sequence(layer, layer.shape.input_size)
-                : new_tensor({0}, layer.input.scalar_type(), layer.device);
-}
-
-// Runs the recurrence; gives the input's gradient, empty unless `need_input`.
-Tensor run_backward(const Layer& layer, const BackwardTensors& tensors, const cpu::LstmPlan& plan,
-                    bool need_input, const cpu::Parallel& parallel) {
-  LstmBackwardArgs args;
-  args.shape = layer.shape;
-  args.dtype = layer.dtype;
-  args.layout = &layer.layout;
-  args.reset_mask = layer.reset_flags();
+  args.grad_x = element(tensors.grad_input, 0, 1);
   for (int d = 0; d < layer.shape.directions; ++d) args.direction[d] = tensors.direction(layer, d);
-  cpu::lstm_backward(args, plan, parallel);
+  return args;
+}
 
-  const Tensor grad_input = new_grad_input(layer, need_input);
-  if (!need_input) return grad_input;
-  cpu::InputGradientArgs input_args = {layer.shape, layer.dtype, &layer.layout,
-                                       {},          {},          element(grad_input, 0, 1)};
-  for (int d = 0; d < layer.shape.directions; ++d) {
-    input_args.grad_gates[d] = args.direction[d].grad_gates;
-    input_args.w_ih[d] = args.direction[d].weights.w_ih;
-  }
-  cpu::input_gradient(input_args, plan.isa, parallel);
-  return grad_input;
+cpu::LayerBackwardPlan backward_plan(const CpuLayer& layer, const cpu::Parallel& parallel) {
+  return cpu::make_layer_backward_plan(layer.shape, layer.layout.data_rows(), layer.dtype,
+                                       cpu::cpu_facts(parallel.threads));
 }
 
 BackwardResult lstm_backward_cpu(
@@ -115,29 +105,12 @@ BackwardResult lstm_backward_cpu(
     const std::optional<Tensor>& lengths, const std::optional<Tensor>& batch_sizes,
     const std::optional<Tensor>& reset_mask, const Tensor& y, const Tensor& gates,
     const Tensor& cells, bool need_input, bool need_states, bool need_weights) {
-  const Layer layer = make_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
+  const CpuLayer layer = make_cpu_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
   const BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates,
-                                cells, need_states, /*keep_gate_gradients=*/false);
-  const Tensor grad_input = new_grad_input(layer, need_input);
-  const std::vector<Tensor> grad_weights = new_weight_gradients(layer, need_weights);
-
-  cpu::LayerBackwardArgs args;
-  args.shape = layer.shape;
-  args.dtype = layer.dtype;
-  args.layout = &layer.layout;
-  args.x = layer.input.const_data_ptr();
-  args.reset_mask = layer.reset_flags();
-  if (need_input) args.grad_x = grad_input.mutable_data_ptr();
-  for (int d = 0; d < layer.shape.directions; ++d) {
-    args.direction[d] = tensors.layer_direction(layer, d, grad_weights);
-  }
+                                cells, {need_input, need_states, need_weights, {}});
   const cpu::Parallel parallel = torch_parallel();
-  const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
-  cpu::layer_backward(
-      args,
-      cpu::make_layer_backward_plan(layer.shape, layer.layout.data_rows(), layer.dtype, facts),
-      parallel);
-  return {grad_input, tensors.grad_h_0, tensors.grad_c_0, grad_weights};
+  cpu::layer_backward(backward_args(layer, tensors), backward_plan(layer, parallel), parallel);
+  return tensors.result();
 }
 
 BackwardResult lstm_sample_gradients_cpu(
@@ -147,20 +120,14 @@ BackwardResult lstm_sample_gradients_cpu(
     const std::optional<Tensor>& lengths, const std::optional<Tensor>& batch_sizes,
     const std::optional<Tensor>& reset_mask, const Tensor& y, const Tensor& gates,
     const Tensor& cells, bool need_input, bool need_states, int64_t samples) {
-  const Layer layer = make_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
-  LSTM_CHECK(samples >= 1 && layer.shape.batch % samples == 0,
-             "samples must be at least 1 and divide the ", layer.shape.batch, " rows of h_0, got ",
-             samples);
+  const CpuLayer layer = make_cpu_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
+  check_samples(layer, samples);
   const BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates,
-                                cells, need_states, /*keep_gate_gradients=*/true);
+                                cells, {need_input, need_states, /*weights=*/true, samples});
   const cpu::Parallel parallel = torch_parallel();
-  const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
-  const cpu::LstmPlan plan = cpu::make_backward_plan(layer.shape, layer.dtype, facts);
-  if (tensors.rebuilds_gates) rebuild_gates(layer, tensors, facts, parallel);
-  const Tensor unprojected = unprojected_output(layer, tensors, plan.isa, parallel);
-  const Tensor grad_input = run_backward(layer, tensors, plan, need_input, parallel);
-  return {grad_input, tensors.grad_h_0, tensors.grad_c_0,
-          sample_gradients(layer, tensors, unprojected, samples, plan.isa, parallel)};
+  cpu::sample_gradients(backward_args(layer, tensors), samples, backward_plan(layer, parallel),
+                        parallel);
+  return tensors.result();
 }
 
 }  // namespace

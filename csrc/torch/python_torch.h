@@ -3,7 +3,6 @@
 #pragma once
 
 #include <pybind11/pybind11.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 #include <string>
 
@@ -21,10 +20,9 @@ inline void ask_python_torch(const Sizes& sizes, ScalarType dtype, const Device&
                                                                                   : "float32";
   py::tuple shape(sizes.dim());
   for (int64_t i = 0; i < sizes.dim(); ++i) shape[i] = py::int_(sizes.data()[i]);
-  const bool is_cpu = device.type == aoti_torch_device_type_cpu();
-  const std::string place = is_cpu ? "cpu" : device.text();
   const py::module_ torch = py::module_::import("torch");
-  torch.attr("empty")(shape, py::arg("dtype") = torch.attr(type), py::arg("device") = place);
+  torch.attr("empty")(shape, py::arg("dtype") = torch.attr(type),
+                      py::arg("device") = device.text());
 }
 
 }  // namespace lstm_fused

@@ -30,26 +30,14 @@ constexpr const char* kLstmBackwardSchema =
     "Tensor cells, bool need_input, bool need_states, bool need_weights) -> "
     "(Tensor, Tensor, Tensor, Tensor[])";
 
-// The same with the weights' gradients of each of B `samples`, (B, …) in the place of (…): row n of
-// the batch is of sample n % B. On the CPU.
+// A backward that gives the weights' gradients of each of B `samples`, (B, …) in the place of (…):
+// row n of the batch is of sample n % B. Returns what lstm_backward does.
 constexpr const char* kLstmSampleGradientsSchema =
     "lstm_sample_gradients(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, "
     "Tensor? grad_cell_states, Tensor input, Tensor h_0, Tensor c_0, Tensor[] weights, "
     "Tensor? lengths, Tensor? batch_sizes, Tensor? reset_mask, Tensor y, Tensor gates, "
     "Tensor cells, bool need_input, bool need_states, int samples) -> "
     "(Tensor, Tensor, Tensor, Tensor[])";
-
-// What the weights' gradients are products of, in their place, for gradients of each sample.
-// Returns grad_input, grad_h_0, grad_c_0, and, with rows in the order of input's, zero past a row's
-// length: grad_gates (L, rows, 4H), h_prev (L, rows, P), x (rows, D), and with projection, else
-// empty, grad_output (L, rows, P) and o·tanh(c) (L, rows, H):
-//   dW_ih = grad_gatesᵀ·x   dW_hh = grad_gatesᵀ·h_prev   dW_hr = grad_outputᵀ·(o·tanh(c))
-// On CUDA devices.
-constexpr const char* kLstmGateGradientsSchema =
-    "lstm_gate_gradients(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, "
-    "Tensor? grad_cell_states, Tensor input, Tensor h_0, Tensor c_0, Tensor[] weights, "
-    "Tensor? lengths, Tensor? batch_sizes, Tensor? reset_mask, Tensor y, Tensor gates, "
-    "Tensor cells) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)";
 
 // One step, of FusedLSTMCell: input (N, D), h and c (N, H), zero if absent. Returns the next h and
 // c and, for the backward (else empty), gates (N, 4H) and cells (N, H). For eager calls on the CPU.

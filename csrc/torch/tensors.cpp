@@ -1,17 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "torch/tensors.h"
 
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
-#include <cstring>
+#include <cctype>
 #include <sstream>
 
 #include "common/error.h"
-
-// torch 2.13 has it, before it is null: the library that is built here runs on torch 2.11 too.
-extern "C" __attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
+#include "torch/unstable_torch.h"
 
 namespace lstm_fused {
 namespace {
@@ -35,11 +30,9 @@ int64_t element_bytes(ScalarType dtype) {
 void check_memory(const Tensor& tensor, bool is_contiguous, const char* name) {
   const int64_t elements = tensor.numel();
   if (elements == 0) return;
-  int64_t offset = 0, storage_bytes = 0;
-  check_torch(aoti_torch_get_storage_offset(tensor.get(), &offset) == AOTI_TORCH_SUCCESS &&
-                  aoti_torch_get_storage_size(tensor.get(), &storage_bytes) == AOTI_TORCH_SUCCESS,
-              "tell a tensor's storage");
-  int64_t last = offset;
+  int64_t storage_bytes = 0;
+  check_torch(unstable::storage_bytes(tensor, &storage_bytes), "tell the size of a storage");
+  int64_t last = tensor.storage_offset();
   if (is_contiguous) {
     last += elements - 1;
   } else {
@@ -54,13 +47,10 @@ void check_memory(const Tensor& tensor, bool is_contiguous, const char* name) {
 
 }  // namespace
 
-Sizes::Sizes(std::initializer_list<int64_t> sizes) {
-  for (int64_t size : sizes) sizes_[dim_++] = size;
-}
-
 Sizes::Sizes(const Tensor& tensor) {
   const auto sizes = tensor.sizes();
-  LSTM_CHECK(sizes.size() <= 3, "a tensor must have up to 3 dimensions, got ", sizes.size());
+  LSTM_CHECK(sizes.size() <= kMaxDimensions, "a tensor must have up to ", kMaxDimensions,
+             " dimensions, got ", sizes.size());
   for (const int64_t size : sizes) sizes_[dim_++] = size;
 }
 
@@ -83,20 +73,56 @@ std::string shape_text(int64_t dim, const int64_t* sizes) {
   return text.str();
 }
 
+std::string dtype_text(ScalarType dtype) {
+  const auto name = [&]() -> std::string {
+    switch (dtype) {
+      case ScalarType::Byte:
+        return "uint8";
+      case ScalarType::Char:
+        return "int8";
+      case ScalarType::Short:
+        return "int16";
+      case ScalarType::Int:
+        return "int32";
+      case ScalarType::Long:
+        return "int64";
+      case ScalarType::Half:
+        return "float16";
+      case ScalarType::Float:
+        return "float32";
+      case ScalarType::Double:
+        return "float64";
+      case ScalarType::ComplexHalf:
+        return "complex32";
+      case ScalarType::ComplexFloat:
+        return "complex64";
+      case ScalarType::ComplexDouble:
+        return "complex128";
+      default: {  // bool, bfloat16, uint16 and others, which Python writes in small letters
+        std::string text = torch::headeronly::toString(dtype);
+        for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+        return text;
+      }
+    }
+  };
+  return "torch." + name();
+}
+
 std::string Device::text() const {
-  if (type == aoti_torch_device_type_cpu()) return "the CPU";
+  if (is_cpu()) return "cpu";
   std::ostringstream text;
-  text << (type == aoti_torch_device_type_cuda() ? "cuda:" : "device ") << index;
+  if (type == DeviceType::CUDA) {
+    text << "cuda:" << index;
+  } else {
+    text << "a device of type " << static_cast<int>(type);
+  }
   return text.str();
 }
 
 Device device_of(const Tensor& tensor) {
-  Device device;
-  check_torch(aoti_torch_get_device_type(tensor.get(), &device.type) == AOTI_TORCH_SUCCESS &&
-                  (device.type == aoti_torch_device_type_cpu() ||
-                   aoti_torch_get_device_index(tensor.get(), &device.index) == AOTI_TORCH_SUCCESS),
-              "tell a tensor's device");
-  return device;
+  if (tensor.is_cpu()) return {};
+  const torch::stable::Device device = tensor.device();
+  return {device.type(), device.index()};
 }
 
 void* element(const Tensor& tensor, int64_t offset, int64_t size) {
@@ -130,12 +156,12 @@ Tensor to_contiguous(const Tensor& tensor, const char* name) {
 
 Tensor converted(const Tensor& tensor, ScalarType dtype) {
   Tensor copy = new_tensor(Sizes(tensor), dtype, device_of(tensor));
-  check_torch(aoti_torch_copy_(copy.get(), tensor.get(), 0) == AOTI_TORCH_SUCCESS, "copy a tensor");
+  check_torch(unstable::copy_(copy, tensor), "copy a tensor");
   return copy;
 }
 
 void fill_with_zeros(const Tensor& tensor) {
-  check_torch(aoti_torch_zero_(tensor.get()) == AOTI_TORCH_SUCCESS, "fill a tensor with zeros");
+  check_torch(unstable::zero_(tensor), "fill a tensor with zeros");
 }
 
 void check_torch(bool success, const char* what) {
@@ -146,8 +172,7 @@ void check_torch(bool success, const char* what) {
 }
 
 std::string last_error_of_torch() {
-  if (!torch_exception_get_what_without_backtrace) return "";
-  const char* words = torch_exception_get_what_without_backtrace();
+  const char* words = unstable::last_error();
   return words ? words : "";
 }
 

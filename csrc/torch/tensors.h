@@ -4,22 +4,30 @@
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/DeviceType.h>
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <cstdint>
-#include <initializer_list>
 #include <string>
+#include <type_traits>
 
 namespace lstm_fused {
 
+using torch::headeronly::DeviceType;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Up to three sizes, without an allocation.
+// Up to kMaxDimensions sizes, without an allocation.
 class Sizes {
  public:
-  Sizes(std::initializer_list<int64_t> sizes);
-  explicit Sizes(const Tensor& tensor);  // of up to three dimensions
+  static constexpr int64_t kMaxDimensions = 3;
+
+  template <typename... Integers, std::enable_if_t<(std::is_integral_v<Integers> && ...), int> = 0>
+  Sizes(Integers... sizes) : dim_(sizeof...(sizes)), sizes_{static_cast<int64_t>(sizes)...} {
+    static_assert(sizeof...(sizes) <= kMaxDimensions, "the binding's tensors have 3 dimensions");
+  }
+  // Throws Error where the tensor has more dimensions.
+  explicit Sizes(const Tensor& tensor);
   int64_t dim() const { return dim_; }
   const int64_t* data() const { return sizes_; }
   bool equals(const Tensor& tensor) const;
@@ -27,18 +35,22 @@ class Sizes {
 
  private:
   int64_t dim_ = 0;
-  int64_t sizes_[3] = {};
+  int64_t sizes_[kMaxDimensions] = {};
 };
 
 std::string shape_text(int64_t dim, const int64_t* sizes);
 
-// Where a tensor lies, in torch's numbers.
+// A dtype as Python writes it: torch.float32.
+std::string dtype_text(ScalarType dtype);
+
+// Where a tensor lies. torch::stable::Device checks itself wherever one is made.
 struct Device {
-  int32_t type = 0;
+  DeviceType type = DeviceType::CPU;
   int32_t index = 0;  // 0 for the CPU
 
   bool operator==(const Device& other) const { return type == other.type && index == other.index; }
-  std::string text() const;  // "the CPU", "cuda:0"
+  bool is_cpu() const { return type == DeviceType::CPU; }
+  std::string text() const;  // as Python writes it: cpu, cuda:0
 };
 Device device_of(const Tensor& tensor);
 

@@ -6,8 +6,6 @@
 #include <atomic>
 #include <exception>
 
-#include "torch/tensors.h"
-
 namespace lstm_fused {
 namespace {
 
@@ -37,10 +35,8 @@ class Work {
 
 void run_on_torch_pool(int64_t n, cpu::Parallel::Body body, void* context) {
   Work work(body, context);
-  const auto run = [](int64_t begin, int64_t end, void* of) {
-    static_cast<Work*>(of)->run(begin, end);
-  };
-  check_torch(torch_parallel_for(0, n, 1, run, &work) == AOTI_TORCH_SUCCESS, "use its threads");
+  torch::stable::parallel_for(0, n, 1,
+                              [&work](int64_t begin, int64_t end) { work.run(begin, end); });
   work.rethrow();
 }
 

@@ -14,7 +14,7 @@ from lstm_fused._ops.arguments import (
     ForwardArguments,
 )
 from lstm_fused._ops.checks import accumulator_dtype, check_rank, require
-from lstm_fused._ops.layer_weights import GATES, has_projection
+from lstm_fused._ops.layer_weights import GATES
 from lstm_fused._ops.op_checks import check_cell, check_layer, check_saved
 
 
@@ -136,29 +136,12 @@ def fake_lstm_sample_gradients(
     return *results[:3], [grad.new_empty((samples, *grad.shape)) for grad in results[3]]
 
 
-def fake_lstm_gate_gradients(*arguments: Any) -> tuple[Tensor, ...]:
-    given = BackwardArguments._make((*arguments, True, True, False))
-    _check_backward(given)
-    input, (directions, _, output_size) = given.input, given.h_0.shape
-    hidden_size, rows = given.c_0.shape[2], given.cells.shape[1]
-    projections = directions if has_projection(len(given.weights), int(directions)) else 0
-    return (
-        *_gradients(given, given.h_0, given.c_0)[:3],
-        input.new_empty((directions, rows, GATES * hidden_size)),
-        input.new_empty((directions, rows, output_size)),
-        input.new_empty((rows, input.shape[-1])),
-        input.new_empty((projections, rows, output_size)),
-        input.new_empty((projections, rows, hidden_size)),
-    )
-
-
 # By the ops' names.
 FAKES: dict[str, Callable[..., Any]] = {
     "lstm_forward": fake_lstm_forward,
     "lstm_inference": fake_lstm_inference,
     "lstm_backward": fake_lstm_backward,
     "lstm_sample_gradients": fake_lstm_sample_gradients,
-    "lstm_gate_gradients": fake_lstm_gate_gradients,
     "lstm_cell": fake_lstm_cell,
     "lstm_cell_backward": fake_lstm_cell_backward,
 }

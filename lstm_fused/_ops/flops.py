@@ -97,11 +97,6 @@ def _lstm_sample_gradients(*arguments: Any, out_shape: Any) -> int:
     return _lstm_backward(*arguments[:-1], True, out_shape=out_shape)
 
 
-def _lstm_gate_gradients(*arguments: Any, out_shape: Any) -> int:
-    # The weights' gradients are torch's own products, of what this op gives.
-    return _lstm_backward(*arguments, True, False, False, out_shape=out_shape)
-
-
 def _lstm_cell(
     input: Shape, h: Any, c: Any, weights: Sequence[Shape], save: bool, *, out_shape: Any
 ) -> int:
@@ -128,7 +123,6 @@ def register_flop_formulas() -> None:
         (ops.lstm_inference, _lstm_inference),
         (ops.lstm_backward, _lstm_backward),
         (ops.lstm_sample_gradients, _lstm_sample_gradients),
-        (ops.lstm_gate_gradients, _lstm_gate_gradients),
         (ops.lstm_cell, _lstm_cell),
         (ops.lstm_cell_backward, _lstm_cell_backward),
     ):

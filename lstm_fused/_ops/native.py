@@ -5,16 +5,24 @@ from __future__ import annotations
 
 import warnings
 from importlib import import_module
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lstm_fused._ops.fakes import FAKES
 from lstm_fused._torch.private import builtin_of
 
-# The extension module, or None where it did not load.
-compiled: ModuleType | None = None
+# The extension module and the one with the CUDA kernels. Each is None where it did not load, which
+# mypy is not told, since it knows a module's functions by the module's own name only: ask before
+# use.
+if TYPE_CHECKING:
+    from lstm_fused import _C, _C_cuda
+
+    compiled = _C
+    compiled_cuda = _C_cuda
+else:
+    compiled = compiled_cuda = None
+
 try:
     compiled = import_module("lstm_fused._C")
 except ImportError as error:
@@ -27,8 +35,7 @@ except ImportError as error:
         stacklevel=2,
     )
 
-# The module with the CUDA kernels, or None, and then why.
-compiled_cuda: ModuleType | None = None
+# Why there are no CUDA kernels.
 cuda_problem = ""
 if torch.version.cuda is None:
     cuda_problem = f"torch {torch.__version__} is no CUDA build"
@@ -66,8 +73,14 @@ def check_cuda_kernels(device: torch.device) -> None:
 
 
 def takes_batch_sizes(device: torch.device) -> bool:
-    """Whether this device's kernels take a PackedSequence's data as it is, and save what the
-    backward needs in such rows for padded sequences too (`packing.saved_positions`)."""
+    """Whether this device's kernels take a PackedSequence's data as it is, not padded."""
+    return device.type != "cuda"
+
+
+def saves_packed_rows(device: torch.device) -> bool:
+    """Whether the gates and cells that this device's kernels save of padded sequences with lengths
+    are rows of data in a PackedSequence's order (`packing.saved_positions`), and not those of the
+    padded input."""
     return device.type != "cuda"
 
 
@@ -84,4 +97,3 @@ if compiled is not None:
     lstm_inference_op = builtin_of(torch.ops.lstm_fused.lstm_inference.default)
     lstm_backward_op = torch.ops.lstm_fused.lstm_backward.default
     lstm_sample_gradients_op = torch.ops.lstm_fused.lstm_sample_gradients.default
-    lstm_gate_gradients_op = torch.ops.lstm_fused.lstm_gate_gradients.default

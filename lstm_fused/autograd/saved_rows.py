@@ -44,7 +44,7 @@ class SequenceRows:
         if batch_sizes is not None:
             self._given = self._saved = packed_positions(batch_sizes, batch).to(input.device)
             lengths = packed_lengths(batch_sizes, batch).to(input.device)
-        elif lengths is not None and native.takes_batch_sizes(input.device):
+        elif lengths is not None and native.saves_packed_rows(input.device):
             self._saved = saved_positions(lengths, self.steps)
         shape = input.new_empty(0).expand(self.steps, batch, 0)
         self.masks = make_masks(shape, lengths, reset_mask)

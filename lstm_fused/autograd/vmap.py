@@ -17,7 +17,6 @@ from torch import Tensor
 from lstm_fused._ops import native
 from lstm_fused._ops.arguments import BackwardArguments, ForwardArguments
 from lstm_fused._torch.private import TransformType, all_interpreters, is_forward_mode_on
-from lstm_fused.autograd.sample_gradients import sample_gradients, split_rows
 
 # As torch gives them to vmap rules: an int or None for each argument, nested as the arguments are.
 Dims = Any
@@ -42,7 +41,7 @@ def vmap_backward(
     *arguments: Any,
 ) -> Any:
     """The rule of `call`, which takes the arguments of the op lstm_backward; the weights' gradients
-    are those of each sample, by `sample_gradients`."""
+    are those of each sample, by the op lstm_sample_gradients."""
     given, dims = BackwardArguments._make(arguments), BackwardArguments._make(in_dims)
     if (
         _any_mapped(dims.weights)
@@ -63,8 +62,8 @@ def vmap_backward(
         cells=fold.into_rows(given.cells, dims.cells, 1),
     )
     if given.need_weights:
-        tensors, needs = folded[:-3], (folded.need_input, folded.need_states)
-        found = sample_gradients(tensors, needs, info.batch_size)
+        needs = (folded.need_input, folded.need_states)
+        found = native.lstm_sample_gradients_op(*folded[:-3], *needs, info.batch_size)
     else:
         found = call(*folded)
     grad_input, grad_h_0, grad_c_0, grad_weights = found
@@ -165,7 +164,9 @@ class _Fold:
                 tensors.append(tensor)
                 dims.append(None)
             else:
-                tensors.append(split_rows(tensor, axis, self.samples))
+                sizes = tensor.shape
+                rows = sizes[axis] // self.samples
+                tensors.append(tensor.view(*sizes[:axis], rows, self.samples, *sizes[axis + 1 :]))
                 dims.append(axis + 1)
         return tuple(tensors), tuple(dims)
 
@@ -185,10 +186,5 @@ if native.compiled is not None:
     _register("lstm_forward", vmap_forward)
     # The backward comes here as an op, and not as a function, where grad mode is off.
     _register("lstm_backward", vmap_backward)
-    for _name in (
-        "lstm_sample_gradients",
-        "lstm_gate_gradients",
-        "lstm_cell",
-        "lstm_cell_backward",
-    ):
+    for _name in ("lstm_sample_gradients", "lstm_cell", "lstm_cell_backward"):
         _register(_name, vmap_one_by_one)

@@ -142,13 +142,16 @@ def test_gradients_of_samples() -> None:
     assert counted(lambda: of_each(weights, x)) == forward + backward
 
 
-def test_gate_gradients() -> None:
-    """The op for CUDA devices, whose weights' gradients are torch's own products."""
+def test_sample_gradients_of_a_projection() -> None:
+    """As those of the batch: the recurrence, the input's and all weights'."""
     arguments = make_arguments()
-    run = torch.ops.lstm_fused.lstm_gate_gradients
     with torch.device("meta"):
-        total = counted(lambda: run(*arguments))
-    assert total == by_hand(T * N, D, P, projected=True, directions=2)
+        each = counted(
+            lambda: torch.ops.lstm_fused.lstm_sample_gradients(*arguments, True, True, N)
+        )
+        batch = counted(lambda: torch.ops.lstm_fused.lstm_backward(*arguments, True, True, True))
+    one = by_hand(T * N, D, P, projected=True, directions=2)
+    assert each == batch == 2 * one
 
 
 def make_arguments() -> list[Any]:

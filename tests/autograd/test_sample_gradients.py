@@ -2,21 +2,18 @@
 """The op lstm_sample_gradients: the weights' gradients of each sample of a batch, against the
 reference's over the rows of that sample alone."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from kit.cases import LayerCase
 from kit.numeric import assert_bitwise_equal, assert_within_budget
-from kit.ops import PACKED, SOME, assert_refused, backward_arguments, backward_op
+from kit.ops import PACKED, SOME, assert_refused, backward_op
 from kit.ours import in_dtype
+from kit.sample_gradients import assert_exact, sample_arguments, sample_truth
 from kit.settings import DTYPES, use_threads
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
-
-from lstm_fused import reference
-from lstm_fused.autograd.sample_gradients import weight_gradients_of_samples
 
 op: Any = torch.ops.lstm_fused.lstm_sample_gradients.default
 
@@ -37,43 +34,8 @@ cases = pytest.mark.parametrize(("case", "samples"), CASES, ids=str)
 PACKED_CASES = [(PACKED, (1, 2, 4)), (LayerCase(270, 4, 70, 12, lengths=(270, 257, 256, 2)), (4,))]
 
 
-def arguments_of(case: LayerCase, packed: bool = False) -> dict[str, Any]:
-    """The backward op's, with random gradients."""
-    arguments = backward_arguments(case, packed)
-    generator = torch.Generator().manual_seed(3)
-    for name in ("grad_y", "grad_h_n", "grad_c_n", "grad_cell_states"):
-        like = arguments[name]
-        arguments[name] = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
-    return arguments
-
-
 def call(arguments: dict[str, Any], samples: int, *needs: bool) -> Any:
-    return op(*list(arguments.values())[:-3], *(needs or (True, True)), samples)
-
-
-def truth_of(arguments: dict[str, Any], samples: int, lengths: Tensor | None) -> Sequence[Tensor]:
-    """By the reference in float64, of padded sequences."""
-    names = ["grad_y", "grad_h_n", "grad_c_n", "grad_cell_states", "input", "h_0", "c_0"]
-    tensors = [arguments[name].double() for name in names]
-    weights = [weight.double() for weight in arguments["weights"]]
-    by_sample = []
-    for sample in range(samples):
-        rows = slice(sample, None, samples)
-        reset_mask = arguments["reset_mask"]
-        *_, grad_weights = reference.lstm_layer_backward(
-            *(tensor[:, rows] for tensor in tensors),
-            weights,
-            lengths=None if lengths is None else lengths[rows],
-            reset_mask=None if reset_mask is None else reset_mask[:, rows],
-        )
-        by_sample.append(grad_weights)
-    return [torch.stack(grads) for grads in zip(*by_sample, strict=True)]
-
-
-def assert_exact(found: Sequence[Tensor], truth: Sequence[Tensor], dtype: torch.dtype) -> None:
-    for index, (mine, expected) in enumerate(zip(found, truth, strict=True)):
-        assert mine.dtype == dtype and mine.is_contiguous()
-        assert_within_budget(f"weight {index}", mine, None, expected, dtype)
+    return op(*arguments.values(), *(needs or (True, True)), samples)
 
 
 @cases
@@ -81,30 +43,30 @@ def assert_exact(found: Sequence[Tensor], truth: Sequence[Tensor], dtype: torch.
 def test_gradients_are_the_references(
     case: LayerCase, samples: tuple[int, ...], dtype: torch.dtype, isa: str
 ) -> None:
-    arguments = arguments_of(in_dtype(case, dtype))
+    arguments = sample_arguments(in_dtype(case, dtype))
     for count in samples:
         grad_input, grad_h_0, grad_c_0, found = call(arguments, count)
-        assert_exact(found, truth_of(arguments, count, arguments["lengths"]), dtype)
-        expected = backward_op(*arguments.values())
+        assert_exact(found, sample_truth(arguments, count, arguments["lengths"]), dtype)
+        expected = backward_op(*arguments.values(), True, True, True)
         for mine, bits in zip((grad_input, grad_h_0, grad_c_0), expected, strict=False):
             assert_bitwise_equal(mine, bits)
 
 
 @pytest.mark.parametrize(("case", "samples"), PACKED_CASES, ids=str)
 def test_gradients_of_packed_sequences(case: LayerCase, samples: tuple[int, ...]) -> None:
-    arguments = arguments_of(case, packed=True)
+    arguments = sample_arguments(case, packed=True)
     padded = dict(arguments)
     for name in ("grad_y", "grad_cell_states", "input"):
         data = PackedSequence(arguments[name], arguments["batch_sizes"])
         padded[name], lengths = pad_packed_sequence(data)
     for count in samples:
-        assert_exact(call(arguments, count)[3], truth_of(padded, count, lengths), case.dtype)
+        assert_exact(call(arguments, count)[3], sample_truth(padded, count, lengths), case.dtype)
 
 
 @cases
 def test_bits_do_not_depend_on_threads(case: LayerCase, samples: tuple[int, ...]) -> None:
     """Nor on there being more threads than samples, which then share each of them."""
-    arguments = arguments_of(case)
+    arguments = sample_arguments(case)
     for count in samples:
         with use_threads(1):
             expected = call(arguments, count)[3]
@@ -117,15 +79,15 @@ def test_bits_do_not_depend_on_threads(case: LayerCase, samples: tuple[int, ...]
 
 @pytest.mark.parametrize("case", SOME, ids=str)
 def test_gradients_add_up_to_those_of_the_batch(case: LayerCase) -> None:
-    arguments = arguments_of(in_dtype(case, torch.float64))
-    *_, expected = backward_op(*arguments.values())
+    arguments = sample_arguments(in_dtype(case, torch.float64))
+    *_, expected = backward_op(*arguments.values(), True, True, True)
     *_, found = call(arguments, max(case.N, 1))
     for mine, whole in zip(found, expected, strict=True):
         assert_within_budget("sum", mine.sum(0), None, whole, torch.float64)
 
 
 def test_what_is_not_needed_is_empty() -> None:
-    arguments = arguments_of(SOME[0])
+    arguments = sample_arguments(SOME[0])
     everything = call(arguments, 3)
     least = call(arguments, 3, False, False)
     assert [t.shape for t in least[:3]] == [(0,)] * 3
@@ -138,11 +100,11 @@ def test_what_is_not_needed_is_empty() -> None:
 @pytest.mark.parametrize("samples", [0, -1, 2, 4, 7])
 def test_samples_that_do_not_divide_the_rows_are_refused(samples: int) -> None:
     message = f"samples must be at least 1 and divide the 3 rows of h_0, got {samples}"
-    assert_refused(lambda: call(arguments_of(SOME[0]), samples), message)
+    assert_refused(lambda: call(sample_arguments(SOME[0]), samples), message)
 
 
 def test_saved_tensors_that_do_not_fit_are_refused() -> None:
-    arguments = arguments_of(SOME[0])
+    arguments = sample_arguments(SOME[0])
     changed = arguments | {"cells": arguments["cells"][..., :-1]}
     assert_refused(lambda: call(changed, 3), "cells must be those that lstm_forward returned")
 
@@ -151,45 +113,13 @@ def test_saved_tensors_that_do_not_fit_are_refused() -> None:
 def test_opcheck(case: LayerCase) -> None:
     samples = max(case.N, 1)
     for needs in ((True, True), (False, False)):
-        torch.library.opcheck(op, (*list(arguments_of(case).values())[:-3], *needs, samples))
+        torch.library.opcheck(op, (*sample_arguments(case).values(), *needs, samples))
 
 
 def test_meta_tensors_have_the_real_forms() -> None:
-    arguments = arguments_of(SOME[2])
+    arguments = sample_arguments(SOME[2])
     meta = torch.utils._pytree.tree_map_only(Tensor, lambda t: t.to("meta"), arguments)
     real, fake = (torch.utils._pytree.tree_leaves(call(a, 13)) for a in (arguments, meta))
     assert [(t.shape, t.stride(), t.dtype) for t in real] == [
         (t.shape, t.stride(), t.dtype) for t in fake
     ]
-
-
-@pytest.mark.parametrize(
-    ("directions", "bias", "projected"), [(1, True, 0), (2, False, 1), (2, True, 1)]
-)
-def test_products_of_what_other_devices_give(directions: int, bias: bool, projected: int) -> None:
-    """The results of lstm_gate_gradients to those of this op: rows n·B + b are of sample b."""
-    samples, steps, rows, d, h, p = 3, 4, 2, 5, 6, 2
-
-    def sequence(count: int, features: int) -> Tensor:
-        return torch.randn(count, steps * rows * samples, features, dtype=torch.float64)
-
-    grad_gates, previous, x = (sequence(*s) for s in ((directions, 4 * h), (directions, p), (1, d)))
-    projections = directions * projected
-    grad_output, unprojected = sequence(projections, p), sequence(projections, h)
-    each = 2 + 2 * bias + projected
-    weights = [torch.empty(0)] * directions * each
-    found = weight_gradients_of_samples(
-        (grad_gates, previous, x[0], grad_output, unprojected), weights, samples
-    )
-    assert len(found) == len(weights)
-    for b in range(samples):
-        expected = []
-        for k in range(directions):
-            own = slice(b, None, samples)
-            expected += [grad_gates[k, own].T @ x[0, own], grad_gates[k, own].T @ previous[k, own]]
-            expected += [grad_gates[k, own].sum(0)] * (2 * bias)
-            if projected:
-                expected.append(grad_output[k, own].T @ unprojected[k, own])
-        for mine, truth in zip(found, expected, strict=True):
-            assert_within_budget("weight", mine[b], None, truth, torch.float64)
-    assert len({t.untyped_storage()._cdata for t in found}) == len(found)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Plans of the CUDA kernels, for the facts of devices that this machine need not have: what holds
 // for all of them, and what they say of themselves.
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 
@@ -113,14 +114,27 @@ void test_workspaces() {
                                      backward.grad_last_cell_output, backward.grad_h_prev,
                                      backward.w_hh, backward.w_hr});
       }
-      const auto dense = cuda::weight_gradient_workspace(shape, dtype, false, false);
-      const auto reset = cuda::weight_gradient_workspace(shape, dtype, false, true);
-      const auto ragged = cuda::weight_gradient_workspace(shape, dtype, true, false);
+      const auto dense = cuda::weight_gradient_workspace(shape, dtype, false, false, 1);
+      const auto reset = cuda::weight_gradient_workspace(shape, dtype, false, true, 1);
+      const auto ragged = cuda::weight_gradient_workspace(shape, dtype, true, false, 3);
       check_parts(ragged.bytes, {ragged.input, ragged.h_prev, ragged.sums});
       const auto rebuild = cuda::rebuild_workspace(shape, dtype, false, true);
       check_parts(rebuild.bytes, {rebuild.preactivations, rebuild.h_prev});
       CHECK_LT(dense.bytes, reset.bytes);
       CHECK_LT(reset.bytes, ragged.bytes);
+
+      cuda::LayerBackwardOptions options;
+      options.recurrence_bytes = 1000;
+      const auto least = cuda::layer_backward_workspace(shape, dtype, options);
+      check_parts(least.bytes,
+                  {least.grad_gates, least.grad_output, least.cell_output, least.shared});
+      CHECK_EQ(least.bytes - least.shared, 1024);
+      // What runs one after the other shares its memory.
+      options.has_reset_mask = options.rebuilds_gates = options.wants_weights = true;
+      options.samples = 3;
+      const auto most = cuda::layer_backward_workspace(shape, dtype, options);
+      const auto weights = cuda::weight_gradient_workspace(shape, dtype, false, true, 3);
+      CHECK_EQ(most.bytes - most.shared, std::max({int64_t{1024}, rebuild.bytes, weights.bytes}));
     }
   }
   // Pre-activations lie in the gates, or, of 16-bit types, are made of some steps at a time.

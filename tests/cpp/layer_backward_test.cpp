@@ -117,7 +117,7 @@ Outputs run(Trained& in, const Parallel& parallel, const Options& options) {
   args.grad_x = out(options.grad_x, "grad_x", in.problem.sequence_rows() * D);
   for (int d = 0; d < shape.directions; ++d) {
     const LstmWeights weights = in.layer.weights(d);
-    cpu::LayerBackwardArgs::Direction& to = args.direction[d];
+    LayerBackwardDirection& to = args.direction[d];
     to.recurrence = recurrence.direction[d];
     to.recurrence.weights = weights;
     to.recurrence.gates =

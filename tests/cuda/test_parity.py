@@ -11,6 +11,7 @@ from kit.cases import CORE, WIDE, LayerCase, make_inputs
 from kit.emulated import TARGETS, VARIANTS, EmulatedOps, emulated_ops
 from kit.numeric import assert_bitwise_equal, assert_within_budget, make_module
 from kit.ours import assert_results, expected_of, in_dtype, run_ours
+from kit.sample_gradients import assert_exact, sample_arguments, sample_truth
 from kit.settings import DTYPES
 
 from lstm_fused import FusedLSTM, functional, reference
@@ -44,6 +45,21 @@ STEP_LAUNCHES = (
     (LayerCase(0, 3, 4, 33, P=16, bidirectional=True), 8, 1),
     (LayerCase(0, 3, 4, 101, P=5), 1, 2),
     (LayerCase(0, 3, 4, 120, P=8, bidirectional=True), 1, 2),
+)
+
+# Each with a number of samples that divides its rows.
+SAMPLES = (
+    (LayerCase(4, 3, 2, 5), 1),
+    (LayerCase(4, 3, 2, 5), 3),
+    (LayerCase(3, 4, 2, 5, bidirectional=True, reset=0.4, bias=False), 2),
+    (
+        LayerCase(
+            4, 6, 2, 5, P=2, bidirectional=True, lengths=(2, 4, 0, 1, 4, 3), reset=0.3, poison=True
+        ),
+        3,
+    ),
+    (LayerCase(66, 4, 3, 5, P=3), 2),  # more rows than a part of a bias's sum takes
+    (LayerCase(3, 0, 2, 5, P=2), 3),
 )
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -251,40 +267,36 @@ def test_second_derivative(bidirectional: bool, emulated: EmulatedOps) -> None:
         assert_within_budget(name, ours, None, truth, case.dtype)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        LayerCase(4, 3, 2, 5),
-        LayerCase(4, 3, 2, 5, P=2, bidirectional=True, lengths=(2, 4, 0), reset=0.3, poison=True),
-        LayerCase(3, 2, 2, 5, bidirectional=True, reset=0.4, bias=False),
-        LayerCase(3, 0, 2, 5, P=2),
-    ],
-    ids=str,
-)
-def test_gate_gradients_are_the_factors_of_weight_gradients(
-    case: LayerCase, emulated: EmulatedOps
+@pytest.mark.parametrize(("case", "samples"), SAMPLES, ids=str)
+@dtypes
+def test_sample_gradients(
+    case: LayerCase, samples: int, dtype: torch.dtype, emulated: EmulatedOps
 ) -> None:
-    inputs = make_inputs(in_dtype(case, torch.float64))
-    weights = list(inputs.weights.values())
-    layer = (inputs.input, inputs.h_0, inputs.c_0, weights, inputs.lengths, None, inputs.reset_mask)
-    y, h_n, c_n, cell_states, gates, cells = emulated.ops.lstm_forward(*layer, True, True)
-    grads = [torch.randn_like(t) for t in (y, h_n, c_n, cell_states)]
-    saved = (y, gates, cells)
-    expected = emulated.ops.lstm_backward(*grads, *layer, *saved, True, True, True)
-    *states_and_input, grad_gates, previous, x, grad_output, unprojected = (
-        emulated.ops.lstm_gate_gradients(*grads, *layer, *saved)
-    )
-    for name, ours, theirs in zip(("x", "h_0", "c_0"), states_and_input, expected, strict=False):
-        assert_within_budget(name, ours, None, theirs, torch.float64)
-    products: list[torch.Tensor] = []
-    for d in range(case.dirs):
-        products += [grad_gates[d].T @ x, grad_gates[d].T @ previous[d]]
-        if case.bias:
-            products += [grad_gates[d].sum(0)] * 2
-        if case.P:
-            products.append(grad_output[d].T @ unprojected[d])
-    for name, product, theirs in zip(inputs.weights, products, expected[3], strict=True):
-        assert_within_budget(name, product, None, theirs, torch.float64)
+    case = in_dtype(case, dtype)
+    arguments = sample_arguments(case, op=emulated.ops.lstm_forward.default)
+    truth = sample_truth(arguments, samples, arguments["lengths"])
+    op = emulated.ops.lstm_sample_gradients
+    found = op(*arguments.values(), True, True, samples)
+    assert_exact(found[3], truth, dtype)
+    expected = emulated.ops.lstm_backward(*arguments.values(), True, True, False)
+    for mine, bits in zip(found[:3], expected[:3], strict=True):
+        assert_bitwise_equal(mine, bits)
+    # Autocast changes the dtype of no product.
+    with torch.autocast("cpu", torch.bfloat16):
+        *nothing, weights = op(*arguments.values(), False, False, samples)
+    assert [t.shape for t in nothing] == [(0,)] * 3
+    for mine, bits in zip(weights, found[3], strict=True):
+        assert_bitwise_equal(mine, bits)
+    # Of a forward that saved no gates.
+    arguments["gates"] = arguments["gates"].new_empty(0)
+    assert_exact(op(*arguments.values(), True, True, samples)[3], truth, dtype)
+
+
+def test_samples_that_do_not_divide_the_rows_are_refused(emulated: EmulatedOps) -> None:
+    arguments = sample_arguments(LayerCase(4, 3, 2, 5), op=emulated.ops.lstm_forward.default)
+    for samples in (0, -1, 2, 6):
+        with pytest.raises(RuntimeError, match=f"divide the 3 rows of h_0, got {samples}"):
+            emulated.ops.lstm_sample_gradients(*arguments.values(), True, True, samples)
 
 
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True, "proj_size": 2}], ids=str)

@@ -40,9 +40,10 @@ class EmulatedOps:
             patch.setattr(native, "lstm_forward_op", self.ops.lstm_forward.default)
             patch.setattr(native, "lstm_inference_op", None)
             patch.setattr(native, "lstm_backward_op", self.ops.lstm_backward.default)
-            patch.setattr(native, "lstm_gate_gradients_op", self.ops.lstm_gate_gradients.default)
+            samples_op = self.ops.lstm_sample_gradients.default
+            patch.setattr(native, "lstm_sample_gradients_op", samples_op)
             patch.setattr(native, "takes_batch_sizes", lambda device: False)
-            patch.setattr(native, "has_sample_gradients", lambda device: False)
+            patch.setattr(native, "saves_packed_rows", lambda device: False)
             self.device.clear_error()
             self.device.set(**FACTS[self.target])
             self.device.set(sm_count=SM_COUNT, stream_sm_count=0, strict_memory=1, seed=0)

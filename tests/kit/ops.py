@@ -44,9 +44,12 @@ def forward_arguments(case: LayerCase, packed: bool = False, **changes: Any) -> 
     return arguments | changes
 
 
-def backward_arguments(case: LayerCase, packed: bool = False, **changes: Any) -> dict[str, Any]:
+def backward_arguments(
+    case: LayerCase, packed: bool = False, *, op: Any = forward_op, **changes: Any
+) -> dict[str, Any]:
+    """The backward op's arguments by name, of what the forward `op` gave."""
     forward = forward_arguments(case, packed)
-    y, h_n, c_n, cell_states, gates, cells = forward_op(*forward.values())
+    y, h_n, c_n, cell_states, gates, cells = op(*forward.values())
     shared = {k: forward[k] for k in list(forward)[:7]}
     return {
         "grad_y": torch.ones_like(y),

@@ -65,6 +65,7 @@ def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """Kernels that take packed rows, kernels that do not (as CUDA's), and no kernels."""
     if request.param == "padded_rows":
         monkeypatch.setattr(native, "takes_batch_sizes", lambda device: False)
+        monkeypatch.setattr(native, "saves_packed_rows", lambda device: False)
     elif request.param == "plain":
         monkeypatch.setattr(native, "has_kernels", lambda device: False)
         monkeypatch.setattr(native, "lstm_inference_op", None)

@@ -103,9 +103,12 @@ BASE = LayerCase(4, 3, 2, 5, lengths=(4, 2, 1), reset=0.2)
 X, STATE = torch.zeros(4, 3, 2), torch.zeros(1, 3, 5)
 ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"input": torch.zeros(4, 6)}, "input must have 3 dimensions, got 2"),
-    ({"input": X.long()}, "input must be float32, float64, bfloat16 or float16"),
+    (
+        {"input": X.long()},
+        "input must be float32, float64, bfloat16 or float16, got torch.int64",
+    ),
     ({"input": torch.zeros(4, 3, 9)}, r"w_ih must have shape (20, 9), got (20, 2)"),
-    ({"input": X.double()}, "h_0 must have input's dtype, float64"),
+    ({"input": X.double()}, "h_0 must have input's dtype, torch.float64, got torch.float32"),
     ({"h_0": torch.zeros(3, 5)}, "h_0 and c_0 must have 3 dimensions, got 2 and 3"),
     ({"h_0": torch.zeros(3, 3, 5)}, "h_0 must hold 1 or 2 directions, got 3"),
     ({"h_0": torch.zeros(1, 2, 5)}, "h_0 must hold 3 rows as input does, got 2"),
@@ -119,8 +122,11 @@ ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"lengths": torch.tensor([4, 5, 1])}, "lengths must be between 0 and T = 4, got 5 for row 1"),
     ({"lengths": torch.tensor([4, 2, -1])}, "lengths must be between 0 and T = 4, got -1"),
     ({"lengths": torch.tensor([4, 2])}, "lengths must have shape (3,), got (2,)"),
-    ({"lengths": torch.tensor([4.0, 2.0, 1.0])}, "lengths must be int32 or int64"),
-    ({"reset_mask": torch.zeros(4, 3)}, "reset_mask must be bool"),
+    (
+        {"lengths": torch.tensor([4.0, 2.0, 1.0])},
+        "lengths must be int32 or int64, got torch.float32",
+    ),
+    ({"reset_mask": torch.zeros(4, 3)}, "reset_mask must be bool, got torch.float32"),
     ({"reset_mask": torch.zeros(3, 4) > 0}, "reset_mask must have shape (4, 3), got (3, 4)"),
     ({"batch_sizes": torch.tensor([3])}, "input must have 2 dimensions, got 3"),
     (
@@ -143,6 +149,19 @@ def test_arguments_that_do_not_fit_are_refused(changes: dict[str, Any], message:
         return
     arguments = backward_arguments(BASE)
     assert_refused(lambda: backward_op(*(arguments | changes).values()), message)
+
+
+DTYPE_ERRORS = [error for error in ERRORS if "got torch." in error[1]]
+
+
+@pytest.mark.parametrize(("changes", "message"), DTYPE_ERRORS, ids=[m for _, m in DTYPE_ERRORS])
+def test_fake_tensors_are_refused_for_their_dtype_in_the_same_words(
+    changes: dict[str, Any], message: str
+) -> None:
+    arguments = torch.utils._pytree.tree_map_only(
+        Tensor, lambda t: t.to("meta"), forward_arguments(BASE, **changes)
+    )
+    assert_refused(lambda: forward_op(*arguments.values()), message)
 
 
 @pytest.mark.parametrize(("sizes", "message"), PACKED_ERRORS)

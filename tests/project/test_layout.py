@@ -29,6 +29,11 @@ FORBIDDEN_LAYERS = {
     "cpu": ("cuda", "torch"),
     "cuda": ("cpu", "torch"),
 }
+# The one header of csrc/torch that uses torch's C shim by hand.
+UNSTABLE_TORCH = "csrc/torch/unstable_torch.h"
+UNSTABLE_NAME = re.compile(
+    r"\b(?:aoti_torch_\w+|torch_(?!parallel\()\w+(?=\()|\w*shim\.h|stable::detail)"
+)
 SPDX = re.compile(r"^(//|#) SPDX-License-Identifier: BSD-3-Clause$")
 # Capitals made here, so that this file passes its own check.
 TO_DO, FIX_ME = "todo".upper(), "fixme".upper()
@@ -65,6 +70,16 @@ def check_layers(path: str, text: str) -> list[str]:
             if any(candidate.startswith(f"csrc/{layer}/") for candidate in candidates):
                 problems.append(f"{path}: includes {name}; csrc/{parts[1]} is below csrc/{layer}")
     return problems
+
+
+def check_stable_torch(path: str, text: str) -> list[str]:
+    """csrc/torch keeps to the public surface of torch's stable ABI, but for one header."""
+    if not path.startswith("csrc/torch/") or path == UNSTABLE_TORCH:
+        return []
+    return [
+        f"{path}: uses {name}; what is not torch's public stable ABI belongs in {UNSTABLE_TORCH}"
+        for name in UNSTABLE_NAME.findall(text)
+    ]
 
 
 def check_length(path: str, text: str) -> list[str]:
@@ -108,6 +123,7 @@ def check_finished(path: str, text: str) -> list[str]:
 
 CHECKS: tuple[Check, ...] = (
     check_torch_free,
+    check_stable_torch,
     check_layers,
     check_length,
     check_spdx,
@@ -167,6 +183,10 @@ BAD = [
     (check_layers, "csrc/common/a.cpp", '#include "../cpu/kernels.h"\n'),
     (check_layers, "csrc/cpu/isa/a.cpp", '#include "../../torch/ops.h"\n'),
     (check_layers, "csrc/cuda/a.cu", '#include "cpu/kernels/kernels.h"\n'),
+    (check_stable_torch, "csrc/torch/a.cpp", "int i = aoti_torch_device_type_cpu();\n"),
+    (check_stable_torch, "csrc/torch/a.cpp", "using torch::stable::detail::from;\n"),
+    (check_stable_torch, "csrc/torch/a.h", "#include <torch/csrc/stable/c/shim.h>\n"),
+    (check_stable_torch, "csrc/torch/a.cpp", "torch_get_mutable_data_ptr(tensor, &data);\n"),
     (check_length, "csrc/cpu/a.cpp", "\n" * 401),
     (check_length, "lstm_fused/a.py", "\n" * 401),
     (check_length, "setup.py", "\n" * 151),
@@ -189,6 +209,9 @@ GOOD = [
     (check_layers, "csrc/common/a.h", '#include "common/cpu_features.h"\n#include <cstdint>\n'),
     (check_layers, "csrc/common/cuda_a.h", '#include "b.h"\n'),
     (check_layers, "csrc/torch/a.cpp", '#include "cpu/b.h"\n#include "cuda/b.h"\n'),
+    (check_stable_torch, "csrc/torch/a.cpp", "torch::stable::zero_(tensor);\n"),
+    (check_stable_torch, UNSTABLE_TORCH, "int i = aoti_torch_device_type_cpu();\n"),
+    (check_stable_torch, "tools/a.cpp", "int i = aoti_torch_device_type_cpu();\n"),
     (check_length, "csrc/cpu/a.cpp", "\n" * 400),
     (check_length, "setup.py", "\n" * 150),
     (check_length, "docs/a.md", "\n" * 1000),

@@ -114,7 +114,7 @@ LstmGatesArgs LayerBackward::gates_args() const {
   out.x = args_.x;
   out.reset_mask = args_.reset_mask;
   for (int d = 0; d < shape_.directions; ++d) {
-    const LayerBackwardArgs::Direction& from = args_.direction[d];
+    const LayerBackwardDirection& from = args_.direction[d];
     out.direction[d] = {from.recurrence.weights, from.h_0, from.y, nullptr};
   }
   return out;
@@ -149,7 +149,7 @@ void LayerBackward::prepare_direction(int d) {
 }
 
 void LayerBackward::prepare_weights(int d) {
-  const LayerBackwardArgs::Direction& out = args_.direction[d];
+  const LayerBackwardDirection& out = args_.direction[d];
   Direction& direction = directions_[d];
   const int64_t gates = kGates * shape_.hidden_size, rows = args_.layout->data_rows();
 

@@ -9,28 +9,13 @@ namespace lstm_fused::cpu {
 
 // What a layer's backward gets and gives.
 struct LayerBackwardArgs {
-  struct Direction {
-    // grad_gates and grad_output are not used; weights.w_ih is read where grad_x is wanted. Without
-    // gates (in all directions or in none), which a forward need not save, they are computed anew,
-    // from w_ih and the biases too.
-    LstmBackwardDirection recurrence;
-    const void* h_0 = nullptr;  // (N, P) storage
-    const void* y = nullptr;    // as in the forward
-    // out, storage, in the weights' shapes. All are null where no weight's gradient is wanted; b_*
-    // without biases, w_hr without output projection.
-    void* grad_w_ih = nullptr;
-    void* grad_w_hh = nullptr;
-    void* grad_b_ih = nullptr;
-    void* grad_b_hh = nullptr;
-    void* grad_w_hr = nullptr;
-  };
   LstmShape shape;
   DType dtype = DType::kFloat32;
   const SequenceLayout* layout = nullptr;
   const void* x = nullptr;              // as in the forward
   const uint8_t* reset_mask = nullptr;  // (T, N) or null
   void* grad_x = nullptr;  // out, as x; null: not wanted; rows past a length are not written
-  Direction direction[kMaxDirections];
+  LayerBackwardDirection direction[kMaxDirections];
 };
 
 // The whole backward of a layer: the recurrence, and what follows from its gates' gradients, some

@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kSumColumns* kSumWarps)
 template <typename Storage>
 __global__ void __launch_bounds__(kRowThreads)
     final_sums_kernel(const __grid_constant__ ColumnSumArgs args) {
-  const int64_t column = grid_column<1>();
+  const int64_t column = grid_row();
   if (column >= args.columns) return;
   Values<Storage, 1> sum;
   for (int64_t part = 0; part < args.parts; ++part) {
@@ -84,38 +84,72 @@ __global__ void __launch_bounds__(kRowThreads)
   store<Storage>(args.sums[1], column, sum);
 }
 
-// Rows of a part: eight for each of its warps, so that a small batch has few partial sums.
-constexpr int64_t kMinRowsPerPart = 64;
-static_assert(kMinRowsPerPart % kSumWarps == 0, "a part's warps have as many rows each");
-
 template <typename Storage>
 void launch_column_sums(ColumnSumArgs args, cudaStream_t stream) {
-  args.rows_per_part = std::max(kMinRowsPerPart, ceil_div(args.rows, kMaxSumParts));
+  args.rows_per_part = rows_per_sum_part(args.rows);
   args.parts = ceil_div(args.rows, args.rows_per_part);
   const dim3 grid(static_cast<unsigned>(ceil_div(args.columns, kSumColumns)),
                   static_cast<unsigned>(args.parts));
   partial_sums_kernel<Storage><<<grid, dim3(kSumColumns, kSumWarps), 0, stream>>>(args);
   check_launch("partial_sums_kernel");
-  const RowGrid launch = row_grid(1, args.columns, 1, 1);
+  // NOTE: a thread for each column, as a row of the grid: there may be more columns than a grid
+  // has.
+  const RowGrid launch = row_grid(args.columns, 1, 1, 1);
   final_sums_kernel<Storage><<<launch.grid, launch.block, 0, stream>>>(args);
   check_launch("final_sums_kernel");
 }
 
 // ---- The products ----
 
-// c (m, n) = aᵀ·b + beta·c over `rows` rows.
-void row_product(const Blas& blas, int64_t rows, const void* a, int64_t m, const void* b, int64_t n,
-                 int64_t b_stride, double beta, void* c) {
+// c (B, m, n) = aᵀ·b + beta·c over the rows of each of B samples, of (rows, m) in a and of (rows,
+// n) in b: a sample's rows stand B apart, since B divides N.
+void row_product(const Blas& blas, int64_t samples, int64_t rows, const void* a, int64_t m,
+                 const void* b, int64_t n, int64_t b_stride, double beta, void* c) {
   Gemm gemm;
   gemm.m = m;
   gemm.n = n;
-  gemm.k = rows;
-  gemm.a = {a, m, true};
-  gemm.b = {b, b_stride};
+  gemm.k = rows / samples;
+  gemm.a = {a, samples * m, true, m};
+  gemm.b = {b, samples * b_stride, false, b_stride};
   gemm.c = c;
   gemm.c_stride = n;
+  gemm.c_batch_stride = m * n;
   gemm.beta = beta;
+  gemm.batch = samples;
   blas.gemm(gemm);
+}
+
+// x as out (T, N, D), zero past a length, where it may be NaN.
+void gather_input(const GradientCall& call, void* out) {
+  const LstmShape& s = call.shape;
+  GatherRows gather;
+  gather.steps = s.steps;
+  gather.batch = s.batch;
+  gather.row_bytes = s.input_size * dtype_size(call.dtype);
+  gather.rows = call.x;
+  gather.stride_bytes = gather.row_bytes;
+  gather.lengths = call.lengths;
+  gather.out = out;
+  gather_rows(gather, call.stream);
+}
+
+// A direction's h_prev as out (T, N, P), zero where a row takes no part.
+void gather_h_prev(const GradientCall& call, int direction, void* out) {
+  const LstmShape& s = call.shape;
+  const GradientDirection& d = call.direction[direction];
+  const int64_t storage = dtype_size(call.dtype);
+  GatherRows gather;
+  gather.steps = s.steps;
+  gather.batch = s.batch;
+  gather.row_bytes = s.output_size * storage;
+  gather.rows = d.y;
+  gather.stride_bytes = s.directions * s.output_size * storage;
+  gather.shift = direction == 0 ? -1 : 1;
+  gather.first_rows = d.h_0;
+  gather.lengths = call.lengths;
+  gather.reset_mask = call.reset_mask;
+  gather.out = out;
+  gather_rows(gather, call.stream);
 }
 
 // grad_w_hh = Σ grad_gatesᵀ·h_prev; `h_prev` is room for a copy.
@@ -127,28 +161,30 @@ void recurrent_gradient(const GradientCall& call, int direction, void* h_prev, c
   const int64_t rows = s.steps * s.batch, rest = rows - s.batch;
   if (call.lengths != nullptr || call.reset_mask != nullptr) {
     gather_h_prev(call, direction, h_prev);
-    row_product(blas, rows, d.grad_gates, gates, h_prev, s.output_size, s.output_size, 0,
-                d.grad_w_hh);
+    row_product(blas, call.samples, rows, d.recurrence.grad_gates, gates, h_prev, s.output_size,
+                s.output_size, 0, d.grad_w_hh);
     return;
   }
 
   // NOTE: h_prev is y moved by one step, so no copy is made of it.
   const int64_t first = direction == 0 ? 0 : rest;
-  row_product(blas, s.batch, advance(d.grad_gates, first * gates, storage), gates, d.h_0,
-              s.output_size, s.output_size, 0, d.grad_w_hh);
+  row_product(blas, call.samples, s.batch, advance(d.recurrence.grad_gates, first * gates, storage),
+              gates, d.h_0, s.output_size, s.output_size, 0, d.grad_w_hh);
   if (rest == 0) return;
-  const int64_t rest_begin = direction == 0 ? s.batch : 0, from_row = s.batch - rest_begin;
-  row_product(blas, rest, advance(d.grad_gates, rest_begin * gates, storage), gates,
-              advance(d.y, from_row * y_stride, storage), s.output_size, y_stride, 1, d.grad_w_hh);
+  const int64_t rest_begin = direction == 0 ? s.batch : 0, before = s.batch - rest_begin;
+  row_product(blas, call.samples, rest,
+              advance(d.recurrence.grad_gates, rest_begin * gates, storage), gates,
+              advance(d.y, before * y_stride, storage), s.output_size, y_stride, 1, d.grad_w_hh);
 }
 
-// Clears all gradients: without a row, every sum is zero.
+// Without a row, every sum is zero.
 void clear(const GradientCall& call) {
   const LstmShape& s = call.shape;
   const int64_t storage = dtype_size(call.dtype), gates = kGates * s.hidden_size;
   const auto clear_one = [&](void* out, int64_t elements) {
     if (out == nullptr) return;
-    check_cuda(cudaMemsetAsync(out, 0, elements * storage, call.stream), "cudaMemsetAsync");
+    check_cuda(cudaMemsetAsync(out, 0, call.samples * elements * storage, call.stream),
+               "cudaMemsetAsync");
   };
   for (int i = 0; i < s.directions; ++i) {
     const GradientDirection& d = call.direction[i];
@@ -179,8 +215,8 @@ void input_gradient(const GradientCall& call, void* grad_x, const Blas& blas) {
     gemm.m = s.steps * s.batch;
     gemm.n = s.input_size;
     gemm.k = kGates * s.hidden_size;
-    gemm.a = {call.direction[i].grad_gates, gemm.k};
-    gemm.b = {call.direction[i].w_ih, s.input_size};
+    gemm.a = {call.direction[i].recurrence.grad_gates, gemm.k};
+    gemm.b = {call.direction[i].recurrence.weights.w_ih, s.input_size};
     gemm.c = grad_x;
     gemm.c_stride = s.input_size;
     gemm.beta = i == 0 ? 0 : 1;
@@ -188,46 +224,14 @@ void input_gradient(const GradientCall& call, void* grad_x, const Blas& blas) {
   }
 }
 
-void gather_input(const GradientCall& call, void* out) {
-  const LstmShape& s = call.shape;
-  GatherRows gather;
-  gather.steps = s.steps;
-  gather.batch = s.batch;
-  gather.row_bytes = s.input_size * dtype_size(call.dtype);
-  gather.rows = call.x;
-  gather.stride_bytes = gather.row_bytes;
-  gather.lengths = call.lengths;
-  gather.out = out;
-  gather_rows(gather, call.stream);
-}
-
-void gather_h_prev(const GradientCall& call, int direction, void* out) {
-  const LstmShape& s = call.shape;
-  const GradientDirection& d = call.direction[direction];
-  const int64_t storage = dtype_size(call.dtype);
-  GatherRows gather;
-  gather.steps = s.steps;
-  gather.batch = s.batch;
-  gather.row_bytes = s.output_size * storage;
-  gather.rows = d.y;
-  gather.stride_bytes = s.directions * s.output_size * storage;
-  gather.shift = direction == 0 ? -1 : 1;
-  gather.first_rows = d.h_0;
-  gather.lengths = call.lengths;
-  gather.reset_mask = call.reset_mask;
-  gather.out = out;
-  gather_rows(gather, call.stream);
-}
-
 void weight_gradients(const GradientCall& call, const Blas& blas) {
   const LstmShape& s = call.shape;
   if (s.batch == 0) return clear(call);
   const int64_t rows = s.steps * s.batch, gates = kGates * s.hidden_size;
-  const WeightGradientWorkspace parts =
-      weight_gradient_workspace(s, call.dtype, call.lengths != nullptr, call.reset_mask != nullptr);
+  const WeightGradientWorkspace parts = weight_gradient_workspace(
+      s, call.dtype, call.lengths != nullptr, call.reset_mask != nullptr, call.samples);
   char* workspace = static_cast<char*>(call.workspace);
 
-  // NOTE: x may be NaN past a row's length.
   const void* x = call.x;
   if (call.lengths != nullptr) {
     gather_input(call, workspace + parts.input);
@@ -236,13 +240,15 @@ void weight_gradients(const GradientCall& call, const Blas& blas) {
 
   for (int i = 0; i < s.directions; ++i) {
     const GradientDirection& d = call.direction[i];
-    row_product(blas, rows, d.grad_gates, gates, x, s.input_size, s.input_size, 0, d.grad_w_ih);
+    row_product(blas, call.samples, rows, d.recurrence.grad_gates, gates, x, s.input_size,
+                s.input_size, 0, d.grad_w_ih);
     recurrent_gradient(call, i, workspace + parts.h_prev, blas);
     if (d.grad_b_ih != nullptr) {
       ColumnSumArgs sums;
-      sums.rows = rows;
-      sums.columns = gates;
-      sums.values = d.grad_gates;
+      // The gates of a row's samples, one behind the other, are columns of their own.
+      sums.rows = rows / call.samples;
+      sums.columns = call.samples * gates;
+      sums.values = d.recurrence.grad_gates;
       sums.partial = workspace + parts.sums;
       sums.sums[0] = d.grad_b_ih;
       sums.sums[1] = d.grad_b_hh;
@@ -250,8 +256,8 @@ void weight_gradients(const GradientCall& call, const Blas& blas) {
                        [&](auto type) { launch_column_sums<decltype(type)>(sums, call.stream); });
     }
     if (s.projection) {
-      row_product(blas, rows, d.grad_output, s.output_size, d.cell_output, s.hidden_size,
-                  s.hidden_size, 0, d.grad_w_hr);
+      row_product(blas, call.samples, rows, d.recurrence.grad_output, s.output_size, d.cell_output,
+                  s.hidden_size, s.hidden_size, 0, d.grad_w_hr);
     }
   }
 }

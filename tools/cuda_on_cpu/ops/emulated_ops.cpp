@@ -104,17 +104,18 @@ BackwardResult lstm_backward_emulated(
                             need_input, need_states, need_weights);
 }
 
-GateGradientResult lstm_gate_gradients_emulated(
+BackwardResult lstm_sample_gradients_emulated(
     const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
     const std::optional<Tensor>& grad_c_n, const std::optional<Tensor>& grad_cell_states,
     const Tensor& input, const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& weights,
     const std::optional<Tensor>& lengths, const std::optional<Tensor>& batch_sizes,
     const std::optional<Tensor>& reset_mask, const Tensor& y, const Tensor& gates,
-    const Tensor& cells) {
-  return lstm_gate_gradients_cuda(
+    const Tensor& cells, bool need_input, bool need_states, int64_t samples) {
+  return lstm_sample_gradients_cuda(
       to_device(grad_y), to_device(grad_h_n), to_device(grad_c_n), to_device(grad_cell_states),
       to_device(input), to_device(h_0), to_device(c_0), to_device(weights), to_device(lengths),
-      batch_sizes, to_device(reset_mask), to_device(y), to_device(gates), to_device(cells));
+      batch_sizes, to_device(reset_mask), to_device(y), to_device(gates), to_device(cells),
+      need_input, need_states, samples);
 }
 
 }  // namespace
@@ -165,17 +166,17 @@ extern "C" __attribute__((visibility("default"))) void lstm_emulated_allow_persi
 }
 
 // Expands LSTM_EMULATED_OPS before torch's macros make text of it.
-#define LSTM_REGISTER_SCHEMAS(name)              \
-  STABLE_TORCH_LIBRARY(name, m) {                \
-    m.def(lstm_fused::kLstmForwardSchema);       \
-    m.def(lstm_fused::kLstmBackwardSchema);      \
-    m.def(lstm_fused::kLstmGateGradientsSchema); \
+#define LSTM_REGISTER_SCHEMAS(name)                \
+  STABLE_TORCH_LIBRARY(name, m) {                  \
+    m.def(lstm_fused::kLstmForwardSchema);         \
+    m.def(lstm_fused::kLstmBackwardSchema);        \
+    m.def(lstm_fused::kLstmSampleGradientsSchema); \
   }
-#define LSTM_REGISTER_OPS(name)                                                          \
-  STABLE_TORCH_LIBRARY_IMPL(name, CPU, m) {                                              \
-    m.impl("lstm_forward", TORCH_BOX(&lstm_fused::lstm_forward_emulated));               \
-    m.impl("lstm_backward", TORCH_BOX(&lstm_fused::lstm_backward_emulated));             \
-    m.impl("lstm_gate_gradients", TORCH_BOX(&lstm_fused::lstm_gate_gradients_emulated)); \
+#define LSTM_REGISTER_OPS(name)                                                              \
+  STABLE_TORCH_LIBRARY_IMPL(name, CPU, m) {                                                  \
+    m.impl("lstm_forward", TORCH_BOX(&lstm_fused::lstm_forward_emulated));                   \
+    m.impl("lstm_backward", TORCH_BOX(&lstm_fused::lstm_backward_emulated));                 \
+    m.impl("lstm_sample_gradients", TORCH_BOX(&lstm_fused::lstm_sample_gradients_emulated)); \
   }
 LSTM_REGISTER_SCHEMAS(LSTM_EMULATED_OPS)
 LSTM_REGISTER_OPS(LSTM_EMULATED_OPS)

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// A layer's backward that gives the weights' gradients of each sample of the batch apart.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/gradients/layer_backward.h"
+
+namespace lstm_fused::cuda {
+
+// As layer_backward, but for the weights' gradients, which are all wanted: those of each of B
+// samples, (B, …) in the place of (…). Row n of the batch is of sample n % B, and B divides N.
+void sample_gradients(const LayerBackwardCall& call, int64_t samples, const LstmPlan& plan);
+
+}  // namespace lstm_fused::cuda
