@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The same bits: run to run, for any number of threads, and for a row whatever else is there."""
+"""Bits are the same run to run, for any number of threads, and for a row whatever else is there."""
 
 import os
 import subprocess
