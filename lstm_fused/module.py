@@ -52,7 +52,7 @@ class FusedLSTM(CheckedAsTorch):
         ValueError, TypeError: as nn.LSTM, for another backend, and for `recompute` with "cudnn".
     """
 
-    # Modules that were an nn.LSTM once have no attributes of these names, but the class's.
+    # Modules that were an nn.LSTM once have no such attributes of their own.
     backend = "auto"
     recompute = False
     _torch_class: type[nn.Module] = nn.LSTM

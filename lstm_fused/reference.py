@@ -315,13 +315,13 @@ def _differentiate_direction(
             dc = dc + grad_cells[t]
 
         # Go through the projection, the output, the cell and the gates.
-        dh_tilde = dh if w.w_hr is None else dh @ w.w_hr
+        grad_cell_output = dh if w.w_hr is None else dh @ w.w_hr
         tanh_c = step.c.tanh()
-        dc = dc + dh_tilde * o * (1 - tanh_c * tanh_c)
+        dc = dc + grad_cell_output * o * (1 - tanh_c * tanh_c)
         da_i = dc * g * i * (1 - i)
         da_f = dc * step.c_prev * f * (1 - f)
         da_g = dc * i * (1 - g * g)
-        da_o = dh_tilde * tanh_c * o * (1 - o)
+        da_o = grad_cell_output * tanh_c * o * (1 - o)
         da = torch.cat([da_i, da_f, da_g, da_o], dim=-1)
         grads_a.append(da)
         grads_h.append(dh)

@@ -37,7 +37,7 @@ void check_integers(const Tensor& tensor, const char* name) {
 
 std::vector<int64_t> read_integers(const Tensor& tensor, const char* name) {
   LSTM_CHECK(tensor.dim() == 1, name, " must have 1 dimension, got ", tensor.dim());
-  LSTM_CHECK(tensor.is_cpu(), name, " must be on the CPU for a CPU op");
+  LSTM_CHECK(tensor.is_cpu(), name, " must be on the CPU, got ", device_of(tensor).text());
   check_integers(tensor, name);
   const Tensor contiguous = to_contiguous(tensor, name);
   const int64_t n = contiguous.size(0);
@@ -155,7 +155,8 @@ CpuLayer make_cpu_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_
 
   // Lay out the sequences.
   if (batch_sizes) {
-    LSTM_CHECK(!lengths && !reset_mask, "lengths and reset_mask do not go with batch_sizes");
+    LSTM_CHECK(!lengths && !reset_mask, lengths ? "lengths" : "reset_mask",
+               " does not go with a PackedSequence, got both; pass padded input instead");
     std::vector<int64_t> sizes = read_integers(*batch_sizes, "batch_sizes");
     LSTM_CHECK(sizes.empty() || sizes[0] <= shape.batch, "batch_sizes must not exceed the ",
                shape.batch, " rows of h_0, got ", sizes[0]);

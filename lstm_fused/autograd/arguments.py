@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the functions of a layer take, save and give, by name.
 
-torch.autograd.Function takes and saves flat rows of tensors: `flatten` writes tuples of names one
-after another, with the weights, whose number varies, at the end; `unflatten` reads them again. One
-more argument is one more name here.
+torch.autograd.Function takes and saves a flat row of values: named tuples one after another, and at
+the end the weights, whose number varies. `unflatten` and `LayerArguments.split` read it again. One
+more argument of a layer is one more field of `LayerArguments`, which `for_op` passes on; and of
+`SavedLayer`, if the backward reads it.
 """
 
 from __future__ import annotations
@@ -170,6 +171,7 @@ class SecondGradient(NamedTuple):
     layer: LayerGradient
 
 
+# None for the fields of `LayerArguments` after input, h_0 and c_0.
 _NO_GRADIENTS = (None,) * (_ARGUMENTS - 3)
 
 

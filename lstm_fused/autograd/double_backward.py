@@ -69,7 +69,7 @@ def second_derivative(
     x = rows.padded(saved.input)
     x_dot = None if grad_grads.input is None else rows.padded(grad_grads.input)
     results = []
-    for d, (own, own_dot) in enumerate(
+    for d, (weights_d, weights_d_dot) in enumerate(
         zip(split_directions(weights, count), split_directions(weights_dot, count), strict=True)
     ):
         result = _derive_direction(
@@ -81,8 +81,8 @@ def second_derivative(
                 features(grads.cell_states, d),
             ),
             (x, rows.state(saved.h_0, d), rows.state(saved.c_0, d)),
-            _cast(own, x.dtype),
-            _cast(own_dot, x.dtype),
+            _cast(weights_d, x.dtype),
+            _cast(weights_d_dot, x.dtype),
             (
                 features(saved.y, d),
                 rows.padded_saved(gates[d]),

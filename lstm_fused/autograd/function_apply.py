@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Function.apply for functions of flat arguments, by a shorter way than torch's own.
+"""Function.apply for functions of flat arguments, by a fast path.
 
 torch.autograd.Function.apply binds its arguments by inspect.signature, which takes longer than a
 step of a small LSTM does; and for each of torch.func's transforms it flattens the arguments as a

@@ -3,7 +3,7 @@
 
 The first derivative runs in the kernels; the second (gradient penalties, MAML, Hessians) comes from
 what the forward saved. Beyond it, and in transforms and traces, autograd differentiates
-`lstm_fused.reference`, which is plain torch: exact at any order.
+`lstm_fused.reference`, a composite of torch's operations: exact at any order.
 
 Who differentiates: eagerly `layer_function`, under torch.compile the op of `compiled_layer`, in the
 transforms of torch.func `function`.

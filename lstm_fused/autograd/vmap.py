@@ -85,7 +85,7 @@ def vmap_one_by_one(call: Callable[..., Any], info: Any, in_dims: Dims, *argumen
         if isinstance(results[0], Tensor):
             return torch.stack(list(results)), 0
         stacked = [stack(parts) for parts in zip(*results, strict=True)]
-        kind = type(results[0])
+        kind = list if isinstance(results[0], list) else tuple
         return kind(value for value, _ in stacked), kind(dim for _, dim in stacked)
 
     if info.batch_size == 0:

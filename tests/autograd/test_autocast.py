@@ -120,7 +120,7 @@ def arguments_of(form: str, options: dict[str, Any], x_dtype: Any, states: Any) 
 def test_results_have_the_dtypes_of_the_table(
     form: str, autocast: torch.dtype, weights: torch.dtype
 ) -> None:
-    """That of `autocast`, for all dtypes of input and states; and, where nn.LSTM runs, its own."""
+    """Dtypes of results, for all of input and states; and nn.LSTM's own, where it runs."""
     torch.manual_seed(0)
     options, kinds = FORMS[form]
     theirs = nn.LSTMCell(D, H) if form == "cell" else nn.LSTM(D, H, **options)

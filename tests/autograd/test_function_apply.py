@@ -17,7 +17,7 @@ from lstm_fused.autograd import function, function_apply
 
 Transform = Callable[[Any, dict[str, Tensor], Tensor], Any]
 
-# Of run(parameters, x) -> y, of 3 samples.
+# Transforms of run(parameters, x) -> y, for 3 samples.
 TRANSFORMS: dict[str, Transform] = {
     "grad": lambda run, p, x: grad(lambda p: run(p, x[0]).square().sum())(p),
     "grad of grad": lambda run, p, x: grad(

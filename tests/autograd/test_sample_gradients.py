@@ -65,7 +65,7 @@ def test_gradients_of_packed_sequences(case: LayerCase, samples: tuple[int, ...]
 
 @cases
 def test_bits_do_not_depend_on_threads(case: LayerCase, samples: tuple[int, ...]) -> None:
-    """Nor on there being more threads than samples, which then share each of them."""
+    """No bit depends on there being more threads than samples, which then share each of them."""
     arguments = sample_arguments(case)
     for count in samples:
         with use_threads(1):

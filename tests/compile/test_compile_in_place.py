@@ -209,7 +209,7 @@ TRANSFORMS: dict[str, Callable[[Callable[[Tensor], Tensor]], Callable[[Tensor], 
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize("frozen", [False, True])
 def test_transforms_inside_of_compiled_functions(name: str, backend: str, frozen: bool) -> None:
-    """Also with weights that require gradients, which the transform does not ask for."""
+    """Weights may require gradients that the transform does not ask for."""
     torch._dynamo.reset()
     module = FusedLSTM(D, H).requires_grad_(not frozen)
     x = torch.randn(2, 4, N, D) if "vmap" in name else torch.randn(4, N, D)
@@ -220,7 +220,7 @@ def test_transforms_inside_of_compiled_functions(name: str, backend: str, frozen
 
 
 def test_gradients_of_each_sample_in_a_compiled_function() -> None:
-    """Of functional weights, which Dynamo takes for some that need no gradients."""
+    """The weights are functional ones, which Dynamo takes for some that need no gradients."""
     torch._dynamo.reset()
     module = FusedLSTM(D, H)
     weights = {name: w.detach() for name, w in module.named_parameters()}

@@ -217,7 +217,7 @@ def test_safetensors_go_both_ways(tmp_path: Path) -> None:
 
 
 def test_lightning_trains_it_unchanged() -> None:
-    """The same losses, weight for weight, as nn.LSTM in the same LightningModule."""
+    """Losses and weights are those of nn.LSTM in an equal LightningModule."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         lightning: Any = pytest.importorskip("lightning", reason="lightning is not installed")

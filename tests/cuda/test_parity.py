@@ -287,7 +287,7 @@ def test_sample_gradients(
     assert [t.shape for t in nothing] == [(0,)] * 3
     for mine, bits in zip(weights, found[3], strict=True):
         assert_bitwise_equal(mine, bits)
-    # Of a forward that saved no gates.
+    # The forward saved no gates.
     arguments["gates"] = arguments["gates"].new_empty(0)
     assert_exact(op(*arguments.values(), True, True, samples)[3], truth, dtype)
 

@@ -119,7 +119,7 @@ class LayerInputs:
         )
 
     def requiring_grad(self) -> "LayerInputs":
-        """The same values in the same memory layout, as leaves that require gradients."""
+        """Inputs of equal values and memory layout, as leaves that require gradients."""
 
         def leaf(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.detach().requires_grad_()

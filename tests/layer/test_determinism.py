@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The same bits: run to run, for any number of threads, and for a row whatever else is there."""
+"""Bits are the same run to run, for any number of threads, and for a row whatever else is there."""
 
 import os
 import subprocess
@@ -199,7 +199,7 @@ def test_a_row_does_not_depend_on_how_many_others_there_are(
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @dtypes
 def test_one_bad_value_stays_in_its_row(bad: float, dtype: torch.dtype, isa: str) -> None:
-    """It reaches the steps after it, in the row; and every weight's gradient, as in nn.LSTM."""
+    """A NaN reaches the steps after it, in the row; and every weight's gradient, as in nn.LSTM."""
     case = LayerCase(6, 5, 3, 17, P=3, lengths=(6, 4, 6, 2, 0), dtype=dtype)
     inputs = make_inputs(case)
     expected = run_ours(inputs, cell_states=True)

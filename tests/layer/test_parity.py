@@ -38,7 +38,7 @@ def test_every_instruction_set_of_this_machine_is_tested() -> None:
 
 
 def test_instruction_sets_are_told_apart_by_their_bits() -> None:
-    """That the variable has an effect on the kernels, not on build_info alone."""
+    """The variable has an effect on the kernels, not on build_info alone."""
     if len(ISAS) == 1:
         pytest.skip("this machine has one instruction set")
     inputs = make_inputs(LayerCase(8, 16, 64, 64))
@@ -186,7 +186,7 @@ def unaligned(tensor: Tensor) -> Tensor:
 def test_memory_layout_changes_no_bit(
     place: Callable[[Tensor], Tensor], case: LayerCase, dtype: torch.dtype, isa: str
 ) -> None:
-    """Of the input, the states, the masks, the incoming gradients and the weights."""
+    """The layout of the input, the states, the masks, the incoming gradients and the weights."""
     inputs = make_inputs(in_dtype(case, dtype))
     placed = replace(
         inputs,

@@ -45,7 +45,7 @@ def elsewhere(request: pytest.FixtureRequest) -> Callable[[], AbstractContextMan
 
 
 def assert_unmoved(elsewhere: Any, compute: Callable[[], Any]) -> None:
-    """The same bits, dtypes and devices whatever the default is."""
+    """Asserts that bits, dtypes and devices are the same whatever the default is."""
     torch.manual_seed(1)
     expected = tree_leaves(compute())
     torch.manual_seed(1)

@@ -265,7 +265,7 @@ def test_op_refuses_masks(message: str, mask: Tensor, device: str) -> None:
 
 
 def test_fake_op_refuses_two_devices() -> None:
-    """Else the op would take the meta key and hand out CPU tensors that nobody wrote."""
+    """Without this check the op would take the meta key and give CPU tensors that nobody wrote."""
     for at in range(1, 6):
         arguments = [X, *states(), *layer()]
         arguments[at] = arguments[at].to("meta")

@@ -223,7 +223,7 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_damaged_files_raise_what_is_documented(seed: int) -> None:
-    """Of what is taken all the same, the results are ONNX Runtime's, if that takes it too."""
+    """A damaged file that is taken gives ONNX Runtime's results, if that takes it too."""
     draw = random.Random(seed)
     given = weights(draw.choice((1, 2)))
     directions = len(given["W"])

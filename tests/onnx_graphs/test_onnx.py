@@ -97,7 +97,7 @@ def test_export_is_standard_nodes_that_onnx_runtime_runs(
         for theirs, ours in zip(session.run(None, given), expected, strict=True):
             torch.testing.assert_close(torch.from_numpy(theirs), ours, rtol=1e-5, atol=1e-6)
 
-    # And back: the weights of the graph are those of the module, bit for bit.
+    # Read the graph back: the weights of the graph are those of the module, bit for bit.
     back = lstm_fused.from_onnx(nodes, proto.graph.initializer)
     assert isinstance(back, FusedLSTM)
     back.batch_first = model.lstm.batch_first  # the graph transposes around the node

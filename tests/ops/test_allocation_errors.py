@@ -21,7 +21,7 @@ def huge_input(features: int) -> Tensor:
 
 @pytest.mark.parametrize("grad", [False, True])
 def test_the_error_is_that_of_torch(grad: bool) -> None:
-    """Of a copy of the input, which takes 16 TiB."""
+    """The allocation that fails is a copy of the input, which takes 16 TiB."""
     with torch.set_grad_enabled(grad), pytest.raises(RuntimeError) as ours:
         FusedLSTM(4, 8)(huge_input(4))
     with pytest.raises(RuntimeError) as torchs:

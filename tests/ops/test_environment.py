@@ -60,7 +60,7 @@ def test_calls_beside_a_thread_that_writes_the_environment() -> None:
 
 
 def test_only_settings_read_the_environment() -> None:
-    """And nothing else that another thread may change: the locale, the time zone, the directory."""
+    """Nothing is read that another thread may change: the locale, the time zone, the directory."""
     unsafe = r"\b(secure_)?getenv\b|\benviron\b|\bsetlocale\b|\bstrerror\b|\blocaltime\b|\bgetcwd\b"
     found = {
         str(path.relative_to(ROOT))

@@ -81,7 +81,7 @@ with warnings.catch_warnings(action="ignore"):  # torch's, of fakes that are ove
 
 
 def test_ops_of_that_name_that_are_not_ours() -> None:
-    """As for kernels that do not load: a warning with the cause, and plain torch operations."""
+    """They count as kernels that do not load: a warning tells why, and torch operations run."""
     code = """
 import torch
 other = torch.library.Library("lstm_fused", "DEF")

@@ -131,7 +131,7 @@ ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"batch_sizes": torch.tensor([3])}, "input must have 2 dimensions, got 3"),
     (
         {"batch_sizes": torch.tensor([3]), "input": torch.zeros(3, 2)},
-        "lengths and reset_mask do not go with batch_sizes",
+        "lengths does not go with a PackedSequence, got both; pass padded input instead",
     ),
 ]
 PACKED_ERRORS = [

@@ -83,7 +83,7 @@ def check_paths(document: str, text: str) -> list[str]:
 
 
 def anchors(text: str) -> set[str]:
-    """Those that GitHub gives to the headings of a document."""
+    """The anchors that GitHub gives to the headings of a document."""
     found: set[str] = set()
     for heading in HEADING.findall(FENCE.sub("", text)):
         plain = LINK.sub(lambda match: match[0][1 : match[0].index("]")], heading)
