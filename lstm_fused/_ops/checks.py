@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from lstm_fused._ops.layer_weights import is_weight_count, split_directions
+from lstm_fused._ops.layer_weights import LayerWeights, is_weight_count, split_directions
 from lstm_fused._torch.private import assert_async, check
 
 # Dtypes that the kernels compute in.
@@ -76,7 +76,7 @@ def check_tensors(
     for tensor in weights:
         if tensor.dtype is not dtype or tensor.device != device:
             for direction in split_directions(weights, directions):
-                for name, weight in direction._asdict().items():
+                for name, weight in zip(LayerWeights._fields, direction, strict=True):
                     if weight is tensor:
                         _refuse_tensor(tensor, name, "parameter", input)
 

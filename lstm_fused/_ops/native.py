@@ -84,7 +84,7 @@ def saves_packed_rows(device: torch.device) -> bool:
     return device.type != "cuda"
 
 
-# The CPU's ops for `fast_path`; None: all calls go the general way.
+# The CPU's ops for `fast_path`; None: all calls go the general path.
 lstm_inference_op: Any = None
 lstm_cell_op: Any = None
 lstm_cell_backward_op: Any = None
