@@ -99,7 +99,7 @@ void LayerBackward::rebuild() const {
 void LayerBackward::compute_cell_output() {
   for (int d = 0; d < call_.shape.directions; ++d) {
     const GradientDirection& direction = gradients_.direction[d];
-    CellOutput args;
+    CellOutputCall args;
     args.shape = call_.shape;
     args.dtype = call_.dtype;
     args.lengths = call_.lengths;
