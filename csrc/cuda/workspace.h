@@ -81,7 +81,7 @@ struct LayerBackwardOptions {
   int64_t recurrence_bytes = 0;  // LstmPlan::workspace_bytes
 };
 
-// The whole backward.
+// The workspace of a layer's whole backward.
 struct LayerBackwardWorkspace {
   int64_t grad_gates = 0;   // (L, T, N, 4H) storage
   int64_t grad_output = 0;  // (L, T, N, P) storage: whole gradient of h, with projection

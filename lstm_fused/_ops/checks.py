@@ -105,7 +105,9 @@ def place_lengths(lengths: Tensor | None, input: Tensor, batch_first: bool) -> T
     check_lengths(lengths, input.shape[0 if batch_first else 1], IN_PYTHON)
     if lengths.device.type == "meta" and input.device.type != "meta":
         raise RuntimeError(f"lengths must hold values, as input on {input.device} does, got meta")
-    lengths = lengths.to(input.device)
+    # The CUDA kernels read int64: converted here, once for all layers and the backward.
+    dtype = torch.int64 if input.is_cuda else lengths.dtype
+    lengths = lengths.to(input.device, dtype)
     if lengths.is_cuda:
         steps = input.shape[1 if batch_first else 0]
         in_range = ((lengths >= 0) & (lengths <= steps)).all()

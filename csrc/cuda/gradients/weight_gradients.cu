@@ -119,7 +119,7 @@ void row_product(const Blas& blas, int64_t samples, int64_t rows, const void* a,
   blas.gemm(gemm);
 }
 
-// x as out (T, N, D), zero past a length, where it may be NaN.
+// Writes out (T, N, D): x, but zero past a length, where x may be NaN.
 void gather_input(const GradientCall& call, void* out) {
   const LstmShape& s = call.shape;
   GatherRows gather;
@@ -133,7 +133,7 @@ void gather_input(const GradientCall& call, void* out) {
   gather_rows(gather, call.stream);
 }
 
-// A direction's h_prev as out (T, N, P), zero where a row takes no part.
+// Writes out (T, N, P): a direction's h_prev, zero where a row takes no part.
 void gather_h_prev(const GradientCall& call, int direction, void* out) {
   const LstmShape& s = call.shape;
   const GradientDirection& d = call.direction[direction];
@@ -171,13 +171,13 @@ void recurrent_gradient(const GradientCall& call, int direction, void* h_prev, c
   row_product(blas, call.samples, s.batch, advance(d.recurrence.grad_gates, first * gates, storage),
               gates, d.h_0, s.output_size, s.output_size, 0, d.grad_w_hh);
   if (rest == 0) return;
-  const int64_t rest_begin = direction == 0 ? s.batch : 0, before = s.batch - rest_begin;
+  const int64_t rest_begin = direction == 0 ? s.batch : 0, from_row = s.batch - rest_begin;
   row_product(blas, call.samples, rest,
               advance(d.recurrence.grad_gates, rest_begin * gates, storage), gates,
-              advance(d.y, before * y_stride, storage), s.output_size, y_stride, 1, d.grad_w_hh);
+              advance(d.y, from_row * y_stride, storage), s.output_size, y_stride, 1, d.grad_w_hh);
 }
 
-// Without a row, every sum is zero.
+// Clears all gradients: where there are no rows, every sum is zero.
 void clear(const GradientCall& call) {
   const LstmShape& s = call.shape;
   const int64_t storage = dtype_size(call.dtype), gates = kGates * s.hidden_size;
