@@ -62,3 +62,8 @@ class ConversionReport:
             lines += [f"lstm_fused.{verb} lost options of:", *lost]
         if lines:
             warnings.warn("\n  ".join(lines), UserWarning, stacklevel=stacklevel + 1)
+
+
+# Pickles name these classes, so their place is one that stays.
+for _class in (Converted, Left, ConversionReport):
+    _class.__module__ = "lstm_fused.convert"

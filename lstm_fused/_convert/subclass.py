@@ -183,3 +183,7 @@ _OURS = ("lstm_fused.module", "lstm_fused.cell")
 def _blank(kind: type, torch_class: type, fused_class: type) -> nn.Module:
     own: type[nn.Module] = rebased(kind, torch_class, fused_class)
     return own.__new__(own)
+
+
+# Pickles name this function, so its place is one that stays.
+_blank.__module__ = "lstm_fused.convert"

@@ -160,9 +160,12 @@ def refuse_packed_masks(lengths: Any, reset_mask: Any, errors: Errors) -> None:
             )
 
 
+NO_STEPS = "Expected sequence length to be larger than 0 in RNN"
+
+
 def check_steps(steps: int) -> None:
     if steps == 0:
-        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        raise RuntimeError(NO_STEPS)
 
 
 # ---- Shapes ----

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lstm_fused._ops.checks import (
     IN_OPS,
+    NO_STEPS,
     accumulator_dtype,
     check_batch_sizes,
     check_device,
@@ -18,7 +19,6 @@ from lstm_fused._ops.checks import (
     check_rank,
     check_reset_mask,
     check_shape,
-    check_steps,
     dtype_sentence,
     refuse_packed_masks,
     require,
@@ -32,6 +32,11 @@ from lstm_fused._ops.layer_weights import (
     weight_sizes,
 )
 from lstm_fused._torch.private import assert_async
+
+
+def _check_steps(steps: int) -> None:
+    # `require`, since steps may be a symbol whose value only the data tell.
+    require(steps >= 1, lambda: NO_STEPS)
 
 
 def check_layer(
@@ -64,9 +69,9 @@ def check_layer(
     if batch_sizes is not None:
         refuse_packed_masks(lengths, reset_mask, IN_OPS)
         check_batch_sizes(batch_sizes, IN_OPS)
-        check_steps(batch_sizes.shape[0])
+        _check_steps(batch_sizes.shape[0])
     else:
-        check_steps(input.shape[0])
+        _check_steps(input.shape[0])
         rows = input.shape[1]
         require(batch == rows, lambda: f"h_0 must hold {rows} rows as input does, got {batch}")
         if lengths is not None:

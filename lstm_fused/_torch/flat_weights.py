@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`flat_weights`, nn.LSTM's list of its weights, for code that reads or assigns it."""
+"""`_flat_weights`, nn.LSTM's list of its weights, for code that reads or assigns it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GONE = object()
 class ByName(nn.RNNBase):
     """An nn.RNNBase that reads its weights by name at each call, and keeps no list of them.
 
-    Where code asks for `flat_weights`, or assigns it, as adapters and weight drop for nn.LSTM do,
+    Where code asks for `_flat_weights`, or assigns it, as adapters and weight drop for nn.LSTM do,
     there is a list from then on, with the meaning that it has in nn.LSTM: calls take the tensors in
     it, until a name stands for another tensor than it did when the list was made or assigned; then
     the names count again, all of them.
@@ -131,7 +131,7 @@ class ByName(nn.RNNBase):
 
 def carry_list(source: nn.Module, target: nn.Module, replaces: bool) -> None:
     """Gives `target`, which shares source's parameters, what was assigned to source's
-    `flat_weights`: the list itself if target `replaces` source, else a copy."""
+    `_flat_weights`: the list itself if target `replaces` source, else a copy."""
     if not isinstance(source, nn.RNNBase) or parametrize.is_parametrized(source):
         return  # a parametrized weight is another tensor at each look: the names count
     source._update_flat_weights()

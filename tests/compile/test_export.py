@@ -15,7 +15,7 @@ from kit.numeric import assert_bitwise_equal
 from kit.twins import D, H, make_twins
 from torch import Tensor, nn
 
-from lstm_fused import FusedLSTM, FusedLSTMCell
+from lstm_fused import FusedLSTM, FusedLSTMCell, functional
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "aoti_cpp"
 T, N = torch.export.Dim("T", min=1, max=99), torch.export.Dim("N", min=1, max=99)
@@ -141,3 +141,36 @@ def test_aot_inductor_from_python_and_from_cpp(tmp_path: Path) -> None:
         torch.testing.assert_close(
             torch.tensor([float(total), float(squares)]).double(), expected, rtol=1e-5, atol=1e-4
         )
+
+
+class PacksItself(nn.Module):
+    """Packs inside of the program, so that only the data tell how many steps there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = FusedLSTM(D, H)
+
+    def forward(self, data: Tensor, lengths: Tensor) -> Tensor:
+        sizes = (lengths[None, :] > torch.arange(9)[:, None]).sum(1)
+        h_0 = data.new_zeros(1, lengths.shape[0], H)
+        weights = list(self.lstm.parameters())
+        return functional.lstm(data, (h_0, h_0), weights, batch_sizes=sizes[sizes > 0])[0]
+
+
+def test_steps_that_only_the_data_tell() -> None:
+    model, lengths = PacksItself(), torch.tensor([4, 3, 2])
+    data = torch.randn(9, D)
+    packed = torch.nn.utils.rnn.PackedSequence(data, torch.tensor([3, 3, 2, 1]))
+    expected = model.lstm(packed)[0].data
+    program = torch.export.export(model.eval(), (data, lengths))
+    with torch.no_grad():
+        assert_bitwise_equal(program.module()(data, lengths), expected)
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        y = compiled(data, lengths)
+        assert_bitwise_equal(y, expected)
+        given = torch.randn_like(y)
+        found = torch.autograd.grad(y, list(model.parameters()), given)
+    wanted = torch.autograd.grad(expected, list(model.parameters()), given)
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert_bitwise_equal(mine, theirs)

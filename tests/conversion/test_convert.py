@@ -360,3 +360,15 @@ def test_classes_are_freed() -> None:
     references = convert_local()
     gc.collect()
     assert [reference() for reference in references] == [None, None]
+
+
+@pytest.mark.filterwarnings("ignore:lstm_fused.convert left:UserWarning")
+def test_pickles_name_no_private_module() -> None:
+    """A pickle is loaded by the names in it, which must stay when files move."""
+    model, report = lstm_fused.convert(
+        nn.Sequential(Amp(D, H), nn.LSTMCell(D, H), OwnForward(D, H)), return_report=True
+    )
+    for thing in (*model, FusedLSTM(D, H, recompute=True), report):
+        pickled = pickle.dumps(thing)
+        assert b"lstm_fused._" not in pickled, type(thing)
+        assert str(pickle.loads(pickled)) == str(thing)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`flat_weights` read and assigned, as adapters, weight drop and quantisers for nn.LSTM do."""
+"""`_flat_weights` read and assigned, as adapters, weight drop and quantisers for nn.LSTM do."""
 
 import copy
 import pickle

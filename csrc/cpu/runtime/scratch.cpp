@@ -50,9 +50,11 @@ class KeptBlocks {
     kept_ += bytes;
   }
 
-  // Frees all of them; gives their bytes.
+  // Frees all of them; gives their bytes. NOTE: does not wait, since in a forked child the thread
+  // that holds the lock may not be there.
   int64_t release() {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock) return 0;
     const int64_t bytes = kept_;
     while (count_ > 0) std::free(remove(count_ - 1).data);
     return bytes;
