@@ -10,7 +10,9 @@ from torch import nn
 
 from lstm_fused._convert import reasons
 from lstm_fused._convert.report import ConversionReport
-from lstm_fused._convert.subclass import _blank as _blank  # by this name pickles find it
+from lstm_fused._convert.report import Converted as Converted  # by these names pickles find them
+from lstm_fused._convert.report import Left as Left
+from lstm_fused._convert.subclass import _blank as _blank
 from lstm_fused._convert.subclass import rebased
 from lstm_fused._convert.swap import Decision, swap_modules
 from lstm_fused._torch.module_state import original_class, share_state, to_torch
