@@ -82,15 +82,14 @@ VERSION_PYTHON = $(VERSION_VENV)/bin/python
 		-r requirements-versions.txt
 	touch $@
 
-# Left out: numbers, which are the kernels' own whatever the torch; CUDA; benchmarks; the tests of
-# packages that the environments do not hold; and what depends on the process, whose limits and second
+# What meets torch: ops, modules, derivatives and transforms, compilation, conversion. Numbers are the
+# kernels' own whatever the torch. Left out is what depends on the process, whose limits and second
 # loads a CUDA build of torch meets in ways of its own, or on its default device.
-VERSION_LEFT_OUT := tests/layer/test_parity.py tests/layer/test_pieces.py tests/layer/test_random.py \
-	tests/layer/test_reference.py tests/layer/test_saturated.py tests/cuda/% tests/project/% \
-	tests/onnx_graphs/% tests/conversion/test_opacus.py tests/conversion/test_integrations.py \
-	tests/conversion/test_torchrl.py tests/ops/test_loading.py tests/ops/test_allocation_errors.py \
-	tests/module/test_default_device.py
-VERSION_TESTS = $(filter-out $(VERSION_LEFT_OUT),$(sort $(shell find tests -name 'test_*.py')))
+VERSION_TESTS = $(filter-out %/test_loading.py %/test_allocation_errors.py %/test_default_device.py, \
+	$(sort $(wildcard tests/ops/test_*.py tests/module/test_*.py tests/compile/test_*.py) \
+	$(addprefix tests/autograd/test_,$(addsuffix .py,autocast cell_transforms flops function_apply \
+	functorch in_place without_private_names)) \
+	$(addprefix tests/conversion/test_,$(addsuffix .py,convert convert_places))))
 VERSION_BUILD = build/torch-$*
 
 $(VERSIONS:%=test-version-%): test-version-%: setup .venv-torch-%/.lstm_fused-requirements
