@@ -27,8 +27,8 @@ from lstm_fused._torch.private import (
 from lstm_fused.autograd.arguments import LayerArguments
 from lstm_fused.autograd.compiled_layer import is_exporting, lstm_layer_op
 from lstm_fused.autograd.composite import composite_layer
-from lstm_fused.autograd.function import apply_layer
-from lstm_fused.autograd.layer_function import LayerFunction
+from lstm_fused.autograd.eager_function import LayerFunction
+from lstm_fused.autograd.functorch_function import apply_layer
 
 # Classes of tensors that torch's own operations give back as they are.
 _PLAIN = (Tensor, torch.nn.Parameter)
