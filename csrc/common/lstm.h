@@ -30,6 +30,8 @@ struct LstmShape {
 // Throws Error unless T, N, D ≥ 0, H, P ≥ 1, L is 1 or 2, P = H without output projection, and all
 // are so small that no product of sizes and bytes overflows.
 void check_shape(const LstmShape& shape);
+// Throws Error unless so many samples share the rows of the batch equally.
+void check_samples(const LstmShape& shape, int64_t samples);
 
 // Which rows take part in each step. Rows are numbered by decreasing length ("sorted rows"), so
 // that those of step t are the prefix [0, active[t]).
