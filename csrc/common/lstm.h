@@ -129,11 +129,11 @@ struct LstmBackwardArgs {
   LstmBackwardDirection direction[kMaxDirections];
 };
 
-// A direction of a whole layer's backward: the recurrence, and what follows from it.
+// A direction of a whole layer's backward: the recurrence, and the gradients of the weights.
 struct LayerBackwardDirection {
-  // Of it, grad_gates and grad_output are not used; weights.w_ih is read where grad_x is wanted.
-  // Without gates (in all directions or in none), which a forward need not save, they are computed
-  // anew, from w_ih and the biases too.
+  // grad_gates and grad_output of `recurrence` are ignored; its weights.w_ih is read where grad_x
+  // is wanted. Gates that the forward did not save (in all directions or in none) are null, and are
+  // computed anew, from w_ih and the biases too.
   LstmBackwardDirection recurrence;
   const void* h_0 = nullptr;  // (N, P) storage
   const void* y = nullptr;    // as in the forward
