@@ -5,9 +5,8 @@ Everything the kernels compute is written here once more, to be read rather than
 float64 it is the truth that the tests measure against; in any dtype, on any device, it is what runs
 where a kernel cannot: on devices without kernels, for derivatives beyond the second, and for those
 in transforms and traces. It is therefore pure: no in-place operation, no read of a tensor's values
-on the host, a Python loop over time only, and so it can be differentiated to any order, batched and
-traced. It computes in the dtype of its arguments: a caller who wants 32-bit state under 16-bit
-weights casts first.
+on the host, a Python loop over time only, and so can be differentiated to any order, batched and
+traced. It computes in its arguments' dtype: who wants 32-bit state under 16-bit weights casts.
 
 Notation
     T   time steps                N   rows of the batch         D   features of the input
@@ -21,8 +20,7 @@ One step of one direction, PyTorch's conventions and gate order i, f, g, o (docu
     i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)          g = tanh(a_g)
     c       = f * c_prev + i * g
     cell_output = o * tanh(c)                                   (N, H)
-    h       = cell_output W_hr^T                                (N, P); without a projection
-                                                                h = cell_output
+    h       = cell_output W_hr^T                                (N, P); cell_output without W_hr
 
 Rows that end early (``lengths``) and states that are reset (``reset_mask``) enter by two masks:
 
