@@ -22,8 +22,18 @@ PACKAGES = (
     "haste_pytorch",
     "flashrnn",
 )
-# Variables that choose other kernels than a reader would expect.
-TELLING = ("LSTM_FUSED_", "ONEDNN_", "DNNL_", "MKL_", "OMP_", "KMP_", "GOMP_", "XLA_", "TORCH_")
+# Prefixes of environment variables that choose other kernels than a reader would expect.
+PREFIXES = (
+    "LSTM_FUSED_",
+    "ONEDNN_",
+    "DNNL_",
+    "MKL_",
+    "OMP_",
+    "KMP_",
+    "GOMP_",
+    "XLA_",
+    "TORCH_",
+)
 
 
 def machine_facts() -> dict[str, Any]:
@@ -37,7 +47,7 @@ def machine_facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": _versions(),
         "commit": commit(),
-        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(TELLING)},
+        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(PREFIXES)},
         "load": load_average(),
     }
 

@@ -14,7 +14,7 @@ import torch
 # Side of the square product: large enough for the full rate, and small enough for dozens of calls
 # in the time given, of which the best counts: one that other programs did not disturb.
 GEMM_SIDE = {"cpu": 1024, "cuda": 8192}
-# Of one core's share of a working set: from within its L1 cache to beyond its L2 cache.
+# Bytes that one core reads, from within its L1 cache to beyond its L2 cache.
 READ_BYTES = [32 << 10, 128 << 10, 512 << 10, 2 << 20, 8 << 20]
 
 

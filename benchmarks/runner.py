@@ -39,7 +39,7 @@ class Options:
     device: str = "cpu"
     threads: int = 1
     rounds: int = 7
-    # Of timed calls in one turn; at least one call.
+    # Seconds of timed calls in one turn; at least one call.
     seconds: float = 0.05
     # Beyond the time that a case is given, it ends after so many rounds.
     least_rounds: int = 5

@@ -23,8 +23,8 @@ from common import (
     batch_count,
     fingerprint,
     is_default,
-    judge,
     make_parser,
+    report_goal,
     run_script,
     shuffled,
     widened,
@@ -262,7 +262,7 @@ def main() -> int:
 
     draw(contest, f"{digits.name}: an LSTM reads images row by row", "cross-entropy", own_panel)
     reached = all(result["test accuracy"] >= GOAL for result in results.values())
-    goal = judge(ranks, f"test accuracy of {GOAL:.0%}", reached, is_default(parser, options))
+    goal = report_goal(ranks, f"test accuracy of {GOAL:.0%}", reached, is_default(parser, options))
     return 0 if agree and goal else 1
 
 

@@ -83,7 +83,7 @@ def is_default(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
     )
 
 
-def judge(ranks: "Ranks", goal: str, met: bool, binding: bool) -> bool:
+def report_goal(ranks: "Ranks", goal: str, met: bool, binding: bool) -> bool:
     """Say whether a goal is met; False if it is not and was binding, as it is with defaults."""
     note = "" if binding else " (not judged: other settings than the defaults)"
     ranks.say(f"goal           {goal}: {'met' if met else 'NOT MET'}{note}")

@@ -25,8 +25,8 @@ from common import (
     fingerprint,
     generator,
     is_default,
-    judge,
     make_parser,
+    report_goal,
     run_script,
     widened,
 )
@@ -297,7 +297,7 @@ def main() -> int:
         "smooth L1 error of scaled values",
         own_panel,
     )
-    goal = judge(ranks, "lower errors than the baseline", beaten, is_default(parser, options))
+    goal = report_goal(ranks, "lower errors than the baseline", beaten, is_default(parser, options))
     return 0 if agree and goal else 1
 
 

@@ -44,8 +44,8 @@ class FusedLSTM(CheckedAsTorch):
         device, dtype: of the parameters; float32, float64, bfloat16 or float16.
         backend: "auto", the fused kernels; or "cudnn", torch's own (cuDNN on CUDA devices, oneDNN
             on the CPU), with nn.LSTM's limits.
-        recompute: save h and c for the backward but no gates, which it computes anew by one
-            product over all steps: less memory, a little more time. An attribute as well, which a
+        recompute: save h and c for the backward but no gates, which it computes anew by
+            products over many steps: less memory, a little more time. An attribute as well, which a
             converted module may be given.
 
     Raises:

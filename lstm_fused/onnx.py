@@ -140,7 +140,7 @@ class ReversedLSTM(nn.Module):
 
 
 def _flip(input: Tensor, lengths: Tensor | None, time_dim: int) -> Tensor:
-    """Each row's own steps in reverse order; what is past its end stays."""
+    """Reverses the steps of each row within its length; padding stays."""
     if lengths is None:
         return input.flip(time_dim)
     t = torch.arange(input.shape[time_dim], device=input.device).unsqueeze(1 - time_dim)

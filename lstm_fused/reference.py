@@ -3,10 +3,10 @@
 
 Everything the kernels compute is written here once more, to be read rather than to be fast. In
 float64 it is the truth that the tests measure against; in any dtype, on any device, it is what runs
-where a kernel cannot (double backward, devices without kernels). It is therefore pure: no in-place
-operation, no read of a tensor's values on the host, a Python loop over time only, and so it can be
-differentiated to any order, batched and traced. It computes in the dtype of its arguments: a caller
-who wants 32-bit state under 16-bit weights casts first.
+where a kernel cannot: on devices without kernels, for derivatives beyond the second, and for those
+in transforms and traces. It is therefore pure: no in-place operation, no read of a tensor's values
+on the host, a Python loop over time only, and so can be differentiated to any order, batched and
+traced. It computes in its arguments' dtype: who wants 32-bit state under 16-bit weights casts.
 
 Notation
     T   time steps                N   rows of the batch         D   features of the input
@@ -19,16 +19,16 @@ One step of one direction, PyTorch's conventions and gate order i, f, g, o (docu
     a       = x W_ih^T + b_ih + h_prev W_hh^T + b_hh            (N, 4H), split into a_i a_f a_g a_o
     i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)          g = tanh(a_g)
     c       = f * c_prev + i * g
-    h~      = o * tanh(c)                                       (N, H), named cell_output below
-    h       = h~ W_hr^T                                         (N, P); h = h~ without a projection
+    cell_output = o * tanh(c)                                   (N, H)
+    h       = cell_output W_hr^T                                (N, P); cell_output without W_hr
 
 Rows that end early (``lengths``) and states that are reset (``reset_mask``) enter by two masks:
 
-    valid[t, n]  t lies inside row n: the step takes place. Elsewhere the state passes through
-                 unchanged, and the outputs are 0. Thus the reverse direction, which processes
-                 t = T-1 .. 0, keeps its initial state until t = len - 1.
-    keep[t, n]   valid, and the state entering step t is not reset: h_prev and c_prev are the
-                 carried state. Elsewhere they are 0, and no gradient reaches what was carried.
+    valid[t, n]    t lies inside row n: the step takes place. Elsewhere the state passes through
+                   unchanged, and the outputs are 0. Thus the reverse direction, which processes
+                   t = T-1 .. 0, keeps its initial state until t = len - 1.
+    carried[t, n]  valid, and the state is not reset before step t: h_prev and c_prev are the state
+                   that the step before left. Elsewhere they are 0, and no gradient reaches it.
 
 Masks select values (``torch.where``); they never multiply. A NaN that stands in padding, or in a
 state that is reset, is replaced *before* it is used: neither values nor gradients see 0 * NaN.
@@ -68,18 +68,18 @@ class Masks(NamedTuple):
     """Which steps take place, and which take over the carried state; None means all of them."""
 
     valid: Tensor | None  # (T, N, 1) bool, or (N, 1) of one step
-    keep: Tensor | None  # shaped as valid, and a subset of it
+    carried: Tensor | None  # shaped as valid, and a subset of it
 
     def at(self, t: int) -> "Masks":
-        valid, keep = self
-        return Masks(None if valid is None else valid[t], None if keep is None else keep[t])
+        valid, carried = self
+        return Masks(None if valid is None else valid[t], None if carried is None else carried[t])
 
 
 class _Step(NamedTuple):
     """What one step of one direction read and made."""
 
-    h_prev: Tensor  # (N, P), after masking by keep
-    c_prev: Tensor  # (N, H), after masking by keep
+    h_prev: Tensor  # (N, P), after masking by carried
+    c_prev: Tensor  # (N, H), after masking by carried
     gates: Gates  # four of (N, H), activated
     cell_output: Tensor  # (N, H)
     h: Tensor  # (N, P)
@@ -91,7 +91,7 @@ def lstm_cell(preactivations: Tensor, c_prev: Tensor) -> tuple[Gates, Tensor, Te
 
     Args:
         preactivations: (N, 4H), both GEMMs and both biases summed, gate order i, f, g, o.
-        c_prev: (N, H), the cell state entering the step.
+        c_prev: (N, H), the cell state before the step.
 
     Returns:
         gates: (i, f, g, o), each (N, H), activated.
@@ -124,7 +124,7 @@ def lstm_layer(
         weights: per direction w_ih (4H, D), w_hh (4H, P) [, b_ih, b_hh (4H,)] [, w_hr (P, H)], in
             the order of ``nn.LSTM._flat_weights``; their number per direction says which exist.
         lengths: int (N,), any order, 0 <= length <= T, on any device; None means T for every row.
-        reset_mask: bool (T, N). True at t zeroes the state entering step t, in the direction of
+        reset_mask: bool (T, N). True at t zeroes h_prev and c_prev of step t, in the direction of
             processing. Ignored past a row's length.
 
     Returns:
@@ -176,14 +176,14 @@ def lstm_layer_backward(
     One step, from dh and dc, the gradients of the state it leaves (grad_y[t] and
     grad_cell_states[t] included):
 
-        dh~   = dh W_hr                                          (dh itself without a projection)
-        do    = dh~ * tanh(c)                  dc += dh~ * o * (1 - tanh(c)^2)
+        dcell_output = dh W_hr                                   (dh itself without a projection)
+        do    = dcell_output * tanh(c)         dc += dcell_output * o * (1 - tanh(c)^2)
         di    = dc * g                         dg  = dc * i          df = dc * c_prev
         da    = [di * i(1-i), df * f(1-f), dg * (1-g^2), do * o(1-o)]          (N, 4H)
         dh_in = da W_hh                        dc_in = dc * f
 
     and over all steps dW_ih = sum da^T x, dW_hh = sum da^T h_prev, db_ih = db_hh = sum da,
-    dW_hr = sum dh^T h~, dx = da W_ih. Every operation is itself differentiable.
+    dW_hr = sum dh^T cell_output, dx = da W_ih. Every operation is itself differentiable.
     """
     directions = _split_weights(weights, h_0.size(0))
     masks = make_masks(input, lengths, reset_mask)
@@ -272,8 +272,8 @@ def _run_direction(
     from_input = linear(x, w.w_ih, bias)  # (T, N, 4H), all steps at once
     steps: list[_Step] = []
     for t in _processing_order(x.size(0), reverse):
-        valid, keep = masks.at(t)
-        h_prev, c_prev = select(keep, h), select(keep, c)
+        valid, carried = masks.at(t)
+        h_prev, c_prev = select(carried, h), select(carried, c)
         gates, cell_output, c_new = lstm_cell(from_input[t] + linear(h_prev, w.w_hh), c_prev)
         h_new = cell_output if w.w_hr is None else linear(cell_output, w.w_hr)
         steps.append(_Step(h_prev, c_prev, gates, cell_output, h_new, c_new))
@@ -305,7 +305,7 @@ def _differentiate_direction(
     # Walk the steps from the last processed to the first, carrying the state's gradient.
     for t in reversed(_processing_order(x.size(0), reverse)):
         step, (i, f, g, o) = steps[t], steps[t].gates
-        valid, keep = masks.at(t)
+        valid, carried = masks.at(t)
 
         # Collect what reaches the state made here; where no step takes place that is nothing.
         dh, dc = select(valid, grad_h), select(valid, grad_c)
@@ -327,8 +327,8 @@ def _differentiate_direction(
         grads_h.append(dh)
 
         # Hand on: nothing through a reset, everything past a step that did not take place.
-        grad_h = select(valid, select(keep, da @ w.w_hh), grad_h)
-        grad_c = select(valid, select(keep, dc * f), grad_c)
+        grad_h = select(valid, select(carried, da @ w.w_hh), grad_h)
+        grad_c = select(valid, select(carried, dc * f), grad_c)
 
     # Sum over time and batch, as one GEMM each.
     if not reverse:
@@ -374,8 +374,8 @@ def make_masks(input: Tensor, lengths: Tensor | None, reset_mask: Tensor | None)
         valid = (time < lengths.to(input.device)).unsqueeze(-1)
     if reset_mask is None:
         return Masks(valid, valid)
-    carried = reset_mask.logical_not().unsqueeze(-1)
-    return Masks(valid, carried if valid is None else valid & carried)
+    not_reset = reset_mask.logical_not().unsqueeze(-1)
+    return Masks(valid, not_reset if valid is None else valid & not_reset)
 
 
 def _check_shape(name: str, tensor: Tensor | None, wanted: tuple[int, ...]) -> None:

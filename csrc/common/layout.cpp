@@ -50,6 +50,12 @@ void check_shape(const LstmShape& shape) {
   check_magnitude(shape);
 }
 
+void check_samples(const LstmShape& shape, int64_t samples) {
+  LSTM_CHECK(samples >= 1 && shape.batch % samples == 0,
+             "samples must be at least 1 and divide the ", shape.batch, " rows of h_0, got ",
+             samples);
+}
+
 SequenceLayout dense_layout(int64_t steps, int64_t batch) {
   SequenceLayout layout;
   layout.active.assign(steps, batch);

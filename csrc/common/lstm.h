@@ -30,6 +30,8 @@ struct LstmShape {
 // Throws Error unless T, N, D ≥ 0, H, P ≥ 1, L is 1 or 2, P = H without output projection, and all
 // are so small that no product of sizes and bytes overflows.
 void check_shape(const LstmShape& shape);
+// Throws Error unless so many samples share the rows of the batch equally.
+void check_samples(const LstmShape& shape, int64_t samples);
 
 // Which rows take part in each step. Rows are numbered by decreasing length ("sorted rows"), so
 // that those of step t are the prefix [0, active[t]).
@@ -127,11 +129,11 @@ struct LstmBackwardArgs {
   LstmBackwardDirection direction[kMaxDirections];
 };
 
-// A direction of a whole layer's backward: the recurrence, and what follows from it.
+// A direction of a whole layer's backward: the recurrence, and the gradients of the weights.
 struct LayerBackwardDirection {
-  // Of it, grad_gates and grad_output are not used; weights.w_ih is read where grad_x is wanted.
-  // Without gates (in all directions or in none), which a forward need not save, they are computed
-  // anew, from w_ih and the biases too.
+  // grad_gates and grad_output of `recurrence` are ignored; its weights.w_ih is read where grad_x
+  // is wanted. Gates that the forward did not save (in all directions or in none) are null, and are
+  // computed anew, from w_ih and the biases too.
   LstmBackwardDirection recurrence;
   const void* h_0 = nullptr;  // (N, P) storage
   const void* y = nullptr;    // as in the forward

@@ -26,6 +26,24 @@ constexpr int64_t kMinStepWorkPerThread = 30'000;
 // that they come from.
 constexpr int64_t kMinGroupRows = 6;
 
+// A team counts as even where its threads would have room for at most an eighth more panels than
+// there are, if each had as many as the busiest: the others wait for that one at every step. No
+// measurement of it is on record.
+constexpr int64_t kEvenTeamDivisor = 8;
+
+// Rows of a step from which its own product hides the reading of W_ih, so that x*W_ih is fused into
+// the step; else rows of the input GEMM ahead of the steps, which then reads W_ih once for eight
+// times the rows from which arithmetic bounds a pass. No measurement of it is on record.
+constexpr int64_t kMinFusedRows = 2 * kMinGroupRows;
+constexpr int64_t kInputGemmRows = 8 * kMinGroupRows;
+// The part of the L2 cache that the input GEMM's result may fill, one half: the weights of the
+// steps that read it pass through the other.
+constexpr int64_t kInputGemmCacheDivisor = 2;
+
+// Multiply-adds in whose time the lanes of a unit's dot products are summed up, for a row: an
+// estimate.
+constexpr int64_t kLaneSumWork = 20;
+
 // L2 caches that the weights of a step may fill where each thread reads all of them. Larger ones
 // come from a cache or memory that the threads share, which has less to give than they multiply.
 // Measured, weights over 4 MiB: teams take 3 to 17 % less, at any T.
@@ -87,18 +105,18 @@ DotLimits dot_limits(const LstmShape& shape, DType dtype, Isa isa, const CpuFact
 
 // Whether so few units leave most lanes of a panel empty that dot products, which fill theirs from
 // K, take fewer instructions: for a row, multiply-adds on panels against those of each unit's dot
-// products and some 20 to sum up their lanes.
+// products and of summing up their lanes.
 bool leaves_lanes_empty(const LstmShape& shape, int64_t width) {
   const int64_t dot = kGates * (ceil_div(shape.input_size, width) +  //
                                 ceil_div(shape.output_size, width));
   return shape.hidden_size < width &&
-         shape.hidden_size * (dot + 20) < kGates * (shape.input_size + shape.output_size);
+         shape.hidden_size * (dot + kLaneSumWork) < kGates * (shape.input_size + shape.output_size);
 }
 
 // AVX512-BF16 has nothing to give to other types.
 Isa isa_for(DType dtype, const CpuFacts& facts) {
-  const bool plain = facts.isa == Isa::kAvx512Bf16 && dtype != DType::kBFloat16;
-  return plain ? Isa::kAvx512 : facts.isa;
+  const bool gains_nothing = facts.isa == Isa::kAvx512Bf16 && dtype != DType::kBFloat16;
+  return gains_nothing ? Isa::kAvx512 : facts.isa;
 }
 
 // Whether the threads should share the weights of a step, each with its own units, rather than its
@@ -130,9 +148,9 @@ void split_over_threads(const LstmShape& shape, const KernelTable& table, int64_
   threads = std::clamp<int64_t>(threads, 1, std::max(facts.threads, 1));
   if (threads == 1) return;
   const int64_t per_direction = ceil_div(threads, shape.directions);
-  // A team whose threads have as many panels each, or nearly.
   const int64_t team = std::min(per_direction, max_team);
-  const bool even = ceil_div(max_team, team) * team * 8 <= max_team * 9;
+  const bool even =
+      ceil_div(max_team, team) * team * kEvenTeamDivisor <= max_team * (kEvenTeamDivisor + 1);
   const int64_t most = prefer_team && even ? ceil_div(per_direction, max_team) : per_direction;
   const int64_t groups = std::clamp<int64_t>(shape.batch / kMinGroupRows, 1, most);
   plan.row_groups = static_cast<int>(groups);
@@ -161,6 +179,10 @@ std::string explain_threads(const LstmPlan& plan, const LstmShape& shape, const 
   return text.str();
 }
 
+int64_t max_unpacked_steps(DType dtype, Isa isa) {
+  return ceil_div(max_unpacked_rows(dtype, isa), kUnpackedRowsOfStep);
+}
+
 }  // namespace
 
 LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts) {
@@ -182,13 +204,14 @@ LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& 
   if (plan.dot) return plan;
 
   // One product over several steps reads W_ih once for all of them; that pays where a step alone
-  // has too few rows to hide that reading. Its result should stay in half of the L2 cache.
+  // has too few rows to hide that reading, and is needed where x must be converted.
   const bool converts = table.operand_size != dtype_size(dtype);
   const int64_t rows = std::max<int64_t>(1, ceil_div(shape.batch, plan.row_groups));
-  if (converts || rows < 2 * kMinGroupRows) {
+  if (converts || rows < kMinFusedRows) {
     const int64_t row_bytes = ceil_div(kGates * h, plan.team) * accumulator_size(dtype);
-    const int64_t fitting = std::max<int64_t>(1, facts.l2_bytes / 2 / (row_bytes * rows));
-    const int64_t wanted = ceil_div(8 * kMinGroupRows, rows);
+    const int64_t fitting =
+        std::max<int64_t>(1, facts.l2_bytes / kInputGemmCacheDivisor / (row_bytes * rows));
+    const int64_t wanted = ceil_div(kInputGemmRows, rows);
     plan.input_gemm_steps = std::min({wanted, fitting, std::max<int64_t>(shape.steps, 1)});
   }
   return plan;
@@ -199,10 +222,6 @@ int64_t max_unpacked_rows(DType dtype, Isa isa) {
   if (dtype == DType::kBFloat16) return narrow ? kMaxNarrowPairedRows : kMaxPairedRows;
   if (dtype == DType::kFloat16 && narrow) return kMaxEmulatedRows;
   return kMaxUnpackedRows;
-}
-
-int64_t max_unpacked_steps(DType dtype, Isa isa) {
-  return ceil_div(max_unpacked_rows(dtype, isa), kUnpackedRowsOfStep);
 }
 
 bool reads_weights_unpacked(const LstmShape& shape, DType dtype, Isa isa) {
@@ -254,7 +273,7 @@ std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts&
     text << "; packing pays from T*N = " << limits.rows + 1;
     if (limits.steps < limits.rows) text << " or T = " << limits.steps + 1;
     text << " on";
-  } else if (plan.input_gemm_steps > 0 && rows >= 2 * kMinGroupRows) {
+  } else if (plan.input_gemm_steps > 0 && rows >= kMinFusedRows) {
     text << "; x is converted for these kernels";
   } else if (plan.input_gemm_steps > 0) {
     text << "; " << rows << " row(s) a step are too few to read W_ih for each";

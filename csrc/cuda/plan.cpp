@@ -7,7 +7,7 @@
 
 #include "common/error.h"
 #include "common/setting.h"
-#include "cuda/stepwise/plan.h"
+#include "cuda/stepwise/cost.h"
 #include "cuda/workspace.h"
 
 namespace lstm_fused::cuda {

@@ -39,7 +39,7 @@ struct ForwardRecurrence {
   void* h_n = nullptr;          // out (N, P) storage
   void* c_n = nullptr;          // out (N, H) storage
   void* cell_states = nullptr;  // out, as y, in rows of L·H storage; or null
-  // For the backward, or null. Rows past a length are not written.
+  // Arrays saved for the backward; null if not saved. Rows past a length are not written.
   void* gates = nullptr;  // out (T, N, 4H) storage, activated; may be `preactivations` in stepwise
   void* cells = nullptr;  // out (T, N, H) accumulator
 };

@@ -32,7 +32,7 @@ struct StepwiseBackwardWorkspace {
   int64_t grad_cell_output = 0;       // (T, N, L·H) storage: grad_y·W_hr
   int64_t grad_last_cell_output = 0;  // (L, N, H) storage: grad_h_n·W_hr
   int64_t grad_h_prev = 0;            // (L, T, N, P) storage: each step's gradient of its h_prev
-  // With or without, as in the forward:
+  // Copies of weights, with or without projection, as in the forward:
   int64_t w_hh = 0;
   int64_t w_hr = 0;
   int64_t bytes = 0;

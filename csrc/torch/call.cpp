@@ -43,24 +43,12 @@ Tensor checked_gradient(const Layer& layer, const std::optional<Tensor>& grad, c
   return grad ? checked(*grad, name, sizes, layer) : new_storage(layer, {0});
 }
 
-// NOTE: not `checked`, whose dtype is the layer's.
-Tensor checked_cells(const Layer& layer, const Tensor& cells) {
-  LSTM_CHECK(cells_sizes(layer).equals(cells) && device_of(cells) == layer.device &&
-                 cells.scalar_type() == accumulator_type(layer),
-             "cells must be those that lstm_forward returned");
-  return to_contiguous(cells, "cells");
-}
-
 // Gates that the forward did not save are an empty tensor of one dimension.
 Tensor checked_gates(const Layer& layer, const Tensor& gates) {
   return checked(gates, "gates", Sizes{0}.equals(gates) ? Sizes{0} : gates_sizes(layer), layer);
 }
 
 }  // namespace
-
-ScalarType accumulator_type(const Layer& layer) {
-  return layer.dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float;
-}
 
 std::vector<Tensor> new_weight_gradients(const Layer& layer, std::optional<int64_t> samples) {
   const auto sizes_of = [&](const Tensor& weight) -> Sizes {
@@ -111,12 +99,6 @@ LstmForwardDirection ForwardTensors::direction(const Layer& layer, int direction
   return out;
 }
 
-void check_samples(const Layer& layer, int64_t samples) {
-  LSTM_CHECK(samples >= 1 && layer.shape.batch % samples == 0,
-             "samples must be at least 1 and divide the ", layer.shape.batch, " rows of h_0, got ",
-             samples);
-}
-
 BackwardTensors::BackwardTensors(const Layer& layer, const std::optional<Tensor>& grad_y,
                                  const std::optional<Tensor>& grad_h_n,
                                  const std::optional<Tensor>& grad_c_n,
@@ -130,7 +112,7 @@ BackwardTensors::BackwardTensors(const Layer& layer, const std::optional<Tensor>
           checked_gradient(layer, grad_cell_states, "grad_cell_states", cell_states_sizes(layer))),
       y(checked(y, "y", y_sizes(layer), layer)),
       gates(checked_gates(layer, gates)),
-      cells(checked_cells(layer, cells)),
+      cells(checked_cells(cells, cells_sizes(layer), layer)),
       grad_input(new_storage(layer, sequence_sizes(layer, layer.shape.input_size), needs.input)),
       grad_h_0(new_storage(layer, h_sizes(layer), needs.states)),
       grad_c_0(new_storage(layer, c_sizes(layer), needs.states)) {

@@ -17,9 +17,6 @@ using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>
 using InferenceResult = std::tuple<Tensor, Tensor, Tensor>;
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>;
 
-// The dtype that sums and cell states are kept in.
-ScalarType accumulator_type(const Layer& layer);
-
 // Uninitialised gradients of all weights, in their order; with `samples`, (samples, …) each.
 std::vector<Tensor> new_weight_gradients(const Layer& layer, std::optional<int64_t> samples = {});
 
@@ -34,9 +31,6 @@ struct ForwardTensors {
   LstmForwardDirection direction(const Layer& layer, int direction) const;
   ForwardResult result() const { return {y, h_n, c_n, cell_states, gates, cells}; }
 };
-
-// Throws Error unless so many samples share the rows of the batch equally.
-void check_samples(const Layer& layer, int64_t samples);
 
 // Which gradients a backward gives.
 struct BackwardNeeds {

@@ -69,11 +69,7 @@ BackwardResult lstm_cell_backward_cpu(const std::optional<Tensor>& grad_h_next,
   const int64_t rows = layer.shape.batch, hidden = layer.shape.hidden_size;
   const ScalarType dtype = layer.input.scalar_type();
   const Tensor saved_gates = checked(gates, "gates", {rows, kGates * hidden}, layer);
-  const Sizes cells_sizes = {rows, hidden};
-  LSTM_CHECK(cells_sizes.equals(cells) && device_of(cells) == layer.device &&
-                 cells.scalar_type() == accumulator_type(layer),
-             "cells must be those that lstm_cell returned");
-  const Tensor saved_cells = to_contiguous(cells, "cells");
+  const Tensor saved_cells = checked_cells(cells, {rows, hidden}, layer);
   Tensor grad_h_rows, grad_c_rows;
   const auto new_gradient = [&](bool wanted, int64_t columns) {
     return new_tensor(wanted ? Sizes{rows, columns} : Sizes{0}, dtype, layer.device);

@@ -79,6 +79,12 @@ void check_device(const Tensor& tensor, const char* name, const Layer& layer) {
              ", as input is, got ", device.text());
 }
 
+void check_place(const Tensor& tensor, const char* name, const Sizes& sizes, const Layer& layer) {
+  LSTM_CHECK(sizes.equals(tensor), name, " must have shape ", sizes.text(), ", got ",
+             shape_text(tensor));
+  check_device(tensor, name, layer);
+}
+
 // T of padded sequences.
 void read_steps(const Tensor& input, Layer& layer) {
   layer.shape.steps = layer.steps = input.size(0);
@@ -86,7 +92,7 @@ void read_steps(const Tensor& input, Layer& layer) {
              " rows as input does, got ", layer.shape.batch);
 }
 
-// Before a product of sizes is made.
+// Checks the sizes before they are multiplied.
 void check_sizes(const LstmShape& shape) {
   check_shape(shape);
   LSTM_CHECK(shape.steps >= 1, "Expected sequence length to be larger than 0 in RNN");
@@ -111,7 +117,7 @@ void check_weights(const std::vector<Tensor>& weights, Layer& layer) {
   }
 }
 
-// Once the shape is known: every tensor against it.
+// Checks every tensor against the shape.
 void check_tensors(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
                    const std::vector<Tensor>& weights, const std::optional<Tensor>& reset_mask,
                    Layer& layer) {
@@ -133,14 +139,24 @@ void check_tensors(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
 
 }  // namespace
 
+ScalarType accumulator_type(const Layer& layer) {
+  return layer.dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float;
+}
+
 Tensor checked(const Tensor& tensor, const char* name, const Sizes& sizes, const Layer& layer) {
-  LSTM_CHECK(sizes.equals(tensor), name, " must have shape ", sizes.text(), ", got ",
-             shape_text(tensor));
-  check_device(tensor, name, layer);
+  check_place(tensor, name, sizes, layer);
   const ScalarType dtype = layer.input.scalar_type();
   LSTM_CHECK(tensor.scalar_type() == dtype, name, " must have input's dtype, ", dtype_text(dtype),
              ", got ", dtype_text(tensor.scalar_type()));
   return to_contiguous(tensor, name);
+}
+
+Tensor checked_cells(const Tensor& cells, const Sizes& sizes, const Layer& layer) {
+  check_place(cells, "cells", sizes, layer);
+  const ScalarType dtype = accumulator_type(layer);
+  LSTM_CHECK(cells.scalar_type() == dtype, "cells must be ", dtype_text(dtype), ", got ",
+             dtype_text(cells.scalar_type()));
+  return to_contiguous(cells, "cells");
 }
 
 CpuLayer make_cpu_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_0,

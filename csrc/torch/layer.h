@@ -61,7 +61,12 @@ CudaLayer make_cuda_layer(const Tensor& input, const Tensor& h_0, const Tensor& 
                           const std::optional<Tensor>& batch_sizes,
                           const std::optional<Tensor>& reset_mask);
 
+// The dtype that sums and cell states are kept in.
+ScalarType accumulator_type(const Layer& layer);
+
 // A contiguous tensor with the given sizes and the layer's dtype and device; else throws.
 Tensor checked(const Tensor& tensor, const char* name, const Sizes& sizes, const Layer& layer);
+// Cell states that a forward saved, as `checked` but in accumulator_type.
+Tensor checked_cells(const Tensor& cells, const Sizes& sizes, const Layer& layer);
 
 }  // namespace lstm_fused

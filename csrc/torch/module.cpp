@@ -61,7 +61,7 @@ cuda::DeviceFacts parse_facts(const std::map<std::string, int64_t>& values) {
     LSTM_CHECK(found != values.end(), "device facts must hold ", name);
     return found->second;
   };
-  // What no int holds is no fact either, and refused with the plan.
+  // Clamps a value beyond int, so that the plan refuses it.
   const auto count = [&](const char* name) {
     const int64_t most = std::numeric_limits<int>::max();
     return static_cast<int>(std::clamp<int64_t>(value(name), -1, most));

@@ -121,7 +121,7 @@ BackwardResult lstm_sample_gradients_cpu(
     const std::optional<Tensor>& reset_mask, const Tensor& y, const Tensor& gates,
     const Tensor& cells, bool need_input, bool need_states, int64_t samples) {
   const CpuLayer layer = make_cpu_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
-  check_samples(layer, samples);
+  check_samples(layer.shape, samples);
   const BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates,
                                 cells, {need_input, need_states, /*weights=*/true, samples});
   const cpu::Parallel parallel = torch_parallel();

@@ -126,7 +126,7 @@ BackwardResult lstm_sample_gradients_cuda(
     const Tensor& cells, bool need_input, bool need_states, int64_t samples) {
   const CudaLayer layer =
       make_cuda_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
-  check_samples(layer, samples);
+  check_samples(layer.shape, samples);
   const BackwardNeeds needs = {need_input, need_states, /*weights=*/true, samples};
   const BackwardTensors tensors(layer, grad_y, grad_h_n, grad_c_n, grad_cell_states, y, gates,
                                 cells, with_states(needs));

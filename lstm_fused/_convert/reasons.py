@@ -18,7 +18,7 @@ from lstm_fused._torch.module_state import NOT_SHARED, original_class
 
 
 def why_not_swapped(module: nn.Module, counterpart: type[nn.Module]) -> str | None:
-    """What of an instance forbids that a twin takes its place, whichever way; None if nothing."""
+    """Why an instance cannot be replaced by a module of `counterpart`; None if it can."""
     for name in vars(module):
         if name not in HARMLESS and callable(getattr(counterpart, name, None)):
             return (

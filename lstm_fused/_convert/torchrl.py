@@ -31,8 +31,7 @@ def why_kept(module: nn.Module) -> str | None:
 
 
 def settle(module: nn.Module) -> bool:
-    """Has an LSTMModule take the LSTM that it holds for what it is. Whether its class has
-    changed."""
+    """Makes an LSTMModule match the LSTM that it holds; returns whether its class has changed."""
     kind = _of_torchrl(module)
     if kind is None:
         return False

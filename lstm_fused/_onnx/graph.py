@@ -17,7 +17,7 @@ from torch import Tensor
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
-# What is evaluated: moves and arithmetic, whose time is of the order of the sizes.
+# Operators that the reader evaluates: moves and arithmetic, in time of the order of the sizes.
 _OPERATORS = """
     Cast CastLike Concat Constant ConstantOfShape Dropout Expand Flatten Gather Identity Pad Reshape
     Shape Size Slice Split Squeeze Tile Transpose Unsqueeze Where

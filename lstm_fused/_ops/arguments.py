@@ -48,7 +48,7 @@ class BackwardArguments(NamedTuple):
 
     @classmethod
     def from_flat(cls, flat: Sequence[Any]) -> BackwardArguments:
-        """From a flat row in which the weights come one by one, last."""
+        """Reads flat arguments, in which the weights come one by one, last."""
         at, count = cls._fields.index("weights"), len(cls._fields) - 1
         return cls._make((*flat[:at], flat[count:], *flat[at:count]))
 

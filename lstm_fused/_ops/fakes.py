@@ -15,7 +15,13 @@ from lstm_fused._ops.arguments import (
 )
 from lstm_fused._ops.checks import accumulator_dtype, check_rank, require
 from lstm_fused._ops.layer_weights import GATES
-from lstm_fused._ops.op_checks import check_cell, check_layer, check_saved
+from lstm_fused._ops.op_checks import (
+    check_cell,
+    check_layer,
+    check_samples,
+    check_saved,
+    check_saved_cell,
+)
 
 
 def fake_lstm_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -44,6 +50,13 @@ def fake_lstm_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, 
 
 
 def _check_layer(given: ForwardArguments | BackwardArguments) -> None:
+    require(
+        given.batch_sizes is None or not given.input.is_cuda,
+        lambda: (
+            "the CUDA kernels take padded sequences with lengths, got batch_sizes; "
+            "lstm_fused.functional.lstm pads them"
+        ),
+    )
     masks = (given.lengths, given.batch_sizes, given.reset_mask)
     check_layer(given.input, given.h_0, given.c_0, given.weights, *masks)
 
@@ -92,13 +105,8 @@ def fake_lstm_cell(
 def fake_lstm_cell_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     given = CellBackwardArguments._make(arguments)
     check_cell(given.input, given.h, given.c, given.weights)
-    grads = [None if g is None else g.unsqueeze(0) for g in (given.grad_h_next, given.grad_c_next)]
-    h, gates, cells = (t.unsqueeze(0) for t in (given.h, given.gates, given.cells))
-    check_saved(
-        *(given.input.unsqueeze(0), h, given.c.unsqueeze(0)),
-        grads=(None, *grads, None),
-        saved=(h, gates, cells),
-    )
+    grads = (given.grad_h_next, given.grad_c_next)
+    check_saved_cell(given.input, given.h, grads, given.gates, given.cells)
     return _gradients(given, given.h, given.c)
 
 
@@ -131,8 +139,11 @@ def _gradients(
 def fake_lstm_sample_gradients(
     *arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    results = fake_lstm_backward(*(*arguments[:-1], True))
-    samples = arguments[-1]
+    *shared, samples = arguments
+    given = BackwardArguments._make((*shared, True))
+    _check_layer(given)
+    check_samples(given.h_0.shape[1], samples)
+    results = fake_lstm_backward(*given)
     return *results[:3], [grad.new_empty((samples, *grad.shape)) for grad in results[3]]
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The checks of the ops (csrc/torch/layer.cpp), in their sentences, where no op runs: for fake
-tensors, and for devices without kernels. Sizes may be symbolic."""
+"""The checks of the ops (csrc/torch), in their sentences, where no op runs: for fake tensors, and
+for devices without kernels. Sizes may be symbolic."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def check_layer(
             f"{output_size}"
         ),
     )
-    _check_member(h_0, "h_0", (directions, batch, output_size), input)
-    _check_member(c_0, "c_0", (directions, batch, hidden_size), input)
+    _check_operand(h_0, "h_0", (directions, batch, output_size), input)
+    _check_operand(c_0, "c_0", (directions, batch, hidden_size), input)
     _check_weights(input, weights, directions, hidden_size, output_size)
 
 
@@ -98,8 +98,8 @@ def check_cell(input: Tensor, h: Tensor, c: Tensor, weights: Sequence[Tensor]) -
     require(len(weights) in (2, 4), lambda: f"weights must hold 2 or 4 tensors, got {len(weights)}")
     check_dtype(input)
     batch, hidden_size = input.shape[0], h.shape[1]
-    _check_member(h, "h", (batch, hidden_size), input)
-    _check_member(c, "c", (batch, hidden_size), input)
+    _check_operand(h, "h", (batch, hidden_size), input)
+    _check_operand(c, "c", (batch, hidden_size), input)
     _check_weights(input, weights, 1, hidden_size, hidden_size)
 
 
@@ -112,10 +112,10 @@ def _check_weights(
     for direction in split_directions(weights, directions):
         for name, weight, shape in zip(LayerWeights._fields, direction, sizes, strict=True):
             if weight is not None:
-                _check_member(weight, name, shape, input)
+                _check_operand(weight, name, shape, input)
 
 
-def _check_member(tensor: Tensor, name: str, sizes: Sequence[int], input: Tensor) -> None:
+def _check_operand(tensor: Tensor, name: str, sizes: Sequence[int], input: Tensor) -> None:
     """A tensor of these sizes, of input's device and dtype."""
     check_shape(tensor, name, sizes)
     check_device(tensor, name, input.device)
@@ -145,15 +145,50 @@ def check_saved(
         names, grads, (y_sizes, h_0.shape, c_0.shape, cell_sizes), strict=True
     ):
         if grad is not None:
-            _check_member(grad, name, sizes, input)
+            _check_operand(grad, name, sizes, input)
     y, gates, cells = saved
-    _check_member(y, "y", y_sizes, input)
+    _check_operand(y, "y", y_sizes, input)
     gate_sizes = (0,) if gates.dim() == 1 else (directions, rows, GATES * hidden_size)
-    _check_member(gates, "gates", gate_sizes, input)
-    check_shape(cells, "cells", (directions, rows, hidden_size))
+    _check_operand(gates, "gates", gate_sizes, input)
+    _check_cells(cells, (directions, rows, hidden_size), input)
+
+
+def check_saved_cell(
+    input: Tensor,
+    h: Tensor,
+    grads: Sequence[Tensor | None],
+    gates: Tensor,
+    cells: Tensor,
+) -> None:
+    """What the backward op of a cell checks beside `check_cell`. RuntimeErrors.
+
+    Args:
+        grads: incoming gradients of h_next and c_next.
+        gates, cells: what the forward gave.
+    """
+    rows, hidden_size = h.shape
+    _check_operand(gates, "gates", (rows, GATES * hidden_size), input)
+    _check_cells(cells, h.shape, input)
+    for name, grad in zip(("grad_h_next", "grad_c_next"), grads, strict=True):
+        if grad is not None:
+            _check_operand(grad, name, h.shape, input)
+
+
+def _check_cells(cells: Tensor, sizes: Sequence[int], input: Tensor) -> None:
+    check_shape(cells, "cells", sizes)
     check_device(cells, "cells", input.device)
     accumulator = accumulator_dtype(input.dtype)
     require(cells.dtype == accumulator, lambda: f"cells must be {accumulator}, got {cells.dtype}")
+
+
+def check_samples(batch: int, samples: int) -> None:
+    """Raises RuntimeError unless so many samples share the rows of the batch equally."""
+
+    def sentence() -> str:
+        return f"samples must be at least 1 and divide the {batch} rows of h_0, got {samples}"
+
+    require(samples >= 1, sentence)
+    require(batch % samples == 0, sentence)
 
 
 def check_values(

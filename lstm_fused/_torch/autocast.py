@@ -75,7 +75,8 @@ def result_dtypes(
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """For GEMMs of a layer whose dtype is settled: a backward may be called inside of autocast."""
+    """A context without autocast, for GEMMs whose dtype is settled: a backward may be called inside
+    of autocast."""
     if not is_autocast_enabled(device):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

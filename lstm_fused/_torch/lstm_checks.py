@@ -67,7 +67,7 @@ class CheckedAsTorch(ByName):
     def permute_hidden(  # type: ignore[override]
         self, hx: Hidden, permutation: Tensor | None
     ) -> Hidden:
-        """Both states' rows in the order of `permutation`; None leaves them."""
+        """Permutes the rows of both states; None leaves them."""
         if permutation is None:
             return hx
         return hx[0].index_select(1, permutation), hx[1].index_select(1, permutation)

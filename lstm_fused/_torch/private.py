@@ -35,7 +35,7 @@ def _find(path: str) -> Any:
 
 
 class _Probe(torch.autograd.Function):
-    """Has no setup_context, without which transforms refuse a Function."""
+    """A Function without setup_context, which transforms refuse."""
 
     @staticmethod
     def forward(ctx: Any) -> None:
@@ -214,7 +214,7 @@ def _check_now(condition: Tensor, sentence: str) -> None:
 # by which a trace settles on sizes.
 check: Callable[[Any, Callable[[], str]], None] = _find("torch._check") or _check
 
-# Has a device raise, in its own time, unless a condition holds. Fallback: the host waits for it.
+# Asserts a condition on the device, without a wait of the host. Fallback: the host waits.
 assert_async: Callable[[Tensor, str], None] = _find("torch._assert_async") or _check_now
 
 _FakeTensorMode = _find("torch._subclasses.FakeTensorMode")

@@ -12,7 +12,7 @@ from torch import Tensor
 from lstm_fused._ops import native
 from lstm_fused.autograd.arguments import IncomingGradients, Needs, SavedLayer
 from lstm_fused.autograd.composite import is_legacy_batched
-from lstm_fused.autograd.layer_function import layer_gradient
+from lstm_fused.autograd.eager_function import layer_gradient
 from lstm_fused.autograd.needed_gradients import needed_gradients
 
 

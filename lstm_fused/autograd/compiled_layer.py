@@ -25,8 +25,8 @@ from lstm_fused._torch.private import (
 )
 from lstm_fused.autograd.arguments import LayerArguments, LayerResults
 from lstm_fused.autograd.composite import composite_layer
+from lstm_fused.autograd.eager_function import LayerFunction, copy_in_trace, guard_output
 from lstm_fused.autograd.function_apply import within_transforms
-from lstm_fused.autograd.layer_function import LayerFunction, copy_in_trace, guard_output
 from lstm_fused.autograd.vmap import vmap_forward
 
 # NOTE: what `_differentiate` is traced to cannot change under one name: see `copy_op`.

@@ -154,8 +154,8 @@ def _derive_direction(
     x_dot, h_0_dot, c_0_dot = inputs_dot
     x_dot = in_order(x_dot)
     y, gates, cells = map(in_order, saved)
-    valid, keep = map(in_order, masks)
-    layer = make_direction(in_order(x), y, gates, cells, h_0, c_0, weights, Masks(valid, keep))
+    valid, carried = map(in_order, masks)
+    layer = make_direction(in_order(x), y, gates, cells, h_0, c_0, weights, Masks(valid, carried))
     tangents = push_tangents(layer, x_dot, h_0_dot, c_0_dot, weights_dot)
     first = pull_adjoints(
         layer, h=in_order(grads.y), c=in_order(grads.cell_states), h_n=grads.h_n, c_n=grads.c_n

@@ -25,7 +25,7 @@ from lstm_fused._torch.private import (
 )
 from lstm_fused.autograd.arguments import LayerArguments
 from lstm_fused.autograd.cell_function import CellFunction
-from lstm_fused.autograd.layer_function import LayerFunction
+from lstm_fused.autograd.eager_function import LayerFunction
 
 Hidden = tuple[Tensor, Tensor]
 

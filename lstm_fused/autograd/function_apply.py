@@ -42,19 +42,19 @@ def apply(function: Any, *arguments: Any) -> tuple[Any, ...]:
     if is_general or torch.overrides.has_torch_function(arguments):
         return function.apply(*arguments)  # type: ignore[no-any-return]
     # Tensors that have outlived a transform are unwrapped.
-    own = [unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in arguments]
+    unwrapped = [unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in arguments]
     if not are_transforms_active():
-        needs_grad = any(isinstance(a, Tensor) and a.requires_grad for a in own)
+        needs_grad = any(isinstance(a, Tensor) and a.requires_grad for a in unwrapped)
         if not (torch.is_grad_enabled() and needs_grad):
-            return function.forward(*own)  # type: ignore[no-any-return]
-        return single_level_apply(function)(*own)  # type: ignore[no-any-return]
+            return function.forward(*unwrapped)  # type: ignore[no-any-return]
+        return single_level_apply(function)(*unwrapped)  # type: ignore[no-any-return]
     interpreter: Any = current_interpreter()
     if interpreter.key() == TransformType.Vmap:
-        return _apply_mapped(interpreter, function, own)
+        return _apply_mapped(interpreter, function, unwrapped)
     if interpreter.key() == TransformType.Grad:
-        own = lift(interpreter, own)
+        lifted = lift(interpreter, unwrapped)
         with allow_single_level():
-            return _for_grad(function, interpreter.level()).apply(*own)  # type: ignore[no-any-return]
+            return _for_grad(function, interpreter.level()).apply(*lifted)  # type: ignore[no-any-return]
     return function.apply(*arguments)  # type: ignore[no-any-return]
 
 
@@ -87,10 +87,10 @@ def _for_grad(function: Any, level: int) -> Any:
     the business of the levels below."""
 
     def forward(*arguments: Any) -> tuple[Any, ...]:
-        own = [unwrap_for_grad(a, level) if isinstance(a, Tensor) else a for a in arguments]
+        unwrapped = [unwrap_for_grad(a, level) if isinstance(a, Tensor) else a for a in arguments]
         interpreter = current_interpreter()
         with torch.enable_grad(), set_forward_mode_enabled(True), interpreter.lower():
-            results = apply(function, *own)
+            results = apply(function, *unwrapped)
         return tuple(wrap_for_grad(result, level) for result in results)
 
     methods = {

@@ -5,8 +5,8 @@ The first derivative runs in the kernels; the second (gradient penalties, MAML, 
 what the forward saved. Beyond it, and in transforms and traces, autograd differentiates
 `lstm_fused.reference`, a composite of torch's operations: exact at any order.
 
-Who differentiates: eagerly `layer_function`, under torch.compile the op of `compiled_layer`, in the
-transforms of torch.func `function`.
+Who differentiates: eagerly `eager_function`, under torch.compile the op of `compiled_layer`, in the
+transforms of torch.func `functorch_function`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from lstm_fused._torch.private import (
 from lstm_fused.autograd.arguments import LayerArguments
 from lstm_fused.autograd.compiled_layer import is_exporting, lstm_layer_op
 from lstm_fused.autograd.composite import composite_layer
-from lstm_fused.autograd.function import apply_layer
-from lstm_fused.autograd.layer_function import LayerFunction
+from lstm_fused.autograd.eager_function import LayerFunction
+from lstm_fused.autograd.functorch_function import apply_layer
 
-# Classes of tensors that torch's own operations give back as they are.
-_PLAIN = (Tensor, torch.nn.Parameter)
+# Classes of tensors that change nothing of what torch's functions do.
+_TENSOR_TYPES = (Tensor, torch.nn.Parameter)
 
 _apply_eagerly = single_level_apply(LayerFunction)
 
@@ -80,7 +80,7 @@ def lstm_layer(
     if (
         has_forward_mode
         or are_transforms_active()
-        or any(isinstance(a, Tensor) and type(a) not in _PLAIN for a in flat)
+        or any(isinstance(a, Tensor) and type(a) not in _TENSOR_TYPES for a in flat)
     ):
         y, h_n, c_n, cell_states, _, _ = apply_layer(arguments, weights)
         # A copy, which may be overwritten: y itself is saved.

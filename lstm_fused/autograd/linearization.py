@@ -25,7 +25,7 @@ class Direction(NamedTuple):
     gates: Tensor  # (T, N, 4, H): i, f, g, o
     cell_output: Tensor
     tanh_c: Tensor
-    h_prev: Tensor  # the state that enters the step
+    h_prev: Tensor  # the state before the step, zero where it is reset
     c_prev: Tensor
     # Derivatives by the pre-activations: of c for i, f, g, and of cell_output for o.
     gate_slopes: Tensor  # (T, N, 4, H)
@@ -119,12 +119,12 @@ def push_tangents(
     w_hh = layer.w_hh.t()
     f = layer.gates[:, :, 1].unbind(0)
     gate_slopes, cell_slope = layer.gate_slopes.unbind(0), layer.cell_slope.unbind(0)
-    valid, keep = _steps_of(layer.masks.valid, steps), _steps_of(layer.masks.keep, steps)
+    valid, carried = _steps_of(layer.masks.valid, steps), _steps_of(layer.masks.carried, steps)
     h = layer.h_prev.new_zeros(layer.h_prev.shape[1:]) if h is None else h
     c = layer.c_prev.new_zeros(layer.c_prev.shape[1:]) if c is None else c
     values: list[tuple[Tensor, ...]] = []
     for t, step_source in enumerate(source.unbind(0)):
-        h_prev, c_prev = select(keep[t], h), select(keep[t], c)
+        h_prev, c_prev = select(carried[t], h), select(carried[t], c)
         a = torch.addmm(step_source, h_prev, w_hh).view(batch, GATES, hidden)
         by_a = a * gate_slopes[t]
         c_new = torch.addcmul(by_a[:, :3].sum(1), f[t], c_prev)
@@ -152,26 +152,29 @@ def pull_adjoints(
     h_n: Tensor | None = None,
     c_n: Tensor | None = None,
 ) -> Adjoints:
-    """All adjoints, from those that the values have beside the recurrence (None: none); those of
-    h_prev and c_prev as they enter a step. All are zero where no step takes place."""
+    """Backpropagates through time: the adjoints of all values, zero where no step takes place.
+
+    The arguments are what the values, h_prev and c_prev after their resets, add to a loss beside
+    the recurrence; None is zero.
+    """
     steps, batch, _, hidden = layer.gates.shape
     f = layer.gates[:, :, 1].unbind(0)
     gate_slopes, cell_slope = layer.gate_slopes.unbind(0), layer.cell_slope.unbind(0)
-    valid, keep = _steps_of(layer.masks.valid, steps), _steps_of(layer.masks.keep, steps)
-    along_h = layer.h_prev.new_zeros(layer.h_prev.shape[1:]) if h_n is None else h_n
-    along_c = layer.c_prev.new_zeros(layer.c_prev.shape[1:]) if c_n is None else c_n
+    valid, carried = _steps_of(layer.masks.valid, steps), _steps_of(layer.masks.carried, steps)
+    adj_state_h = layer.h_prev.new_zeros(layer.h_prev.shape[1:]) if h_n is None else h_n
+    adj_state_c = layer.c_prev.new_zeros(layer.c_prev.shape[1:]) if c_n is None else c_n
     sequences = [
         torch.empty_like(t) for t in (layer.h_prev, layer.c_prev, layer.c_prev, layer.gates)
     ]
     rows = [sequence.unbind(0) for sequence in sequences]
     for t in reversed(range(steps)):
         adj_h, adj_cell_output, adj_c, adj_a = (row[t] for row in rows)
-        torch.add(*_added(select(valid[t], along_h), h, t), out=adj_h)
+        torch.add(*_added(select(valid[t], adj_state_h), h, t), out=adj_h)
         if layer.w_hr is not None:
             torch.add(*_added(adj_h @ layer.w_hr, cell_output, t), out=adj_cell_output)
         else:
             torch.add(*_added(adj_h, cell_output, t), out=adj_cell_output)
-        torch.add(*_added(select(valid[t], along_c), c, t), out=adj_c)
+        torch.add(*_added(select(valid[t], adj_state_c), c, t), out=adj_c)
         adj_c.addcmul_(adj_cell_output, cell_slope[t])
         torch.mul(gate_slopes[t][:, :3], adj_c.unsqueeze(1), out=adj_a[:, :3])
         torch.mul(gate_slopes[t][:, 3], adj_cell_output, out=adj_a[:, 3])
@@ -179,23 +182,23 @@ def pull_adjoints(
             adj_a += a[t]
 
         # Hand on: nothing through a reset, everything past a step that did not take place.
-        before_h = adj_a.view(batch, GATES * hidden) @ layer.w_hh
-        before_c = adj_c * f[t]
+        adj_h_prev = adj_a.view(batch, GATES * hidden) @ layer.w_hh
+        adj_c_prev = adj_c * f[t]
         if h_prev is not None:
-            before_h += h_prev[t]
+            adj_h_prev += h_prev[t]
         if c_prev is not None:
-            before_c += c_prev[t]
-        along_h = select(valid[t], select(keep[t], before_h), along_h)
-        along_c = select(valid[t], select(keep[t], before_c), along_c)
-    return Adjoints._make([*sequences, along_h, along_c])
+            adj_c_prev += c_prev[t]
+        adj_state_h = select(valid[t], select(carried[t], adj_h_prev), adj_state_h)
+        adj_state_c = select(valid[t], select(carried[t], adj_c_prev), adj_state_c)
+    return Adjoints._make([*sequences, adj_state_h, adj_state_c])
 
 
 def _previous(states: Tensor, initial: Tensor, masks: Masks) -> Tensor:
-    """The state that enters each step, from the states (T, N, F) that the steps made."""
+    """The state before each step, from the states (T, N, F) that the steps made."""
     before = states[:-1]
-    if masks.valid is not None:  # a row that starts later enters with its initial state
+    if masks.valid is not None:  # a row that starts later has its initial state
         before = torch.where(masks.valid[:-1], before, initial)
-    return select(masks.keep, torch.cat([initial.unsqueeze(0), before]))
+    return select(masks.carried, torch.cat([initial.unsqueeze(0), before]))
 
 
 def _steps_of(mask: Tensor | None, steps: int) -> Sequence[Tensor | None]:

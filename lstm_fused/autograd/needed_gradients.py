@@ -16,7 +16,7 @@ from lstm_fused.autograd.arguments import Needs
 
 
 def needed_gradients(ctx: Any, may_need: Needs, weights: int) -> Needs:
-    """What of `may_need` the running backward uses.
+    """Returns the part of `may_need` that the running backward uses.
 
     Args:
         ctx: of a Function whose first three tensors are input and states, and whose last

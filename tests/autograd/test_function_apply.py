@@ -13,7 +13,7 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp,
 
 from lstm_fused import FusedLSTM, FusedLSTMFunction
 from lstm_fused._torch import private
-from lstm_fused.autograd import function, function_apply
+from lstm_fused.autograd import function_apply, functorch_function
 
 Transform = Callable[[Any, dict[str, Tensor], Tensor], Any]
 
@@ -72,7 +72,7 @@ def test_transforms_are_torchs(
     results = []
     for patch in (False, True):
         if patch:
-            monkeypatch.setattr(function, "apply", by_torch)
+            monkeypatch.setattr(functorch_function, "apply", by_torch)
         with torch.set_grad_enabled(grad_mode):
             results.append(torch.utils._pytree.tree_leaves(transform(run, own, x)))
     for mine, theirs in zip(*results, strict=True):
@@ -87,7 +87,7 @@ def test_transforms_of_what_requires_grad_are_differentiable() -> None:
     found = []
     for way in (function_apply.apply, by_torch):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(function, "apply", way)
+            patch.setattr(functorch_function, "apply", way)
             y = vmap(lambda x: module(x)[0])(x)
             gradient = vmap(grad(lambda x: module(x)[0].square().sum()))(x)
             found.append(

@@ -56,7 +56,7 @@ def data_for(module: Any, sizes: tuple[int, ...], starts: float, states: str) ->
 
 
 def fresh(tensor: Tensor) -> Tensor:
-    """In the strides of a new tensor: TorchRL's differ with the way that was taken."""
+    """Clones to contiguous strides: those that TorchRL gives differ by its path."""
     return tensor.clone(memory_format=torch.contiguous_format)
 
 

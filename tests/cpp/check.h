@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Checks that print where they failed, what they got and in which case; a failure does not stop
-// the test. `return lstm_fused::test::finish();` ends main.
+// the test. `return lstm_fused::test::exit_status();` ends main.
 #pragma once
 
 #include <atomic>
@@ -64,7 +64,8 @@ std::string error_of(const Function& function) {
   return "";
 }
 
-inline int finish() {
+// Says how many checks failed; gives main's exit status.
+inline int exit_status() {
   const int count = failures;
   std::printf(count == 0 ? "ok\n" : "%d checks failed\n", count);
   return count == 0 ? 0 : 1;

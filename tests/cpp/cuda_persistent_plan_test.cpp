@@ -180,5 +180,5 @@ int main() {
   lstm_fused::test::test_bounds();
   lstm_fused::test::test_choices();
   lstm_fused::test::test_refusals();
-  return lstm_fused::test::finish();
+  return lstm_fused::test::exit_status();
 }

@@ -275,5 +275,5 @@ int main() {
   lstm_fused::test::test_projection();
   lstm_fused::test::test_variant();
   lstm_fused::test::test_errors();
-  return lstm_fused::test::finish();
+  return lstm_fused::test::exit_status();
 }

@@ -108,5 +108,5 @@ void test_layer_backward() {
 
 int main() {
   lstm_fused::test::test_layer_backward();
-  return lstm_fused::test::finish();
+  return lstm_fused::test::exit_status();
 }

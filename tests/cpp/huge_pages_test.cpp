@@ -58,5 +58,5 @@ void run_all() {
 
 int main() {
   lstm_fused::test::run_all();
-  return lstm_fused::test::finish();
+  return lstm_fused::test::exit_status();
 }

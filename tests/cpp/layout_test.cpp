@@ -341,5 +341,5 @@ int main() {
   lstm_fused::test::test_wide_offsets();
   lstm_fused::test::test_rows();
   lstm_fused::test::test_sample_rows();
-  return lstm_fused::test::finish();
+  return lstm_fused::test::exit_status();
 }

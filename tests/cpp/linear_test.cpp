@@ -105,5 +105,5 @@ int main() {
       test::check_table(cpu::kernel_table(isa, dtype), dtype, operands);
     }
   }
-  return test::finish();
+  return test::exit_status();
 }

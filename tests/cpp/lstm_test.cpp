@@ -279,5 +279,5 @@ int main() {
   mallopt(M_PERTURB, 1);  // scratch memory begins as large numbers
 #endif
   lstm_fused::test::run_all();
-  return lstm_fused::test::finish();
+  return lstm_fused::test::exit_status();
 }

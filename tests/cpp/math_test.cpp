@@ -396,5 +396,5 @@ int main() {
     test_activations<float>(denormals);
     test_activations<double>(denormals);
   }
-  return finish();
+  return exit_status();
 }

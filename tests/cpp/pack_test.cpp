@@ -127,5 +127,5 @@ int main() {
       test::check_table(cpu::kernel_table(isa, dtype), dtype);
     }
   }
-  return test::finish();
+  return test::exit_status();
 }

@@ -345,5 +345,5 @@ int main() {
   lstm_fused::test::test_descriptions();
   lstm_fused::test::test_choices();
   lstm_fused::test::test_bounds();
-  return lstm_fused::test::finish();
+  return lstm_fused::test::exit_status();
 }

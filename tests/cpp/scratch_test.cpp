@@ -105,5 +105,5 @@ int main() {
   lstm_fused::test::test_one_thread();
   lstm_fused::test::test_idle_threads();
   lstm_fused::test::test_busy_threads();
-  return lstm_fused::test::finish();
+  return lstm_fused::test::exit_status();
 }

@@ -53,5 +53,5 @@ int main() {
   lstm_fused::test::test_environment();
   lstm_fused::test::test_the_environment_is_read_once();
   lstm_fused::test::test_set();
-  return lstm_fused::test::finish();
+  return lstm_fused::test::exit_status();
 }

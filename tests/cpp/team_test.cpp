@@ -224,5 +224,5 @@ int main() {
     }
   }
   for (const Pool& pool : serial_pools()) check_denormals(pool, /*throws=*/true);
-  return finish();
+  return exit_status();
 }

@@ -61,8 +61,8 @@ def saturate(inputs: LayerInputs, biases: tuple[float | None, ...]) -> LayerInpu
 
 
 def enlarge_input(inputs: LayerInputs) -> LayerInputs:
-    """To some thousands, by weights whose products with it are exact in any order: a gate that is
-    open, at a sum of 0, is so for everyone."""
+    """Scales the input to some thousands, with weights whose products with it are exact in any
+    order: a gate that is open, at a sum of 0, is so for everyone."""
     weights = {}
     for name, weight in inputs.weights.items():
         if name.startswith("weight_ih"):

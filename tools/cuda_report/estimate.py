@@ -74,7 +74,7 @@ def stepwise_microseconds(
 ) -> float:
     size = operand_bytes(product)
     weights = GATES * hidden * hidden * size
-    # The bytes are those of csrc/cuda/stepwise/plan.cpp. Forward: pre-activations of 4 bytes, which
+    # csrc/cuda/stepwise/cost.cpp counts these bytes too. Forward: pre-activations of 4 bytes, which
     # the recurrent GEMM adds to and the kernel reads; gates; y, and a copy as the next h_prev; c.
     # Backward: gates, their gradients twice, grad_y; two cs, c's gradient, and the product of 4
     # bytes.

@@ -119,8 +119,10 @@ def work_of(plan: Plan) -> Work:
         tile = TILE_ROWS * plan.chunks * CHUNK_BYTES * (GATES / 2 if plan.backward else 1)
         is_larger = plan.chunks == CTA_CHUNKS[size][1]
         shared_weights = 2 * 2 * 16 * plan.threads * passes if plan.backward and is_larger else 0
-        swapped = 2 * 8 * plan.threads if plan.backward else 0
-        return Work(products, tile * warps * spread + tile + shared_weights + swapped, 0.0, stream)
+        exchanged = 2 * 8 * plan.threads if plan.backward else 0
+        return Work(
+            products, tile * warps * spread + tile + shared_weights + exchanged, 0.0, stream
+        )
     lane_bytes = 16 * GROUP_THREADS
     if not plan.backward:
         splits = GROUP_WARPS * WARP_UNITS // plan.units

@@ -18,10 +18,11 @@ struct LayerBackwardArgs {
   LayerBackwardDirection direction[kMaxDirections];
 };
 
-// The whole backward of a layer: the recurrence, and what follows from its gates' gradients, some
-// steps at a time as the plan says, so that these gradients, the largest array of all,
-// stay in a cache and are never there as a whole. The results do not depend on the number of
-// threads, bit for bit.
+// The whole backward of a layer: for each of the plan's pieces of some steps, the recurrence, and
+// then the gradients of x and the weights, which are products of the gates' gradients. Where there
+// are several pieces, the gates' gradients of one stay in a cache, and never exist as a whole: they
+// would be the largest array of all. The results do not depend on the number of threads, bit for
+// bit.
 void layer_backward(const LayerBackwardArgs& args, const LayerBackwardPlan& plan,
                     const Parallel& parallel);
 

@@ -44,12 +44,12 @@ class BackwardGroup {
 
  private:
   int64_t time(int64_t k) const { return group_.direction == 0 ? group_.steps - 1 - k : k; }
-  // Rows of step k that step k - 1 had too; of the others it is the last step in time.
-  int64_t continuing(int64_t k) const {
+  // Rows of step k that step k - 1, the next in time, had too; the others end with step k.
+  int64_t rows_with_later_step(int64_t k) const {
     return k == 0 ? 0 : std::min(group_.active(time(k - 1)), group_.active(time(k)));
   }
-  // Rows of step k that step k + 1 has too; of the others it is the first step in time.
-  int64_t staying(int64_t k) const {
+  // Rows of step k that step k + 1, the one before in time, has too; the others begin with step k.
+  int64_t rows_with_earlier_step(int64_t k) const {
     return k + 1 == group_.steps ? 0 : std::min(group_.active(time(k + 1)), group_.active(time(k)));
   }
   int64_t panel_of(int partition, int64_t panels) const { return panels * partition / plan_.team; }
@@ -163,7 +163,7 @@ Product BackwardGroup::product_with(const Buffer& operands, int64_t stride, int6
 
 // Gradients of h_0 of the rows whose first step was k.
 void BackwardGroup::run_initial_gradients(int64_t k, int partition) {
-  const int64_t row = staying(k);
+  const int64_t row = rows_with_earlier_step(k);
   LinearStep step;
   step.rows = group_.active(time(k)) - row;
   if (!direction_.grad_h_0 || step.rows <= 0) return;
@@ -182,7 +182,7 @@ void BackwardGroup::run_initial_gradients(int64_t k, int partition) {
 void BackwardGroup::run_output_gradients(int64_t k, int partition) {
   const LstmShape& shape = args_.shape;
   const int64_t t = time(k);
-  const int64_t bounds[] = {0, continuing(k), group_.active(t)};
+  const int64_t bounds[] = {0, rows_with_later_step(k), group_.active(t)};
   for (int part = 0; part < 2; ++part) {
     const int64_t row = bounds[part];
     LinearStep step;
@@ -212,7 +212,7 @@ void BackwardGroup::run_cells(int64_t k, int partition) {
   const int64_t t = time(k);
   // Rows differ in two ways: whether a later step sends them a gradient, and whether this is their
   // first step, so that their c_prev is c_0.
-  const int64_t later = continuing(k), earlier = staying(k);
+  const int64_t later = rows_with_later_step(k), earlier = rows_with_earlier_step(k);
   const int64_t bounds[] = {0, std::min(later, earlier), std::max(later, earlier),
                             group_.active(t)};
   for (int part = 0; part < 3; ++part) {

@@ -12,7 +12,7 @@
 
 namespace lstm_fused::cpu {
 
-// How the gradient of a weight, or of two that share their rows of grad, is summed up.
+// The plan for summing up the gradient of a weight, or of two that share their rows of grad.
 struct WeightGradientPlan {
   Isa isa = Isa::kBaseline;     // whose kernels run
   int threads = 1;              // that work on parts of the sums

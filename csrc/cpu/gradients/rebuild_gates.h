@@ -12,7 +12,7 @@
 
 namespace lstm_fused::cpu {
 
-// Computes a forward's activated gates from the states that it gave: one product over many rows of
+// Computes a forward's activated gates from the states that it gave: products over many rows of
 // data, since every step's h_prev is known. `plan` is make_forward_plan's; with it the gates have
 // the forward's bits.
 class GateRebuilder {

@@ -3,7 +3,6 @@
 
 #include <vector>
 
-#include "common/error.h"
 #include "cpu/gradients/input_gradient.h"
 #include "cpu/gradients/lstm_backward.h"
 #include "cpu/gradients/rebuild_gates.h"
@@ -199,8 +198,7 @@ void SampleGradients::run() {
 void sample_gradients(const LayerBackwardArgs& args, int64_t samples, const LayerBackwardPlan& plan,
                       const Parallel& parallel) {
   check_shape(args.shape);
-  LSTM_CHECK(samples >= 1 && args.shape.batch % samples == 0,
-             "samples must be at least 1 and divide N = ", args.shape.batch, ", got ", samples);
+  check_samples(args.shape, samples);
   SampleGradients(args, samples, plan, parallel).run();
 }
 

@@ -9,10 +9,10 @@
 
 namespace lstm_fused::cpu {
 
-// As layer_backward, but for the weights' gradients, which are all wanted: those of each of B
-// samples, (B, …) in the place of (…). Row n of the batch is of sample n % B, and B divides N.
-// All steps go together, whatever the plan says of pieces. The results do not depend on the number
-// of threads, bit for bit.
+// Runs layer_backward with one gradient of each weight for each of B samples, (B, …) in the place
+// of (…); all weights' gradients are wanted. Row n of the batch is of sample n % B, and B divides
+// N. All steps go together, whatever the plan says of pieces. The results do not depend on the
+// number of threads, bit for bit.
 void sample_gradients(const LayerBackwardArgs& args, int64_t samples, const LayerBackwardPlan& plan,
                       const Parallel& parallel);
 

@@ -18,7 +18,7 @@ int64_t number_of_sums(const WeightGradientArgs& args) {
   return args.grad_columns * columns;
 }
 
-// All threads, or none but the caller's where the sums take less than it takes to wake one.
+// Returns the pool, or the caller alone where waking a thread costs more than the sums.
 Parallel threads_for(const WeightGradientArgs& args, const Parallel& parallel) {
   const int64_t work = args.rows * number_of_sums(args);
   return gradient_threads(work, parallel.threads) > 1 ? parallel : Parallel{};

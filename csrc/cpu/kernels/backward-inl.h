@@ -47,7 +47,7 @@ LSTM_INLINE void run_backward_step(const BackwardStep& step) {
   using A = AccumulatorOf<E>;
   constexpr int64_t width = kWidth<A>;
   const PanelRange panels =
-      plain_panels<A>(step.panel_begin, step.panel_end, step.hidden_size, step.descending);
+      column_panels<A>(step.panel_begin, step.panel_end, step.hidden_size, step.descending);
   const auto start = [](const Tile& tile, Vec<A>* dh) {
     for (int i = 0; i < tile.rows * tile.slots; ++i) dh[i] = Vec<A>{};
   };

@@ -4,10 +4,10 @@
 // Panels. A matrix B (K, columns) that is multiplied from the right is packed into panels of
 // 4 vectors: panel p holds [K][4][W] elements of the operand type, W = vector_width, so that one
 // pass over K feeds rows × 4 accumulators. Two orders of columns exist:
-//   gate order   panel p, slot q, lane l = gate q of unit p·W + l      (forward: the cell's fused)
-//   plain order  panel p, slot q, lane l = column (4p + q)·W + l       (everything else)
+//   gate order    panel p, slot q, lane l = gate q of unit p·W + l     (forward: the cell's fused)
+//   column order  panel p, slot q, lane l = column (4p + q)·W + l      (everything else)
 // Columns past the end are zero. With the bfloat16 operand K goes in pairs, [K/2][4][W][2].
-// A product in plain order can also take B as it is, row-major and of the storage type. Its sums
+// A product in column order can also take B as it is, row-major and of the storage type. Its sums
 // have the bits of those from panels.
 //
 // Each step function works on rows [0, rows) of its arguments and on panels
@@ -84,8 +84,8 @@ struct DotStep {
   const void* w_hh = nullptr;
 };
 
-// out = addends + operand·panels (+ a second product) in plain order, `columns` of them; or in gate
-// order, whole panels, where columns is 0.
+// out = addends + operand·panels (+ a second product) in column order, `columns` of them; or in
+// gate order, whole panels, where columns is 0.
 struct LinearStep {
   int64_t rows = 0;
   int64_t columns = 0;
@@ -100,7 +100,7 @@ struct LinearStep {
   Resets reset;                 // zero operand_out
 };
 
-// dh = addends + operand·panels in plain order, then the cell's backward.
+// dh = addends + operand·panels in column order, then the cell's backward.
 struct BackwardStep {
   int64_t rows = 0;
   int64_t hidden_size = 0;
@@ -141,16 +141,16 @@ struct KernelTable {
   // Packs panels [begin, end) of Bᵀ = source (columns, K), in gate order (columns = 4H) or plain.
   void (*pack_transposed)(const void* source, int64_t columns, int64_t k_size, bool gate_order,
                           int64_t begin, int64_t end, void* panels);
-  // Packs panels [begin, end) of B = source (K, columns), plain order.
+  // Packs panels [begin, end) of B = source (K, columns), column order.
   void (*pack_untransposed)(const void* source, int64_t columns, int64_t k_size, int64_t begin,
                             int64_t end, void* panels);
-  // Packs all panels of B (K, columns), whose row k is at rows[k], plain order; storage.
+  // Packs all panels of B (K, columns), whose row k is at rows[k], column order; storage.
   void (*pack_rows)(const void* const* rows, int64_t k_size, int64_t columns, void* panels);
   // Columns [begin, end) of (K, columns) storage, whose row k is at rows[k], as rows of out,
   // `stride` operands apart; what is written of each row ends at K, rounded up to whole vectors.
   void (*pack_columns)(const void* const* rows, int64_t k_size, int64_t begin, int64_t end,
                        int64_t stride, void* out);
-  // out (end - begin) accumulator = sums over K of those columns; or is added to.
+  // out (end - begin) accumulator = the sums over K of columns [begin, end), or out += them.
   void (*sum_rows)(const void* const* rows, int64_t k_size, int64_t begin, int64_t end,
                    bool accumulate, void* out);
   // bias (accumulator, gate order, all panels) = b_ih + b_hh; either may be null.

@@ -28,7 +28,7 @@ LSTM_INLINE void run_linear_step(const LinearStep& step) {
   constexpr int64_t width = kWidth<A>;
   const PanelRange panels = step.columns == 0
                                 ? gate_panels(step.panel_begin, step.panel_end)
-                                : plain_panels<A>(step.panel_begin, step.panel_end, step.columns);
+                                : column_panels<A>(step.panel_begin, step.panel_end, step.columns);
   const auto start = [&](const Tile& tile, Vec<A>* sums) {
     const int slots = tile.slots;
     const A* bias = step.bias ? static_cast<const A*>(step.bias) + tile.panel * kNR<A> : nullptr;

@@ -217,8 +217,8 @@ struct PanelRange {
 };
 
 template <typename A>
-LSTM_INLINE PanelRange plain_panels(int64_t begin, int64_t end, int64_t columns,
-                                    bool descending = false) {
+LSTM_INLINE PanelRange column_panels(int64_t begin, int64_t end, int64_t columns,
+                                     bool descending = false) {
   return {begin, end, (columns + kWidth<A> - 1) / kWidth<A>, descending};
 }
 LSTM_INLINE PanelRange gate_panels(int64_t begin, int64_t end, bool descending = false) {

@@ -112,7 +112,7 @@ LSTM_INLINE Vec<typename PanelCell<E>::Type> load_row_cells(const S* row, const 
   }
 }
 
-// Panels [begin, end) of B (K, columns), plain order; row_of(k) points at row k.
+// Panels [begin, end) of B (K, columns), column order; row_of(k) points at row k.
 template <typename S, typename E, typename RowOf>
 LSTM_INLINE void pack_panels(const RowOf& row_of, int64_t columns, int64_t k_size, int64_t begin,
                              int64_t end, E* panels) {

@@ -18,13 +18,13 @@ namespace lstm_fused::cpu {
 namespace {
 
 // Smaller blocks come from the heap's pages, which malloc keeps by itself.
-constexpr int64_t kMinKeptBlock = 16 << 10;
-// What a thread keeps at most. Both weights of a layer of H = 1024 in float32 take 32 MiB. Measured
-// against fresh memory, inference N=1 T=100: H = 64 1.8 times, H = 256 1.3 times as fast.
-constexpr int64_t kMaxKept = 32 << 20;
+constexpr int64_t kMinCachedBytes = 16 << 10;
+// Bytes in a thread's cache, at most. Both weights of a layer of H = 1024 in float32 take 32 MiB.
+// Measured against fresh memory, inference N=1 T=100: H = 64 1.8 times, H = 256 1.3 times as fast.
+constexpr int64_t kMaxCachedBytes = 32 << 20;
 
 // More blocks than the forward and the backward of a layer have large buffers on two threads.
-constexpr int kMaxKeptBlocks = 64;
+constexpr int kMaxCachedBlocks = 64;
 
 // Bytes that a thread packs, at least: in 20 microseconds, which waking it can take. Measured with
 // one barrier for all matrices: N=1 H=64 5 % less.
@@ -32,7 +32,7 @@ constexpr int64_t kMinPackedBytes = 256 << 10;
 
 // A thread's blocks that no buffer uses, the oldest first. They are given out again at their own
 // size only, so that sanitizers see where a buffer ends. All functions may be called by any thread.
-class KeptBlocks {
+class BlockCache {
  public:
   void* take(int64_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -42,12 +42,13 @@ class KeptBlocks {
     return nullptr;
   }
 
-  void keep(void* data, int64_t bytes) {
-    if (bytes > kMaxKept) return std::free(data);
+  void put(void* data, int64_t bytes) {
+    if (bytes > kMaxCachedBytes) return std::free(data);
     const std::lock_guard<std::mutex> lock(mutex_);
-    while (count_ == kMaxKeptBlocks || kept_ + bytes > kMaxKept) std::free(remove(0).data);
+    while (count_ == kMaxCachedBlocks || bytes_ + bytes > kMaxCachedBytes)
+      std::free(remove(0).data);
     blocks_[count_++] = {data, bytes};
-    kept_ += bytes;
+    bytes_ += bytes;
   }
 
   // Frees all of them; gives their bytes. NOTE: does not wait, since in a forked child the thread
@@ -55,7 +56,7 @@ class KeptBlocks {
   int64_t release() {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock) return 0;
-    const int64_t bytes = kept_;
+    const int64_t bytes = bytes_;
     while (count_ > 0) std::free(remove(count_ - 1).data);
     return bytes;
   }
@@ -70,27 +71,28 @@ class KeptBlocks {
     const Block block = blocks_[index];
     std::move(blocks_ + index + 1, blocks_ + count_, blocks_ + index);
     --count_;
-    kept_ -= block.bytes;
+    bytes_ -= block.bytes;
     return block;
   }
 
   std::mutex mutex_;
-  Block blocks_[kMaxKeptBlocks];
+  Block blocks_[kMaxCachedBlocks];
   int count_ = 0;
-  int64_t kept_ = 0;
+  int64_t bytes_ = 0;
 };
 
-// The kept blocks of all threads, in a list that only grows: a new thread takes over the node of
+// The caches of all threads, in a list that only grows: a new thread takes over the node of
 // one that has ended. NOTE: nodes are on the heap and the list has no lock, so that it is whole in
 // a forked child, whose other threads are gone.
 struct Node {
-  KeptBlocks blocks;
+  BlockCache cache;
   std::atomic<bool> is_owned{true};
   Node* next = nullptr;
 };
 std::atomic<Node*> all_nodes{nullptr};
 
-Node* own_node() {
+// A node that belongs to this thread alone.
+Node* acquire_node() {
   for (Node* node = all_nodes.load(); node; node = node->next) {
     if (!node->is_owned.exchange(true)) return node;
   }
@@ -103,23 +105,23 @@ Node* own_node() {
 
 // This thread's node, as long as the thread lives.
 struct Owner {
-  Node* const node = own_node();
+  Node* const node = acquire_node();
   ~Owner() {
-    node->blocks.release();
+    node->cache.release();
     node->is_owned = false;
   }
 };
 
-KeptBlocks& kept_blocks() {
+BlockCache& block_cache() {
   static thread_local Owner owner;
-  return owner.node->blocks;
+  return owner.node->cache;
 }
 
 }  // namespace
 
 Buffer::Buffer(int64_t bytes) {
   const int64_t size = round_up(bytes, kCacheLine);
-  void* block = size >= kMinKeptBlock ? kept_blocks().take(size) : nullptr;
+  void* block = size >= kMinCachedBytes ? block_cache().take(size) : nullptr;
   if (!block) {
     block = std::aligned_alloc(kCacheLine, size);
     if (size > 0 && !block) fail_to_allocate(std::to_string(size));
@@ -129,8 +131,8 @@ Buffer::Buffer(int64_t bytes) {
 }
 
 void Buffer::Release::operator()(void* block) const {
-  if (bytes >= kMinKeptBlock) {
-    kept_blocks().keep(block, bytes);
+  if (bytes >= kMinCachedBytes) {
+    block_cache().put(block, bytes);
   } else {
     std::free(block);
   }
@@ -138,7 +140,7 @@ void Buffer::Release::operator()(void* block) const {
 
 int64_t release_scratch() {
   int64_t bytes = 0;
-  for (Node* node = all_nodes.load(); node; node = node->next) bytes += node->blocks.release();
+  for (Node* node = all_nodes.load(); node; node = node->next) bytes += node->cache.release();
 #if defined(__GLIBC__)
   // NOTE: malloc takes blocks of up to 32 MiB from its heap once one of their size was freed, and
   // gives no page of that back by itself.

@@ -11,7 +11,7 @@
 namespace lstm_fused::cuda {
 namespace {
 
-// In all directions or in none.
+// Whether the forward saved gates; the same for all directions.
 bool saves_gates(const LayerBackwardCall& call) {
   return call.direction[0].recurrence.gates != nullptr;
 }

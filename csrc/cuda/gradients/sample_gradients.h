@@ -8,8 +8,9 @@
 
 namespace lstm_fused::cuda {
 
-// As layer_backward, but for the weights' gradients, which are all wanted: those of each of B
-// samples, (B, …) in the place of (…). Row n of the batch is of sample n % B, and B divides N.
+// Runs layer_backward with one gradient of each weight for each of B samples, (B, …) in the place
+// of (…); all weights' gradients are wanted. Row n of the batch is of sample n % B, and B divides
+// N.
 void sample_gradients(const LayerBackwardCall& call, int64_t samples, const LstmPlan& plan);
 
 }  // namespace lstm_fused::cuda

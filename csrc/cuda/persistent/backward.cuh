@@ -31,7 +31,7 @@ struct BackwardShared {
 
   alignas(kLaneBytes) char tile[tile_bytes(kChunks * kGates)];  // gradients of the gates
   uint4 weights[kPlaces * 2 * kThreads];
-  float2 swapped[kThreads];
+  float2 exchanged_sums[kThreads];
 };
 
 // One direction of one tile.
@@ -92,15 +92,15 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
   const int tile_steps = rows.tile_steps();
 
   // Load the gradients of the final states.
-  const auto owns = [&](int j) { return real_unit && rows.first + j < args.batch; };
+  const auto is_real_cell = [&](int j) { return real_unit && rows.first + j < args.batch; };
   float dh[kLaneRows], dc[kLaneRows];
 #pragma unroll
   for (int j = 0; j < kLaneRows; ++j) {
     const int64_t cell = int64_t{rows.first + j} * hidden + unit;
-    dh[j] = owns(j) && d.grad_h_n != nullptr
+    dh[j] = is_real_cell(j) && d.grad_h_n != nullptr
                 ? to_accumulator(static_cast<const Storage*>(d.grad_h_n)[cell])
                 : 0.0f;
-    dc[j] = owns(j) && d.grad_c_n != nullptr
+    dc[j] = is_real_cell(j) && d.grad_c_n != nullptr
                 ? to_accumulator(static_cast<const Storage*>(d.grad_c_n)[cell])
                 : 0.0f;
   }
@@ -108,7 +108,7 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
   // Write zeros past the end of the tile's longest row.
 #pragma unroll
   for (int j = 0; j < kLaneRows; ++j) {
-    if (!owns(j)) continue;
+    if (!is_real_cell(j)) continue;
     for (int64_t t = tile_steps; t < args.steps; ++t) {
       const int64_t row = t * args.batch + rows.first + j;
       Storage* out = static_cast<Storage*>(d.grad_gates) + row * kGates * hidden + unit;
@@ -142,7 +142,7 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
     for (int j = 0; j < kLaneRows; ++j) {
       Storage grad[kGates] = {};
       if (real_unit && t < rows.length[j]) backward_cell(grad, step, j, dh[j], dc[j]);
-      if (owns(j)) {
+      if (is_real_cell(j)) {
         const int64_t row = int64_t{t} * args.batch + rows.first + j;
         Storage* out = static_cast<Storage*>(d.grad_gates) + row * kGates * hidden + unit;
 #pragma unroll
@@ -167,12 +167,12 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
         shared.tile + half * kHalfChunks * kChunkBytes, kStride, lane);
 
     // Swap: keep the sums of this warp's eight units, pass the others to the other warp of the
-    // pair. NOTE: the tile is free for the next step after this barrier, and `swapped` after that
-    // step's first one.
-    shared.swapped[threadIdx.x] =
+    // pair. NOTE: the tile is free for the next step after this barrier, and `exchanged_sums` after
+    // that step's first one.
+    shared.exchanged_sums[threadIdx.x] =
         half == 0 ? make_float2(sums[1][0], sums[1][1]) : make_float2(sums[0][0], sums[0][1]);
     __syncthreads();
-    const float2 other = shared.swapped[threadIdx.x ^ kWarpSize];
+    const float2 other = shared.exchanged_sums[threadIdx.x ^ kWarpSize];
     const float others[kLaneRows] = {other.x, other.y};
 #pragma unroll
     for (int j = 0; j < kLaneRows; ++j) {
@@ -185,7 +185,7 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
   // Write the gradients of the initial states.
 #pragma unroll
   for (int j = 0; j < kLaneRows; ++j) {
-    if (!owns(j)) continue;
+    if (!is_real_cell(j)) continue;
     const int64_t cell = int64_t{ptx::opaque(rows.first) + j} * hidden + unit;
     static_cast<Storage*>(d.grad_h_0)[cell] = to_storage<Storage>(dh[j]);
     static_cast<Storage*>(d.grad_c_0)[cell] = to_storage<Storage>(dc[j]);

@@ -42,8 +42,8 @@ struct BackwardStep {
   Storage grad_y[kCells];
   Storage grad_cell[kCells];
   float c[kCells];  // after the step
-  // Before the step. Also of a row that takes part in the step before and not in this one: there it
-  // is the cell state after that step.
+  // The cell state before the step. For a row that takes no part in this step but in the step
+  // before it: the cell state after that one.
   float c_prev[kCells];
   bool reset[kCells];
 };

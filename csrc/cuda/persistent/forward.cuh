@@ -60,15 +60,15 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
   const int tile_steps = rows.tile_steps();
 
   // Load the initial states of this lane's two cells.
-  const auto owns = [&](int j) { return real_unit && rows.first + j < args.batch; };
+  const auto is_real_cell = [&](int j) { return real_unit && rows.first + j < args.batch; };
   const Storage zero = to_storage<Storage>(0.0f);
   float c[kLaneRows];
   Storage h[kLaneRows];
 #pragma unroll
   for (int j = 0; j < kLaneRows; ++j) {
     const int64_t cell = int64_t{rows.first + j} * hidden + unit;
-    h[j] = owns(j) ? static_cast<const Storage*>(d.h_0)[cell] : zero;
-    c[j] = owns(j) ? to_accumulator(static_cast<const Storage*>(d.c_0)[cell]) : 0.0f;
+    h[j] = is_real_cell(j) ? static_cast<const Storage*>(d.h_0)[cell] : zero;
+    c[j] = is_real_cell(j) ? to_accumulator(static_cast<const Storage*>(d.c_0)[cell]) : 0.0f;
   }
 
   // Step s runs at the time that `time_of` gives; a tile begins and ends with its longest row.
@@ -111,7 +111,7 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
   // Write zeros past the end of the tile's longest row.
 #pragma unroll
   for (int j = 0; j < kLaneRows; ++j) {
-    if (!owns(j)) continue;
+    if (!is_real_cell(j)) continue;
     for (int64_t t = tile_steps; t < args.steps; ++t) {
       const int64_t column = row_at(t, j) * args.directions * hidden + unit;
       static_cast<Storage*>(d.y)[column] = zero;
@@ -157,7 +157,7 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
     // The epilogue: apply the cell, and write its outputs.
 #pragma unroll
     for (int j = 0; j < kLaneRows; ++j) {
-      if (!owns(j)) continue;
+      if (!is_real_cell(j)) continue;
       const int64_t row = row_at(t, j);
       const bool active = t < rows.length[j];
       if (active) {
@@ -168,7 +168,7 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
         h[j] = to_storage<Storage>(cell.h);
         if (d.gates != nullptr) {
           Storage* out = static_cast<Storage*>(d.gates) + row * kGates * hidden + unit;
-          out[0] = to_storage<Storage>(gates.i);
+          out[kInputGate * hidden] = to_storage<Storage>(gates.i);
           out[kForgetGate * hidden] = to_storage<Storage>(gates.f);
           out[kCellGate * hidden] = to_storage<Storage>(gates.g);
           out[kOutputGate * hidden] = to_storage<Storage>(gates.o);
@@ -191,7 +191,7 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
   // Write the final states.
 #pragma unroll
   for (int j = 0; j < kLaneRows; ++j) {
-    if (!owns(j)) continue;
+    if (!is_real_cell(j)) continue;
     const int64_t cell = int64_t{ptx::opaque(rows.first) + j} * hidden + unit;
     static_cast<Storage*>(d.h_n)[cell] = h[j];
     static_cast<Storage*>(d.c_n)[cell] = to_storage<Storage>(c[j]);

@@ -104,19 +104,19 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
     return column / kLaneRows * kTileRows + lane.t * kLaneRows + column % kLaneRows;
   };
   const auto row_of = [&](int cell) { return first_row + row_in_group(cell); };
-  const auto owns = [&](int cell) {
+  const auto is_real_cell = [&](int cell) {
     return unit < hidden && row_in_group(cell) < group_rows && row_of(cell) < args.batch;
   };
   int length[kGroupCells];
   float dh[kGroupCells], dc[kGroupCells];
 #pragma unroll
   for (int cell = 0; cell < kGroupCells; ++cell) {
-    length[cell] = owns(cell) ? row_length(args, row_of(cell)) : 0;
+    length[cell] = is_real_cell(cell) ? row_length(args, row_of(cell)) : 0;
     const int64_t offset = int64_t{row_of(cell)} * hidden + unit;
-    dh[cell] = owns(cell) && d.grad_h_n != nullptr
+    dh[cell] = is_real_cell(cell) && d.grad_h_n != nullptr
                    ? to_accumulator(static_cast<const Storage*>(d.grad_h_n)[offset])
                    : 0.0f;
-    dc[cell] = owns(cell) && d.grad_c_n != nullptr
+    dc[cell] = is_real_cell(cell) && d.grad_c_n != nullptr
                    ? to_accumulator(static_cast<const Storage*>(d.grad_c_n)[offset])
                    : 0.0f;
   }
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
       if (row_in_group(cell) >= group_rows) continue;
       Storage grad[kGates] = {};
       if (t < length[cell]) backward_cell(grad, step, cell, dh[cell], dc[cell]);
-      if (owns(cell)) {
+      if (is_real_cell(cell)) {
         const int64_t row = int64_t{t} * args.batch + row_of(cell);
         Storage* out = static_cast<Storage*>(d.grad_gates) + row * kGates * hidden + unit;
 #pragma unroll
@@ -224,7 +224,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   // Write the gradients of the initial states, and zeros past the end of the group's longest row.
 #pragma unroll
   for (int cell = 0; cell < kGroupCells; ++cell) {
-    if (!owns(cell)) continue;
+    if (!is_real_cell(cell)) continue;
     const int n = ptx::opaque(first_row) + row_in_group(cell);
     const int64_t offset = int64_t{n} * hidden + unit;
     static_cast<Storage*>(d.grad_h_0)[offset] = to_storage<Storage>(dh[cell]);

@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
     return column / kLaneRows * kTileRows + lane.t * kLaneRows + column % kLaneRows;
   };
   const Storage zero = to_storage<Storage>(0.0f);
-  const auto owns = [&](int cell) {
+  const auto is_real_cell = [&](int cell) {
     return real_unit && row_of(cell) < group_rows && first_row + row_of(cell) < args.batch;
   };
   int length[kGroupCells];
@@ -118,9 +118,10 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   for (int cell = 0; cell < kGroupCells; ++cell) {
     const int n = first_row + row_of(cell);
     const int64_t offset = int64_t{n} * hidden + unit;
-    length[cell] = owns(cell) ? row_length(args, n) : 0;
-    h[cell] = owns(cell) ? static_cast<const Storage*>(d.h_0)[offset] : zero;
-    c[cell] = owns(cell) ? to_accumulator(static_cast<const Storage*>(d.c_0)[offset]) : 0.0f;
+    length[cell] = is_real_cell(cell) ? row_length(args, n) : 0;
+    h[cell] = is_real_cell(cell) ? static_cast<const Storage*>(d.h_0)[offset] : zero;
+    c[cell] =
+        is_real_cell(cell) ? to_accumulator(static_cast<const Storage*>(d.c_0)[offset]) : 0.0f;
   }
   int group_steps = 0;  // steps of the longest row: all blocks of the group get the same number
   for (int row = 0; row < group_rows; ++row) {
@@ -147,10 +148,10 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
       reset[cell] = args.reset_mask != nullptr && args.reset_mask[row] != 0;
     }
     // Lane i of a warp loads the reset flag of the warp's i-th row of the tiles.
-    const int own_row = warp + static_cast<int>(threadIdx.x) % kWarpSize * kGroupWarps;
-    const bool own_reset = args.reset_mask != nullptr && own_row < group_rows &&
-                           first_row + own_row < args.batch &&
-                           args.reset_mask[int64_t{t} * args.batch + first_row + own_row] != 0;
+    const int lane_row = warp + static_cast<int>(threadIdx.x) % kWarpSize * kGroupWarps;
+    const bool lane_reset = args.reset_mask != nullptr && lane_row < group_rows &&
+                            first_row + lane_row < args.batch &&
+                            args.reset_mask[int64_t{t} * args.batch + first_row + lane_row] != 0;
 
     // Wait until all blocks of the group have published h of the step before.
     if (s > 0) {
@@ -165,7 +166,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
     for (int i = 0; warp + i * kGroupWarps < group_rows; ++i) {
       const int row = warp + i * kGroupWarps;
       const int n = first_row + row;
-      const bool is_reset = __shfl_sync(0xffffffffu, own_reset, i);
+      const bool is_reset = __shfl_sync(0xffffffffu, lane_reset, i);
       const bool empty = is_reset || n >= args.batch;
       char* target =
           tiles + row / kTileRows * kTileRows * stride + tile_row(row % kTileRows) * stride;
@@ -204,7 +205,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
     // The epilogue: add up the parts of K, in their order, apply the cell, and write its outputs.
 #pragma unroll
     for (int cell = 0; cell < kGroupCells; ++cell) {
-      if (!owns(cell)) continue;
+      if (!is_real_cell(cell)) continue;
       const int row_in_group = row_of(cell);
       const int64_t row = int64_t{t} * args.batch + first_row + row_in_group;
       const bool active = t < length[cell];
@@ -252,7 +253,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   // Write the final states, and zeros past the end of the group's longest row.
 #pragma unroll
   for (int cell = 0; cell < kGroupCells; ++cell) {
-    if (!owns(cell)) continue;
+    if (!is_real_cell(cell)) continue;
     const int n = ptx::opaque(first_row) + row_of(cell);
     static_cast<Storage*>(d.h_n)[int64_t{n} * hidden + unit] = h[cell];
     static_cast<Storage*>(d.c_n)[int64_t{n} * hidden + unit] = to_storage<Storage>(c[cell]);

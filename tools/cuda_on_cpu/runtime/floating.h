@@ -187,7 +187,7 @@ inline float tanh_of(float x) { return __builtin_tanhf(x); }
 // ---- Comparison and conversion
 // -------------------------------------------------------------------
 
-// Both NaN-free. With U: true too where an operand is NaN.
+// Whether neither operand is NaN. PTX's comparisons with U are true too where one is.
 template <class T>
 inline bool ordered(T a, T b) {
   return !is_nan(a) && !is_nan(b);

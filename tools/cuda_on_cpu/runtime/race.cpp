@@ -58,7 +58,7 @@ void RaceChecker::start_block(Block& block) {
   state->shared.resize((block.threads[0].shared_bytes + kCellBytes - 1) / kCellBytes);
   for (Thread& th : block.threads) th.clock = &state->clocks[th.index];
   block.race = state.get();
-  // Its shared memory may lie where an ended block had flags.
+  // The block's shared memory may reuse the addresses of an ended block's flags.
   const auto begin = reinterpret_cast<uint64_t>(block.threads[0].shared);
   for (auto it = publications_.begin(); it != publications_.end();) {
     const bool is_own = it->first - begin < kSharedBase + block.threads[0].shared_bytes;

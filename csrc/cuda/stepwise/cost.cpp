@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "cuda/stepwise/plan.h"
+#include "cuda/stepwise/cost.h"
 
 #include <algorithm>
 

@@ -21,8 +21,8 @@ from lstm_fused.autograd.arguments import (
     unflatten,
 )
 from lstm_fused.autograd.composite import composite_layer, forward_mode_derivative
+from lstm_fused.autograd.eager_function import layer_gradient
 from lstm_fused.autograd.function_apply import apply
-from lstm_fused.autograd.layer_function import layer_gradient
 from lstm_fused.autograd.vmap import vmap_forward
 
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "cuda/persistent/launch.h"
+#include "cuda/persistent/arguments.h"
 
 namespace lstm_fused::cuda {
 namespace {
