@@ -13,7 +13,7 @@ from kit.numeric import assert_bitwise_equal
 from kit.twins import D, make_twins
 from torch.utils.checkpoint import checkpoint
 
-WORKER = Path(__file__).parent / "kit" / "distributed_worker.py"
+WORKER = Path(__file__).parents[1] / "kit" / "distributed_worker.py"
 
 
 def torchrun(*arguments: str, timeout: float = 240) -> str:

@@ -22,7 +22,8 @@ from torch.utils.checkpoint import checkpoint
 
 import lstm_fused
 from lstm_fused import FusedLSTM
-from lstm_fused.autograd.double_backward import activated_gates
+from lstm_fused.autograd.arguments import LayerTensors, SavedLayer
+from lstm_fused.autograd.saved_rows import activated_gates
 
 RAGGED = [case for case in CORE if case.lengths and min(case.lengths) > 0 and case.reset == 0]
 
@@ -205,12 +206,17 @@ def test_functional_form_and_layers() -> None:
 
 def test_gates_for_those_who_need_them_all() -> None:
     forward = forward_arguments(SOME[3])
-    saved = forward_op(*forward.values())[4]
-    none_saved = forward_op(*forward.values(), True)[4]
-    tensors = [forward[name] for name in ("input", "h_0", "c_0", "weights")]
-    masks = [forward[name] for name in ("lengths", "batch_sizes", "reset_mask")]
-    assert activated_gates(*tensors, masks, saved) is saved  # type: ignore[arg-type]
-    assert_bitwise_equal(activated_gates(*tensors, masks, none_saved), saved)  # type: ignore[arg-type]
+    tensors = [forward[name] for name in LayerTensors._fields]
+
+    def saved(recompute: bool) -> SavedLayer:
+        y, _, _, _, gates, cells = forward_op(*forward.values(), recompute)
+        return SavedLayer(*tensors, y, gates, cells)
+
+    gates = saved(False).gates
+    assert activated_gates(saved(False), forward["weights"]).shape == gates.shape
+    assert_bitwise_equal(activated_gates(saved(False), forward["weights"]), gates)
+    assert saved(True).gates.numel() == 0
+    assert_bitwise_equal(activated_gates(saved(True), forward["weights"]), gates)
 
 
 def test_gates_of_another_shape_are_refused() -> None:
