@@ -195,7 +195,7 @@ TRANSFORMS: dict[str, Callable[[Callable[[Tensor], Tensor]], Callable[[Tensor], 
     "grad": lambda f: torch.func.grad(lambda x: f(x).pow(2).sum()),
     "vmap": torch.vmap,
     "vmap of grad": lambda f: torch.vmap(torch.func.grad(lambda x: f(x).pow(2).sum())),
-    # Of two outputs each: a derivative of each makes a graph of its own.
+    # Two outputs are differentiated, since each adds its own derivative to the compiled graph.
     "jacrev": lambda f: torch.func.jacrev(lambda x: f(x)[-1, 0, :2]),
     "grad of grad": lambda f: torch.func.grad(
         lambda x: torch.func.grad(lambda x: f(x).pow(2).sum())(x).sin().sum()
