@@ -9,8 +9,6 @@
 #include "torch/unstable_torch.h"
 
 namespace lstm_fused {
-namespace {
-
 int64_t element_bytes(ScalarType dtype) {
   switch (dtype) {
     case ScalarType::Double:
@@ -26,6 +24,8 @@ int64_t element_bytes(ScalarType dtype) {
       return 1;
   }
 }
+
+namespace {
 
 void check_memory(const Tensor& tensor, bool is_contiguous, const char* name) {
   const int64_t elements = tensor.numel();

@@ -17,6 +17,9 @@ using torch::headeronly::DeviceType;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// Bytes of an element of a dtype that an op takes or gives.
+int64_t element_bytes(ScalarType dtype);
+
 // Up to kMaxDimensions sizes, without an allocation.
 class Sizes {
  public:

@@ -35,22 +35,6 @@ void* blas_handle() {
   return handle;
 }
 
-int64_t element_bytes(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Double:
-    case ScalarType::Long:
-      return 8;
-    case ScalarType::Float:
-    case ScalarType::Int:
-      return 4;
-    case ScalarType::BFloat16:
-    case ScalarType::Half:
-      return 2;
-    default:
-      return 1;
-  }
-}
-
 Tensor to_device(const Tensor& tensor) {
   const Tensor from = to_contiguous(tensor, "an argument");
   const int64_t bytes = from.numel() * element_bytes(from.scalar_type());
