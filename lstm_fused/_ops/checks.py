@@ -105,6 +105,8 @@ def place_lengths(lengths: Tensor | None, input: Tensor, batch_first: bool) -> T
     check_lengths(lengths, input.shape[0 if batch_first else 1], IN_PYTHON)
     if lengths.device.type == "meta" and input.device.type != "meta":
         raise RuntimeError(f"lengths must hold values, as input on {input.device} does, got meta")
+    if lengths.is_cpu and input.is_cpu:
+        return lengths
     # The CUDA kernels read int64: converted here, once for all layers and the backward.
     dtype = torch.int64 if input.is_cuda else lengths.dtype
     lengths = lengths.to(input.device, dtype)
