@@ -79,8 +79,8 @@ def _load(body: Body, instruction: Instruction) -> str:
     )
     text += " " + " ".join(body.assign(part, type_, f"value{i}") for i, part in enumerate(parts))
     if _is_strong(instruction) and space != "local":
-        values = " ^ ".join(f"uint64_t(bits(value{i}))" for i in range(len(parts)))
-        text += f" spin(th, at, {values}, {site});"
+        values = ", ".join(f"uint64_t(bits(value{i}))" for i in range(len(parts)))
+        text += f" spin(th, at, mix({values}), {site});"
     return text
 
 
@@ -94,9 +94,16 @@ def _store(body: Body, instruction: Instruction) -> str:
     site = body.add_site(instruction) if space not in ("param", "const") else 0
     text = f"char* at = {pointer(body, address, space, size * len(parts), site)}; "
     text += _hook(body, space, size * len(parts), _kind(instruction, "kWrite"), site)
-    return text + " ".join(
-        f"store<{cpp}>(at + {i * size}, {body.value(part, type_)});" for i, part in enumerate(parts)
+    is_strong = _is_strong(instruction) and space in (None, "global", "shared")
+    to = "words" if is_strong else "at"
+    stores = " ".join(
+        f"store<{cpp}>({to} + {i * size}, {body.value(part, type_)});"
+        for i, part in enumerate(parts)
     )
+    if not is_strong:
+        return text + stores
+    total = size * len(parts)
+    return f"{text}char words[{total}]; {stores} strong_store(th, at, words, {total}, {site});"
 
 
 _ATOMIC = {
@@ -215,10 +222,11 @@ def _copy_async(body: Body, instruction: Instruction) -> str:
         )
     # A source of which no byte is read may lie anywhere.
     to = pointer(body, operands[0], "shared", size, site)
-    source = pointer(body, operands[1], "global", size, site)
+    address = body.address(operands[1])
     return (
         f"const uint32_t taken = {taken}; char* to = {to}; "
-        f"const char* from = taken == 0 ? nullptr : {source}; "
+        "const char* from = taken == 0 ? nullptr : "
+        f"find_copy_source(th, {address}, taken, {size}, {site}); "
         f"cp_async(th, to, from, {size}, taken, {site});"
     )
 

@@ -26,7 +26,7 @@ void cp_async(ThreadState& state, char* to, const char* from, uint32_t bytes, ui
   }
   const AsyncCopy copy = {to, from, bytes, from_bytes, site};
   if (grid->race || grid->statistics) {
-    if (from_bytes != 0) on_access(th, from, bytes, kRead, site);
+    if (from_bytes != 0) on_access(th, from, from_bytes, kRead, site);
     on_access(th, to, bytes, kWrite, site);
   }
   if (grid->race) grid->race->start_copy(th, copy);

@@ -99,6 +99,7 @@ cudaError_t launch(const void* stub, dim3 grid_size, dim3 block, void** argument
   if (translated.module->checked && d.statistics) running.statistics = Statistics::create(running);
   const Failure failure = running.run();
   total_switches += running.switches;
+  d.nanoseconds += static_cast<int64_t>(running.nanoseconds());
   RaceChecker::destroy(running.race);
   Statistics::destroy(running.statistics, running);
   return set_error(failure.status, failure.text, true);

@@ -63,7 +63,7 @@ Registration::Registration(const Module& module) : module_(module) {
   d.modules.push_back(&module);
   for (uint32_t i = 0; i < module.variable_count; ++i) {
     const Variable& variable = module.variables[i];
-    d.memory.add(variable.at, variable.bytes, variable.name, false);
+    d.memory.add(variable.at, variable.bytes, variable.name, Owner::kCaller);
   }
 }
 
@@ -96,6 +96,8 @@ constexpr Setting kSettings[] = {
     {"race_check", &Device::race_check},
     {"statistics", &Device::statistics},
     {"mutation", &Device::mutation},
+    {"poll_round_ns", &Device::poll_round_ns},
+    {"nanoseconds", &Device::nanoseconds},
     {"kernel_launches", &Device::kernel_launches},
     {"gemm_calls", &Device::gemm_calls},
 };
@@ -143,7 +145,7 @@ const char* emu_mutations() {
 }
 
 void emu_register(const void* at, uint64_t bytes, const char* name) {
-  device().memory.add(at, bytes, name, false);
+  device().memory.add(at, bytes, name, cuda_on_cpu::Owner::kCaller);
 }
 
 void emu_unregister(const void* at) { device().memory.remove(at); }

@@ -33,12 +33,15 @@ struct Device {
   int64_t race_check = 0;     // in checked modules
   int64_t statistics = 0;     // in checked modules
   int64_t mutation = 0;       // the number of one, in checked modules
+  // What %globaltimer gains, at least, when every thread that can run has polled in vain.
+  int64_t poll_round_ns = 10000000;
 
   // Counted until they are set to 0.
   int64_t kernel_launches = 0;
   int64_t gemm_calls = 0;  // of cuBLAS; a batch is one
 
-  uint64_t mutation_hits = 0;  // how often the mutation took effect
+  int64_t nanoseconds = 1000000000;  // that had gone by when the last launch ended
+  uint64_t mutation_hits = 0;        // how often the mutation took effect
 
   Memory memory;
   // What the last launch that failed had to say. An error of a kernel stays until it is cleared, as

@@ -61,6 +61,9 @@ enum Scope : uint32_t { kCta = 0, kCluster = 1, kGpu = 2, kSys = 3 };
 char* find_global(ThreadState& th, uint64_t address, uint32_t bytes, uint32_t site);
 char* find_generic(ThreadState& th, uint64_t address, uint32_t bytes, uint32_t site);
 char* find_local(ThreadState& th, uint64_t address, uint32_t bytes, uint32_t site);
+// The source of a cp.async, aligned to the size of the copy, of which only `taken` bytes are read.
+char* find_copy_source(ThreadState& th, uint64_t address, uint32_t taken, uint32_t size,
+                       uint32_t site);
 [[noreturn]] void bad_shared(ThreadState& th, uint64_t address, uint32_t bytes, uint32_t site);
 
 template <uint32_t bytes>
@@ -101,6 +104,15 @@ inline void store(char* at, T value) {
 void on_access(ThreadState& th, const char* at, uint32_t bytes, uint32_t kind, uint32_t site);
 void on_fence(ThreadState& th, uint32_t scope);
 
+// A strong store of all that `words` holds, which is progress if it changes memory.
+void strong_store(ThreadState& th, char* at, const char* words, uint32_t bytes, uint32_t site);
+
+// What a strong load of several registers has read, as one number.
+inline uint64_t mix(uint64_t value) { return value; }
+template <class... Rest>
+inline uint64_t mix(uint64_t value, Rest... rest) {
+  return value + 0x9e3779b97f4a7c15ull * mix(rest...);
+}
 // After a strong load: lets other threads run. A `value` that changes is progress, for a spin.
 void spin(ThreadState& th, const char* at, uint64_t value, uint32_t site);
 // After an atomic operation.
@@ -169,6 +181,7 @@ void mma(ThreadState& th, Mma shape, uint32_t* d, const uint32_t* a, const uint3
 [[noreturn]] void assert_failed(ThreadState& th, const char* message, const char* file,
                                 uint32_t line, const char* function);
 uint64_t clock(ThreadState& th);
+uint64_t nanoseconds(ThreadState& th);
 uint32_t sm_id(ThreadState& th);
 uint32_t sm_count(ThreadState& th);
 uint32_t live_lanes(ThreadState& th);
@@ -215,6 +228,7 @@ struct KernelInfo {
   uint32_t static_shared_bytes, dynamic_shared_align;
   uint32_t registers, local_bytes, max_threads;  // as ptxas gives them for the real target
   uint32_t stack_bytes;                          // what the fiber needs
+  bool reads_timer;                              // so that it may bound its waits
 };
 
 struct Variable {

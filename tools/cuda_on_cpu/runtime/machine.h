@@ -42,6 +42,9 @@ struct Thread : ThreadState {
   uint32_t wait_site = 0, wait_barrier = 0;
   const char* spin_at = nullptr;
   uint64_t spin_value = 0;
+  // How often it polled in vain since the progress of that number, and the last round to count it.
+  uint64_t progress_seen = 0, round_counted = 0;
+  uint32_t vain_polls = 0;
   uint32_t true_count = 0, arrived = 0;  // of the last barrier with a predicate
   char* stack_low = nullptr;
   char* stack_top = nullptr;
@@ -111,6 +114,7 @@ struct Grid {
   explicit Grid(const Launch& launch);
   ~Grid();
   Failure run();
+  uint64_t nanoseconds() const { return switches + idle_nanoseconds; }
 
   Launch launch;
   std::string name;  // of the kernel, demangled: on a fiber there is no room to do it
@@ -129,7 +133,13 @@ struct Grid {
   Failure failure;
   uint64_t random;
   uint64_t switches = 0;
-  uint64_t idle_turns = 0;  // spins and preemptions since anything last changed
+  uint64_t idle_turns = 0;       // spins and preemptions since anything last changed
+  uint64_t progress_number = 0;  // how often anything changed
+  uint64_t runnable = 0;         // threads that do not wait at a barrier or for lanes
+  // A round is over when all of those have polled in vain. Rounds are numbered from 1.
+  uint64_t round = 1, round_threads = 0;
+  uint64_t vain_rounds = 0, vain_nanoseconds = 0;  // since anything last changed
+  uint64_t idle_nanoseconds = 0;                   // of all rounds
   uint64_t stack_bytes;
   alignas(128) char workspace[256] = {};
   RaceChecker* race = nullptr;
@@ -140,11 +150,12 @@ struct Grid {
 extern Grid* grid;
 
 inline Thread& self(ThreadState& th) { return static_cast<Thread&>(th); }
-inline void progress() { grid->idle_turns = 0; }
+void progress();
 
 uint32_t random_below(uint32_t end);
-// Waits until another thread calls make_ready.
+// Waits until another thread calls resume.
 void suspend(Thread& th);
+void resume(Thread& th);
 // Lets others run.
 void yield(Thread& th);
 void make_ready(Thread& th);

@@ -116,28 +116,17 @@ void RaceChecker::fence(Thread& th, uint32_t scope) {
   ++clock.epoch;
 }
 
-// A strong operation: what it publishes to those who read it, and what it learns.
-void RaceChecker::synchronise(Thread& th, const char* at, uint32_t kind) {
-  const auto address = reinterpret_cast<uint64_t>(at);
+// A strong operation: what it publishes to those who read it, and what it learns. Each word of a
+// vector is a flag of its own.
+void RaceChecker::synchronise(Thread& th, const char* at, uint32_t bytes, uint32_t kind) {
+  const auto first = reinterpret_cast<uint64_t>(at);
+  if (kind & kRead) {
+    for (uint64_t word = first; word < first + bytes; word += kWordBytes) learn(th, word, kind);
+  }
+  if ((kind & kWrite) == 0) return;
   const bool is_device = is_device_scope(scope_of(kind));
   const uint32_t block = th.block->index;
   Clock& clock = *th.clock;
-  const auto place = publications_.find(address);
-  View learnt;
-  if (kind & kRead && place != publications_.end()) {
-    const Publication& published = place->second;
-    if (is_device) learnt = published.device_view;
-    if (published.block == block) learnt = join(learnt, published.block_view);
-    if (kind & kAcquire) {
-      clock.view = join(clock.view, learnt);
-    } else {
-      clock.pending = join(clock.pending, learnt);
-    }
-  }
-  if ((kind & kWrite) == 0) return;
-  Publication& published = place != publications_.end() ? place->second : publications_[address];
-  // A read-modify-write carries on what it read; any other write ends it.
-  if ((kind & kRead) == 0) published = Publication();
   View own_device = clock.fenced_device, own_block = clock.fenced_block;
   if (kind & kRelease) {
     Gathering own;
@@ -146,10 +135,27 @@ void RaceChecker::synchronise(Thread& th, const char* at, uint32_t kind) {
     if (is_device) own_device = own_block;
     ++clock.epoch;
   }
-  if (is_device) published.device_view = join(published.device_view, own_device);
-  if (published.block != block) published.block_view = nullptr;
-  published.block = block;
-  published.block_view = join(published.block_view, own_block);
+  for (uint64_t word = first; word < first + bytes; word += kWordBytes) {
+    Publication& published = publications_[word];
+    // A read-modify-write carries on what it read; any other write ends it.
+    if ((kind & kRead) == 0) published = Publication();
+    if (is_device) published.device_view = join(published.device_view, own_device);
+    if (published.block != block) published.block_view = nullptr;
+    published.block = block;
+    published.block_view = join(published.block_view, own_block);
+  }
+}
+
+void RaceChecker::learn(Thread& th, uint64_t word, uint32_t kind) {
+  const auto place = publications_.find(word);
+  if (place == publications_.end()) return;
+  const Publication& published = place->second;
+  View learnt;
+  if (is_device_scope(scope_of(kind))) learnt = published.device_view;
+  if (published.block == th.block->index) learnt = join(learnt, published.block_view);
+  Clock& clock = *th.clock;
+  View& known = kind & kAcquire ? clock.view : clock.pending;
+  known = join(known, learnt);
 }
 
 // ---- Accesses
@@ -190,10 +196,11 @@ void RaceChecker::access(Thread& th, const char* at, uint32_t bytes, uint32_t ki
     }
   }
   if (kind & kStrong) {
-    synchronise(th, at, kind);
-  } else if (kind & kWrite) {
+    synchronise(th, at, bytes, kind);
+  } else if (kind & kWrite && !publications_.empty()) {
     // A weak write to a flag publishes nothing, and hides what was published.
-    if (!publications_.empty()) publications_.erase(reinterpret_cast<uint64_t>(at));
+    const auto first_word = reinterpret_cast<uint64_t>(at);
+    for (uint32_t i = 0; i < bytes; i += kWordBytes) publications_.erase(first_word + i);
   }
 }
 
@@ -274,7 +281,7 @@ void RaceChecker::land_copy(Thread& th, const AsyncCopy& copy) {
     cells[i].write_bytes = 3;
   }
   // The source is read until now.
-  if (copy.from_bytes != 0) access(th, copy.from, copy.bytes, kRead, copy.site);
+  if (copy.from_bytes != 0) access(th, copy.from, copy.from_bytes, kRead, copy.site);
 }
 
 // ---- Reports

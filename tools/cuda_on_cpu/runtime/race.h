@@ -32,6 +32,7 @@ struct Cell {
 };
 
 constexpr uint64_t kCellBytes = 2, kPageCells = 2048;
+constexpr uint64_t kWordBytes = 4;  // of a flag; a flag of another size begins one
 
 struct ShadowPage {
   uint64_t launch = 0;  // cells of an earlier launch are void: launches are ordered
@@ -82,7 +83,8 @@ class RaceChecker {
   Cell* find_cells(const Thread& th, const char* at);
   void check(const Access& access, Cell& cell, uint64_t name);
   void note_read(const Access& access, Cell& cell, uint64_t name, uint8_t scope);
-  void synchronise(Thread& th, const char* at, uint32_t kind);
+  void synchronise(Thread& th, const char* at, uint32_t bytes, uint32_t kind);
+  void learn(Thread& th, uint64_t word, uint32_t kind);
   void report(const Access& access, const char* what, Stamp other, uint32_t other_site);
 
   uint64_t launch_;

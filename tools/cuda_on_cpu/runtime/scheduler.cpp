@@ -132,6 +132,7 @@ void end_block(Block& block) {
   Block& block = *th.block;
   block.warps[th.warp].live &= ~(1u << th.lane);
   --block.live;
+  --grid->runnable;
   leave_warp_syncs(th);
   leave_barriers(th);
   if (block.live == 0) end_block(block);
@@ -209,6 +210,7 @@ bool start_block() {
   block->id = {block->index % n.x, block->index / n.x % n.y, block->index / (n.x * n.y)};
   block->live = threads;
   block->threads.resize(threads);
+  g.runnable += threads;
   block->warps.resize((threads + 31) / 32);
   block->stacks = take_stacks(g.stack_bytes * threads);
   const size_t bytes = g.launch.kernel->static_shared_bytes + g.launch.dynamic_shared_bytes;
@@ -238,9 +240,15 @@ uint32_t random_below(uint32_t end) {
   return static_cast<uint32_t>(((x >> 32) * end) >> 32);
 }
 
-void suspend(Thread& th) {
-  (void)th;
+void suspend(Thread&) {
+  --grid->runnable;
   switch_to(*next_thread());
+}
+
+void resume(Thread& th) {
+  ++grid->runnable;
+  th.wait = Wait::kNothing;
+  make_ready(th);
 }
 
 void yield(Thread& th) {
