@@ -86,6 +86,52 @@ def test_a_wait_without_bound_is_a_timeout(samples: Samples) -> None:
     assert "in a loop for 'argument0' + 0 of 4 bytes" in message
 
 
+# ---- A block that stalls -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", (0, 1, 2))
+@pytest.mark.parametrize("stall_after", (0, 1, 4, 5))
+def test_bounded_waits_for_a_stalled_block_end(
+    samples: Samples, stall_after: int, seed: int
+) -> None:
+    blocks, rounds, limit_ms = 4, 5, 1000
+    token, late = np.zeros(1, np.uint32), np.zeros(1, np.uint64)
+    samples.device.set(seed=seed, stall_block=2, stall_after=stall_after)
+    before = samples.device.get("nanoseconds")
+    samples.run("run_token", token, late, blocks, rounds, 10, limit_ms)
+    waited = samples.device.get("nanoseconds") - before
+    if stall_after == rounds:
+        assert (late[0], token[0]) == (0, blocks * rounds)
+        return
+    # Blocks 0 and 1 have their last turn before block 2 has its own.
+    assert late[0] == (1 if stall_after == rounds - 1 else 3)
+    assert token[0] == blocks * stall_after + 2
+    assert limit_ms * 10**6 < waited < 2 * limit_ms * 10**6
+
+
+def test_an_unbounded_wait_for_a_stalled_block_is_a_timeout(samples: Samples) -> None:
+    token, late = np.zeros(1, np.uint32), np.zeros(1, np.uint64)
+    samples.device.set(stall_block=1)
+    assert samples.status("run_token", token, late, 3, 2, 10, 4 * 10**6) == 702
+    assert "block 1: stalled, as stall_block has it" in samples.device.last_error
+    assert "in a loop for 'argument0' + 0 of 4 bytes" in samples.device.last_error
+
+
+def test_a_grid_without_waits_ends_though_a_block_stalls(samples: Samples) -> None:
+    x = np.arange(N, dtype=np.uint32)
+    y = np.zeros((6, N), np.uint32)
+    # The block's 32 threads store 6 vectors and 4 words each.
+    samples.device.set(stall_block=0, stall_after=200)
+    samples.run("run_vector_words", x, y, N)
+    assert 0 < np.count_nonzero(y != x) < 6 * N
+    samples.device.set(stall_after=320)
+    samples.run("run_vector_words", x, y, N)
+    np.testing.assert_array_equal(y, np.repeat(x[None], 6, 0))
+
+
+# ---- Races ---------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("seed", (1, 2, 3))
 def test_each_word_of_a_vector_is_a_flag(checked: Samples, seed: int) -> None:
     checked.device.set(seed=seed)

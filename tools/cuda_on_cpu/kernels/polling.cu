@@ -128,13 +128,16 @@ __global__ void bounded_kernel(unsigned* flags, unsigned long long* waited, uint
   if (threadIdx.x == 0) waited[blockIdx.x] = came ? 0 : timer() - begin;
 }
 
-// Blocks pass a token round, each after some work; every wait is bounded.
+// Blocks pass a token round, each after some work; every wait is bounded, and a block that waits in
+// vain leaves.
 __global__ void token_kernel(unsigned* token, unsigned long long* late, unsigned rounds, int work,
                              uint64_t limit_ns) {
   for (unsigned r = 0; r < rounds; ++r) {
     const unsigned turn = r * gridDim.x + blockIdx.x;
-    if (!wait_until(token, turn, limit_ns)) atomicAdd(late, 1ull);
-    __syncthreads();
+    if (__syncthreads_or(!wait_until(token, turn, limit_ns))) {
+      if (threadIdx.x == 0) atomicAdd(late, 1ull);
+      return;
+    }
     float x = 1;
 #pragma unroll 1
     for (int i = 0; i < work; ++i) x = x * 0.5f + 1.0f;

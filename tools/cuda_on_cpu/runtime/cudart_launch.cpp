@@ -81,6 +81,10 @@ cudaError_t launch(const void* stub, dim3 grid_size, dim3 block, void** argument
                   std::to_string(blocks) + " blocks, but " + std::to_string(capacity) +
                       " are resident at a time");
   }
+  if (is_cooperative && d.refuse_cooperative) {
+    return refuse(cudaErrorCooperativeLaunchTooLarge, *function,
+                  std::to_string(blocks) + " blocks, refused by the setting refuse_cooperative");
+  }
   std::vector<uint64_t> parameters(kernel.parameter_bytes / sizeof(uint64_t) + 2);
   char* const bytes = reinterpret_cast<char*>(parameters.data());
   for (uint32_t i = 0; i < kernel.parameter_count; ++i) {

@@ -94,6 +94,8 @@ struct Block {
   char* stacks = nullptr;
   std::unique_ptr<char[]> shared;
   RaceBlock* race = nullptr;
+  int64_t strong_stores = 0;  // to global memory
+  bool is_stalled = false;    // by the setting stall_block
 };
 
 struct Launch {
@@ -123,7 +125,7 @@ struct Grid {
   std::vector<std::unique_ptr<Block>> blocks;  // started and not yet ended
   std::vector<Warp*> queue;                    // warps with ready lanes, but for the current one
   std::vector<uint32_t> order;                 // in which blocks start
-  uint32_t next_block = 0, ended_blocks = 0;
+  uint32_t next_block = 0, ended_blocks = 0, stalled_blocks = 0;
   std::unique_ptr<Block> last_ended;  // its last thread's stack is in use until another runs
   Thread* current = nullptr;
   Warp* current_warp = nullptr;
@@ -160,6 +162,8 @@ void resume(Thread& th);
 void yield(Thread& th);
 void make_ready(Thread& th);
 bool start_block();
+// Stops the thread's block for good. The grid ends, without an error, once all others have.
+[[noreturn]] void stall_block(Thread& th);
 
 // Ends the grid with an error: the fiber that calls it is left where it is.
 [[noreturn]] void abandon(cudaError_t status, const std::string& text);
@@ -167,6 +171,8 @@ bool start_block();
 [[noreturn]] void fail(ThreadState& th, cudaError_t status, const std::string& what);
 [[noreturn]] void fail(ThreadState& th, cudaError_t status, const std::string& what, uint32_t site);
 std::string site_text(uint32_t site);
+// Whether a valid address is not of the block's shared memory, nor of its threads' stacks.
+bool is_global(const Thread& th, const char* at);
 std::string describe_deadlock(const char* why);
 
 // Called as a thread ends: those that wait for the live ones alone may go on.

@@ -127,6 +127,15 @@ char* find_global(ThreadState& th, uint64_t address, uint32_t bytes, uint32_t si
   return find_global_bytes(th, address, bytes, site);
 }
 
+bool is_global(const Thread& th, const char* at) {
+  const auto lies_in = [at](const char* begin, uint64_t bytes) {
+    return static_cast<uint64_t>(at - begin) < bytes;
+  };
+  const Block& block = *th.block;
+  return !lies_in(th.shared, kSharedBase + th.shared_bytes) &&
+         !lies_in(block.stacks, grid->stack_bytes * block.threads.size());
+}
+
 char* find_copy_source(ThreadState& th, uint64_t address, uint32_t taken, uint32_t size,
                        uint32_t site) {
   check_alignment(th, address, size, site, "global");

@@ -2,6 +2,7 @@
 #include <cxxabi.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 
@@ -93,7 +94,7 @@ Thread* next_thread() {
   leave_warp();
   while (g.queue.empty()) {
     if (start_block()) continue;
-    if (g.ended_blocks < g.order.size()) {
+    if (g.ended_blocks + g.stalled_blocks < g.order.size()) {
       g.failure = {cudaErrorLaunchTimeout, describe_deadlock("no thread can go on")};
     }
     return &g.host;
@@ -230,6 +231,23 @@ bool start_block() {
   g.blocks.push_back(std::move(block));
   progress();
   return true;
+}
+
+void stall_block(Thread& th) {
+  Grid& g = *grid;
+  Block& block = *th.block;
+  block.is_stalled = true;
+  ++g.stalled_blocks;
+  for (const Thread& other : block.threads) {
+    const bool is_live = block.warps[other.warp].live >> other.lane & 1;
+    const bool is_waiting = other.wait == Wait::kBarrier || other.wait == Wait::kWarp;
+    g.runnable -= is_live && !is_waiting;
+  }
+  for (Warp& warp : block.warps) warp.ready = 0;
+  const auto is_own = [&block](const Warp* warp) { return warp->block == &block; };
+  g.queue.erase(std::remove_if(g.queue.begin(), g.queue.end(), is_own), g.queue.end());
+  switch_to(*next_thread());
+  __builtin_unreachable();
 }
 
 uint32_t random_below(uint32_t end) {

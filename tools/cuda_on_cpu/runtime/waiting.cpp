@@ -95,6 +95,10 @@ std::string describe_deadlock(const char* why) {
   std::string text = "deadlock in kernel " + grid->name + ": " + why + ".";
   for (size_t i = 0; i < g.blocks.size() && i < kBlocksNamed; ++i) {
     const Block& block = *g.blocks[i];
+    if (block.is_stalled) {
+      text += "\n  block " + std::to_string(block.index) + ": stalled, as stall_block has it";
+      continue;
+    }
     std::map<std::string, std::pair<uint32_t, uint32_t>> waits;  // what -> count, first thread
     for (const Thread& th : block.threads) {
       if ((block.warps[th.warp].live >> th.lane & 1) == 0) continue;
@@ -125,7 +129,12 @@ void progress() {
   g.idle_turns = g.round_threads = g.vain_rounds = g.vain_nanoseconds = 0;
 }
 
-void strong_store(ThreadState&, char* at, const char* words, uint32_t bytes, uint32_t) {
+void strong_store(ThreadState& state, char* at, const char* words, uint32_t bytes, uint32_t) {
+  Thread& th = self(state);
+  if (th.block->index == device().stall_block && is_global(th, at) &&
+      th.block->strong_stores++ == device().stall_after) {
+    stall_block(th);
+  }
   if (memcmp(at, words, bytes) != 0) progress();
   memcpy(at, words, bytes);
 }
