@@ -73,9 +73,14 @@ def _load(body: Body, instruction: Instruction) -> str:
     at = pointer(body, address, space, size * len(parts), site)
     text = f"const char* at = {at}; "
     text += _hook(body, space, size * len(parts), _kind(instruction, "kRead"), site)
+    source = "at"
+    if body.checked and space in (None, "global"):
+        source = "from"
+        text += f"char copy[{size * len(parts)}]; const char* from = at; "
+        text += f"if (th.holds_stores) from = seen_words(th, at, {size * len(parts)}, copy); "
     # All values are read before the first register is written: the address may be one of them.
     text += " ".join(
-        f"const auto value{i} = load<{cpp}>(at + {i * size});" for i in range(len(parts))
+        f"const auto value{i} = load<{cpp}>({source} + {i * size});" for i in range(len(parts))
     )
     text += " " + " ".join(body.assign(part, type_, f"value{i}") for i, part in enumerate(parts))
     if _is_strong(instruction) and space != "local":
@@ -93,17 +98,20 @@ def _store(body: Body, instruction: Instruction) -> str:
     size, cpp = SIZES[type_], CPP_TYPES[type_]
     site = body.add_site(instruction) if space not in ("param", "const") else 0
     text = f"char* at = {pointer(body, address, space, size * len(parts), site)}; "
-    text += _hook(body, space, size * len(parts), _kind(instruction, "kWrite"), site)
-    is_strong = _is_strong(instruction) and space in (None, "global", "shared")
-    to = "words" if is_strong else "at"
+    total, kind = size * len(parts), _kind(instruction, "kWrite")
+    text += _hook(body, space, total, kind, site)
+    is_global = space in (None, "global")
+    calls = (body.checked and is_global) or (_is_strong(instruction) and space != "local")
+    to = "words" if calls else "at"
     stores = " ".join(
         f"store<{cpp}>({to} + {i * size}, {body.value(part, type_)});"
         for i, part in enumerate(parts)
     )
-    if not is_strong:
+    if not calls:
         return text + stores
-    total = size * len(parts)
-    return f"{text}char words[{total}]; {stores} strong_store(th, at, words, {total}, {site});"
+    return (
+        f"{text}char words[{total}]; {stores} store_words(th, at, words, {total}, {size}, {kind});"
+    )
 
 
 _ATOMIC = {

@@ -12,7 +12,12 @@ namespace {
 
 void land(Thread& th, const AsyncCopy& copy) {
   memset(copy.to, 0, copy.bytes);
-  if (copy.from_bytes != 0) memcpy(copy.to, copy.from, copy.from_bytes);
+  char seen[16];
+  if (copy.from_bytes != 0) {
+    const char* from = copy.from;
+    if (th.holds_stores) from = seen_words(th, from, copy.from_bytes, seen);
+    memcpy(copy.to, from, copy.from_bytes);
+  }
   if (grid->race) grid->race->land_copy(th, copy);
 }
 

@@ -95,6 +95,7 @@ constexpr Setting kSettings[] = {
     {"seed", &Device::seed},
     {"strict_memory", &Device::strict_memory},
     {"race_check", &Device::race_check},
+    {"weak_memory", &Device::weak_memory},
     {"statistics", &Device::statistics},
     {"mutation", &Device::mutation},
     {"stall_block", &Device::stall_block},

@@ -32,6 +32,7 @@ struct Device {
   int64_t seed = 1;           // of the order of threads; 0: blocks start in order too
   int64_t strict_memory = 0;  // 1: memory that is not registered is an error
   int64_t race_check = 0;     // in checked modules
+  int64_t weak_memory = 0;    // in checked modules: 1: stores take their time, and overtake
   int64_t statistics = 0;     // in checked modules
   int64_t mutation = 0;       // the number of one, in checked modules
   // The block of this index, if any, never goes on once it has stored so many words or vectors

@@ -40,6 +40,7 @@ struct ThreadState {
   Span* spans;              // one for each site of the module, common to the grid's threads
   uint32_t mutation;        // the number of the one in force, or 0
   uint64_t* mutation_hits;  // how often it took effect
+  bool holds_stores;        // whether global memory is to be read through the block's stores
   uint64_t* block_counts;   // how often each basic block ran; null unless statistics are on
 };
 
@@ -104,8 +105,13 @@ inline void store(char* at, T value) {
 void on_access(ThreadState& th, const char* at, uint32_t bytes, uint32_t kind, uint32_t site);
 void on_fence(ThreadState& th, uint32_t scope);
 
-// A strong store of all that `words` holds, which is progress if it changes memory.
-void strong_store(ThreadState& th, char* at, const char* words, uint32_t bytes, uint32_t site);
+// Stores `words`, elements of `element` bytes. Checked builds call this for all stores to memory
+// that may be global, others for strong ones.
+void store_words(ThreadState& th, char* at, const char* words, uint32_t bytes, uint32_t element,
+                 uint32_t kind);
+// What a load finds at `at`: the address itself, or that of `copy`, of 16 bytes. Checked builds
+// call this where th.holds_stores.
+const char* seen_words(ThreadState& th, const char* at, uint32_t bytes, char* copy);
 
 // What a strong load of several registers has read, as one number.
 inline uint64_t mix(uint64_t value) { return value; }

@@ -25,6 +25,7 @@ struct Clock;
 struct RaceBlock;
 class RaceChecker;
 class Statistics;
+class StoreBuffers;
 
 enum class Wait { kNothing, kBarrier, kWarp, kSpin };
 
@@ -146,6 +147,7 @@ struct Grid {
   alignas(128) char workspace[256] = {};
   RaceChecker* race = nullptr;
   Statistics* statistics = nullptr;
+  StoreBuffers* stores = nullptr;
 };
 
 // The grid that is running; null between launches.

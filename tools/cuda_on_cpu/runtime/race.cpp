@@ -27,6 +27,15 @@ Found found;
 
 uint64_t launches = 0;
 
+// Strong operations on a flag do not race with each other, if the scope of both takes in both.
+bool may_overlap(const Thread& th, uint8_t scope, Stamp other, uint8_t other_scope) {
+  if (scope == kWeak || other_scope == kWeak) return false;
+  const bool same_block = (other.thread - 1) / 1024 == th.block->index;
+  return same_block || (is_device_scope(scope) && is_device_scope(other_scope));
+}
+
+}  // namespace
+
 Stamp stamp_of(const Thread& th) {
   return {th.block->index * 1024 + th.index + 1, th.clock->epoch};
 }
@@ -38,24 +47,18 @@ bool is_ordered(const Thread& th, Stamp stamp) {
   return epochs != nullptr && (*epochs)[thread % 1024] >= stamp.epoch;
 }
 
-// Strong operations on a flag do not race with each other, if the scope of both takes in both.
-bool may_overlap(const Thread& th, uint8_t scope, Stamp other, uint8_t other_scope) {
-  if (scope == kWeak || other_scope == kWeak) return false;
-  const bool same_block = (other.thread - 1) / 1024 == th.block->index;
-  return same_block || (is_device_scope(scope) && is_device_scope(other_scope));
-}
-
-}  // namespace
-
-RaceChecker* RaceChecker::create() { return new RaceChecker; }
+RaceChecker* RaceChecker::create(bool checks_accesses) { return new RaceChecker(checks_accesses); }
 void RaceChecker::destroy(RaceChecker* checker) { delete checker; }
-RaceChecker::RaceChecker() : launch_(++launches) {}
+RaceChecker::RaceChecker(bool checks_accesses)
+    : checks_accesses_(checks_accesses), launch_(++launches) {}
 
 // A thread that starts knows nothing of the others.
 void RaceChecker::start_block(Block& block) {
   auto state = std::make_unique<RaceBlock>();
   state->clocks.resize(block.threads.size());
-  state->shared.resize((block.threads[0].shared_bytes + kCellBytes - 1) / kCellBytes);
+  if (checks_accesses_) {
+    state->shared.resize((block.threads[0].shared_bytes + kCellBytes - 1) / kCellBytes);
+  }
   for (Thread& th : block.threads) th.clock = &state->clocks[th.index];
   block.race = state.get();
   // The block's shared memory may reuse the addresses of an ended block's flags.
@@ -162,6 +165,7 @@ void RaceChecker::learn(Thread& th, uint64_t word, uint32_t kind) {
 // ------------------------------------------------------------------------------------
 
 Cell* RaceChecker::find_cells(const Thread& th, const char* at) {
+  if (!checks_accesses_) return nullptr;
   const uint64_t offset = static_cast<uint64_t>(at - th.shared) - kSharedBase;
   if (offset < th.shared_bytes) {
     return &th.block->race->shared[offset / kCellBytes];
@@ -267,12 +271,13 @@ void RaceChecker::note_read(const Access& access, Cell& cell, uint64_t name, uin
 
 void RaceChecker::start_copy(Thread& th, const AsyncCopy& copy) {
   Cell* cells = find_cells(th, copy.to);
+  if (cells == nullptr) return;
   for (uint32_t i = 0; i < copy.bytes / kCellBytes; ++i) cells[i].is_copy_pending = true;
 }
 
 void RaceChecker::land_copy(Thread& th, const AsyncCopy& copy) {
   Cell* cells = find_cells(th, copy.to);
-  for (uint32_t i = 0; i < copy.bytes / kCellBytes; ++i) {
+  for (uint32_t i = 0; cells != nullptr && i < copy.bytes / kCellBytes; ++i) {
     if (!cells[i].is_copy_pending) continue;
     cells[i].is_copy_pending = false;
     cells[i].write = stamp_of(th);

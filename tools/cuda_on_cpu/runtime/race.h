@@ -22,6 +22,10 @@ struct Stamp {
   uint32_t epoch = 0;
 };
 
+Stamp stamp_of(const Thread& th);
+// Whether what the stamp stands for happened before the thread's present.
+bool is_ordered(const Thread& th, Stamp stamp);
+
 struct Cell {
   Stamp write, read;
   uint32_t write_site = 0, read_site = 0;
@@ -47,7 +51,8 @@ struct RaceBlock {
 
 class RaceChecker {
  public:
-  static RaceChecker* create();
+  // Without looks at accesses it keeps the clocks alone, for the store buffers.
+  static RaceChecker* create(bool checks_accesses);
   static void destroy(RaceChecker* checker);
 
   void start_block(Block& block);
@@ -61,7 +66,7 @@ class RaceChecker {
   void land_copy(Thread& th, const AsyncCopy& copy);
 
  private:
-  RaceChecker();
+  explicit RaceChecker(bool checks_accesses);
 
   struct Access {
     Thread* th;
@@ -87,6 +92,7 @@ class RaceChecker {
   void learn(Thread& th, uint64_t word, uint32_t kind);
   void report(const Access& access, const char* what, Stamp other, uint32_t other_site);
 
+  bool checks_accesses_;
   uint64_t launch_;
   std::vector<std::unique_ptr<RaceBlock>> blocks_;
   std::unordered_map<uint64_t, Publication> publications_;

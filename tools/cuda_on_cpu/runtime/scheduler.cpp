@@ -9,6 +9,7 @@
 #include "device.h"
 #include "machine.h"
 #include "race.h"
+#include "store_buffer.h"
 
 namespace cuda_on_cpu {
 
@@ -90,6 +91,7 @@ void leave_warp() {
 // The thread whose turn it is; the host's when the grid has ended or cannot go on.
 Thread* next_thread() {
   Grid& g = *grid;
+  if (g.stores) g.stores->take_turn();
   if (g.current_warp != nullptr && g.current_warp->ready != 0 && --g.budget > 0) return take_lane();
   leave_warp();
   while (g.queue.empty()) {
@@ -158,6 +160,7 @@ void prepare(Thread& th, Block& block, uint32_t index) {
   th.spans = const_cast<Span*>(g.spans.data());
   th.mutation = static_cast<uint32_t>(device().mutation);
   th.mutation_hits = &device().mutation_hits;
+  th.holds_stores = g.stores != nullptr;
   th.block_counts = g.statistics ? const_cast<uint64_t*>(g.block_counts.data()) : nullptr;
   th.stack_low = block.stacks + index * g.stack_bytes;
   // Stacks that lie a power of two apart would all share a few cache lines.
@@ -197,6 +200,7 @@ Failure Grid::run() {
   for (uint32_t i = 0; i < kEagerBlocks && start_block(); ++i) {
   }
   switch_to(*next_thread());
+  if (stores) stores->deliver_all();
   grid = nullptr;
   return failure;
 }

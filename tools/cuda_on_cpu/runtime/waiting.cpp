@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Threads that wait in a loop, and grids that wait forever.
 #include <algorithm>
-#include <cstring>
 #include <map>
 
 #include "device.h"
 #include "machine.h"
+#include "store_buffer.h"
 
 namespace cuda_on_cpu {
 
@@ -43,6 +43,7 @@ void idle_turn(Thread& th) {
 // Every thread that can run has polled in vain: only time can change anything. It goes by the
 // faster the longer this lasts, so that a wait of some seconds is over in about a hundred rounds.
 void end_round(Grid& g) {
+  if (g.stores && g.stores->has_strong()) return;  // they are on their way
   const auto least = static_cast<uint64_t>(device().poll_round_ns);
   const uint64_t gain = std::max(least, std::min(g.vain_nanoseconds / 16, kLongestRound));
   g.vain_nanoseconds += gain;
@@ -127,16 +128,6 @@ void progress() {
   Grid& g = *grid;
   ++g.progress_number;
   g.idle_turns = g.round_threads = g.vain_rounds = g.vain_nanoseconds = 0;
-}
-
-void strong_store(ThreadState& state, char* at, const char* words, uint32_t bytes, uint32_t) {
-  Thread& th = self(state);
-  if (th.block->index == device().stall_block && is_global(th, at) &&
-      th.block->strong_stores++ == device().stall_after) {
-    stall_block(th);
-  }
-  if (memcmp(at, words, bytes) != 0) progress();
-  memcpy(at, words, bytes);
 }
 
 void spin(ThreadState& state, const char* at, uint64_t value, uint32_t site) {
