@@ -59,6 +59,12 @@ def test_memory_is_not_weak_where_not_asked(checked: Samples) -> None:
         np.testing.assert_array_equal(received(checked, "none", seed), np.arange(100, 164))
 
 
+def test_memory_is_not_weak_in_a_library_without_checks(samples: Samples) -> None:
+    samples.device.set(weak_memory=1)
+    for order in ("none", "release"):
+        np.testing.assert_array_equal(received(samples, order, 1), np.arange(100, 164))
+
+
 # ---- Relaxed stores ------------------------------------------------------------------------------
 
 
