@@ -339,6 +339,14 @@ def test_a_fork_that_is_not_joined(streams: Streams) -> None:
     assert streams.scale(3, side) == 0  # after the event
     streams.ok("cudaStreamWaitEvent", origin, joined, 0)
     assert streams.end(origin) == UNJOINED
+    # Work after the join is not joined.
+    streams.ok("cudaStreamBeginCapture", origin, GLOBAL)
+    streams.ok("cudaEventRecord", forked, origin)
+    streams.ok("cudaStreamWaitEvent", side, forked, 0)
+    streams.ok("cudaEventRecord", joined, side)
+    streams.ok("cudaStreamWaitEvent", origin, joined, 0)
+    assert streams.scale(3, side) == 0
+    assert streams.end(origin) == UNJOINED
 
 
 def test_captures_stay_apart(streams: Streams) -> None:
