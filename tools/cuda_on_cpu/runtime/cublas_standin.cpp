@@ -156,8 +156,16 @@ std::vector<double> gather(const char* at, cudaDataType_t type, bool transpose, 
   return out;
 }
 
+double rounded(double value, cudaDataType_t type) {
+  char bytes[sizeof(double)];
+  write(bytes, type, value);
+  return read(bytes, type);
+}
+
+// narrow_sums: whether partial sums are rounded to C's type, as those of a k that cuBLAS splits
+// are.
 void multiply(const Gemm& g, const char* a, const char* b, char* c, double alpha, double beta,
-              bool is_tf32) {
+              bool is_tf32, bool narrow_sums) {
   const auto left = gather(a, g.a_type, g.transa != kN, g.m, g.k, g.lda, is_tf32);
   const auto right = gather(b, g.b_type, g.transb != kN, g.k, g.n, g.ldb, is_tf32);
   const int size = size_of(g.c_type);
@@ -165,6 +173,9 @@ void multiply(const Gemm& g, const char* a, const char* b, char* c, double alpha
   for (int i = 0; i < g.m; ++i) {
     std::fill(row.begin(), row.end(), 0.0);
     for (int p = 0; p < g.k; ++p) {
+      if (narrow_sums && p == g.k / 2) {
+        for (double& sum : row) sum = rounded(sum, g.c_type);
+      }
       const double x = left[static_cast<size_t>(i) * g.k + p];
       const double* y = &right[static_cast<size_t>(p) * g.n];
       for (int j = 0; j < g.n; ++j) row[j] += x * y[j];
@@ -204,6 +215,8 @@ int gemm(Handle* handle, const Gemm& g) {
   const bool is_tf32 =
       g.compute == k32FFastTf32 || (g.compute == k32F && g.a_type == CUDA_R_32F &&
                                     handle->math_mode % kMathDisallowReducedPrecision == kMathTf32);
+  const bool narrow_sums =
+      size_of(g.c_type) == 2 && (handle->math_mode & kMathDisallowReducedPrecision) == 0;
   ++device().gemm_calls;
   for (int batch = 0; batch < g.batches; ++batch) {
     const char* a = static_cast<const char*>(g.a) + batch * g.stride_a * size_of(g.a_type);
@@ -215,7 +228,7 @@ int gemm(Handle* handle, const Gemm& g) {
           check_matrix("C", c, g.m, g.n, g.ldc, size_of(g.c_type))}) {
       if (!what.empty()) return refuse(kExecutionFailed, what);
     }
-    multiply(g, a, b, c, alpha, beta, is_tf32);
+    multiply(g, a, b, c, alpha, beta, is_tf32, narrow_sums);
   }
   return kSuccess;
 }
