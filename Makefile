@@ -2,7 +2,7 @@
 # make setup | test | test-versions | lint | format | demo | bench | cuda-report | gpu | clean
 #
 #   BENCH   arguments of 'make bench', as BENCH="--suite step --quick"
-#   GPU     arguments of 'make gpu', as GPU="--quick"
+#   GPU     arguments of 'make gpu', as GPU="--only build,parity"
 #   PYTEST  arguments of pytest in 'make test'; by default those that spread it over the processors
 #   PYTHON  the interpreter that the virtual environment is made with; the one that runs 'make gpu'
 #   VENV    the virtual environment; an existing one is used as it is, and completed
@@ -18,8 +18,9 @@ REQUIREMENTS := $(VENV)/.lstm_fused-requirements
 INSTALLED := $(VENV)/.lstm_fused-installed
 PEERS := $(VENV)/.lstm_fused-peers
 
-CXX_FILES = $(shell find csrc tests tools \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -print)
-BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc)
+CXX_FILES = $(shell find csrc tests tools benchmarks \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -print)
+BUILD_INPUTS := pyproject.toml setup.py tools/extensions.py tools/nvcc.py CMakeLists.txt \
+	$(shell find cmake csrc)
 SANITIZE_BUILD := build/sanitize
 DEMOS := classify_digits generate_text forecast_series
 
