@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import extensions
+from tools import extensions, other_torch
 from tools.cuda_report.cubins import TARGETS
 from tools.extensions import Torch, cuda_definitions
 from tools.nvcc import nvcc_release, torch_mismatch
@@ -101,6 +101,37 @@ def test_the_installed_torch_is_found_without_importing_it() -> None:
     found = extensions.find_torch()
     assert (found.version, found.cuda) == (torch.__version__, torch.version.cuda)
     assert (found.directory / "include" / "torch" / "csrc" / "stable").is_dir()
+
+
+def test_other_torch_says_why_its_cuda_module_is_left_out(nvcc: Path) -> None:
+    reasons = [other_torch.why_no_cuda(torch, str(nvcc)) for torch in (CPU, CUDA_12, CUDA_13)]
+    assert reasons[0] == "torch 2.13.0+cpu is no CUDA build"
+    assert "need nvcc 12.x, got nvcc 13.1" in reasons[1]
+    assert reasons[2] == ""
+    assert other_torch.why_no_cuda(CUDA_13, None).startswith("it needs nvcc >= 12.4, found none")
+
+
+def test_other_torch_is_found_in_its_environment(tmp_path: Path) -> None:
+    package = tmp_path / "lib" / "python3.11" / "site-packages" / "torch"
+    with pytest.raises(SystemExit, match="must hold one torch, found 0"):
+        other_torch.find_torch_of(tmp_path)
+    (package / "lib").mkdir(parents=True)
+    (package / "version.py").write_text("__version__ = '2.11.0+cu130'\ncuda = '13.0'\n")
+    (package / "lib" / "libtorch_cuda.so").touch()
+    found = other_torch.find_torch_of(tmp_path)
+    assert found == Torch(package, "2.11.0+cu130", "13.0", has_cuda=True)
+
+
+def test_package_for_another_torch_is_this_trees_with_the_cuda_module(tmp_path: Path) -> None:
+    module, stale = tmp_path / "_C_cuda.so", tmp_path / "out" / "lstm_fused" / "stale.py"
+    module.write_text("a module")
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    other_torch.assemble(tmp_path / "out", [module])
+    package = tmp_path / "out" / "lstm_fused"
+    assert (package / "_C_cuda.so").read_text() == "a module" and not stale.exists()
+    for name in ("__init__.py", "_ops/native.py"):
+        assert (package / name).read_bytes() == (ROOT / "lstm_fused" / name).read_bytes()
 
 
 def test_report_is_of_the_architectures_that_are_built() -> None:
