@@ -50,7 +50,7 @@ def test_architectures_are_those_of_the_devices() -> None:
 def test_steps_stand_in_their_order() -> None:
     made = make_steps("90-real", OUT)
     names = ["build", "parity", "memcheck", "racecheck", "initcheck", "synccheck", "micro"]
-    runs = ["bench-graph", "bench-eager", "bench-packed", "bench-options"]
+    runs = ["bench-graph", "bench-eager", "bench-packed", "bench-large", "bench-options"]
     assert [step.name for step in made] == names + runs
     # Neither the build nor what nvcc compiles by itself needs another step.
     assert [step.name for step in made if step.needs != ("build",)] == ["build", "micro"]
@@ -75,7 +75,7 @@ def test_steps_are_chosen_by_name_and_by_what_stands_before_a_hyphen() -> None:
 
     assert chosen("parity", "build") == (["build", "parity"], [])
     assert chosen("bench-packed", "micro") == (["micro", "bench-packed"], [])
-    assert len(chosen("bench")[0]) == 4
+    assert len(chosen("bench")[0]) == 5
     assert chosen()[0] == [step.name for step in made]
     assert chosen("everything", "build") == (["build"], ["everything"])
 
@@ -125,27 +125,35 @@ def test_minutes_that_are_not_given_depend_on_quick(
     assert sum(map(float, found)) == pytest.approx(minutes)
 
 
-def test_benchmark_takes_these_arguments() -> None:
-    """Every run measures what its name says, of every shape and dtype that it is to have."""
+def test_benchmark_has_every_shape_and_dtype() -> None:
     cli = pytest.importorskip("benchmarks.cli")
-    for step in make_steps("90-real", OUT)[-4:]:
-        options = cli.parse(step.command[3:])
-        assert options.device == "cuda" and options.out == OUT and options.name == step.name
-        assert options.cuda_graph is (step.name == "bench-graph")
-        assert {"fused", "nn", "flashrnn", "haste"} == set(options.peers.split(","))
-        cases = [entry.case for _, entry in cli.select_entries(options, threads=2)]
-        shapes = {(case.T, case.N, case.D, case.H) for case in cases}
-        dtypes = {case.dtype for case in cases} - {"float64"}
-        if step.name in ("bench-graph", "bench-eager"):
-            assert shapes == {
-                *((1024, 16, 768, 768), (512, 64, 128, 128), (512, 1, 64, 64)),
-                *((512, 33, 200, 250), (256, 64, 512, 512), (128, 128, 2048, 2048)),
-            }
-            assert dtypes == {"float16", "bfloat16", "tf32", "float32"}
-            assert {case.mode for case in cases} == {"inference", "training"}
-        elif step.name == "bench-packed":
-            assert {case.ragged for case in cases} == {"packed", "lengths"}
-            assert dtypes == {"float16", "bfloat16"}
+    runs = {}
+    for step in make_steps("90-real", OUT):
+        if step.name.startswith("bench-"):
+            options = cli.parse(step.command[3:])
+            assert options.device == "cuda" and options.out == OUT and options.name == step.name
+            assert options.cuda_graph is (step.name in ("bench-graph", "bench-large"))
+            assert set(options.peers.split(",")) == {"fused", "nn", "flashrnn", "haste"}
+            runs[step.name] = [e.case for _, e in cli.select_entries(options, threads=2)]
+    whole = {"float16", "bfloat16", "tf32", "float32"}
+    small = {
+        *((1024, 16, 768, 768), (512, 64, 128, 128), (512, 1, 64, 64)),
+        *((512, 33, 200, 250), (256, 64, 512, 512)),
+    }
+    for name, shapes in (
+        *(("bench-graph", small), ("bench-eager", small)),
+        ("bench-large", {(128, 128, 2048, 2048)}),
+    ):
+        found = {(case.T, case.N, case.D, case.H, case.dtype, case.mode) for case in runs[name]}
+        assert found == {
+            (*shape, dtype, mode)
+            for shape in shapes
+            for dtype in whole
+            for mode in ("inference", "training")
+        }
+    packed = runs["bench-packed"]
+    assert {case.ragged for case in packed} == {"packed", "lengths"}
+    assert {case.dtype for case in packed} == {"float16", "bfloat16"}
     quick = make_steps("90-real", OUT, quick=True)[-1]
     assert "--quick" in quick.command and quick.command.count("--shape") == 2
 
