@@ -2,7 +2,7 @@
 # make setup | test | test-versions | lint | format | demo | bench | cuda-report | gpu | clean
 #
 #   BENCH   arguments of 'make bench', as BENCH="--suite step --quick"
-#   GPU     arguments of 'make gpu', as GPU="--quick"
+#   GPU     arguments of 'make gpu', as GPU="--only build,parity"
 #   PYTEST  arguments of pytest in 'make test'; by default those that spread it over the processors
 #   PYTHON  the interpreter that the virtual environment is made with; the one that runs 'make gpu'
 #   VENV    the virtual environment; an existing one is used as it is, and completed
@@ -18,8 +18,9 @@ REQUIREMENTS := $(VENV)/.lstm_fused-requirements
 INSTALLED := $(VENV)/.lstm_fused-installed
 PEERS := $(VENV)/.lstm_fused-peers
 
-CXX_FILES = $(shell find csrc tests tools \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -print)
-BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc)
+CXX_FILES = $(shell find csrc tests tools benchmarks \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -print)
+BUILD_INPUTS := pyproject.toml setup.py tools/extensions.py tools/nvcc.py CMakeLists.txt \
+	$(shell find cmake csrc)
 SANITIZE_BUILD := build/sanitize
 DEMOS := classify_digits generate_text forecast_series
 
@@ -68,10 +69,12 @@ ctest: $(REQUIREMENTS)
 # The oldest torch that is declared and the newest, each in an environment of its own, kept between
 # runs. What is tested there is the module that 'make setup' has built, since one binary is to serve
 # every torch >= 2.11 (it keeps to the stable ABI); a second build in this tree would replace it. The
-# code of csrc/torch is compiled against that version's headers too, in a build directory of its own,
-# for those who build there. An environment takes some 5 GB: PyPI's torch is a CUDA build, which does
-# not load without its libraries; what could be left out comes to a sixth. Inductor's cache is each
-# version's own: two versions give their precompiled headers one name, and break each other's build.
+# code of csrc/torch is compiled against that version's headers too (tools/other_torch.py), for those
+# who build there; and where nvcc is, the CUDA module, for one architecture, which is loaded beside the
+# module of 'make setup' from a package of its own. An environment takes some 5 GB: PyPI's torch is a
+# CUDA build, which does not load without its libraries; what could be left out comes to a sixth.
+# Inductor's cache is each version's own: two versions give their precompiled headers one name, and
+# break each other's build.
 test-versions: $(VERSIONS:%=test-version-%)
 
 VERSION_VENV = .venv-torch-$*
@@ -93,15 +96,13 @@ VERSION_TESTS = $(filter-out %/test_loading.py %/test_allocation_errors.py %/tes
 VERSION_BUILD = build/torch-$*
 
 $(VERSIONS:%=test-version-%): test-version-%: setup .venv-torch-%/.lstm_fused-requirements
-	torch=$$(echo $(CURDIR)/$(VERSION_VENV)/lib/python3*/site-packages/torch) && \
-	$(BIN)/cmake -S . -B $(VERSION_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
-		-DLSTM_BUILD_PYTHON=ON -DPython_EXECUTABLE=$(BIN)/python \
-		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" \
-		-DLSTM_TORCH_INCLUDE_DIR=$$torch/include -DLSTM_TORCH_LIB_DIR=$$torch/lib
-	$(BIN)/cmake --build $(VERSION_BUILD) $(if $(MAX_JOBS),--parallel $(MAX_JOBS)) \
-		--target lstm_fused_torch CMakeFiles/_C.dir/csrc/torch/module.cpp.o
+	$(BIN)/python -m tools.other_torch $(VERSION_VENV) $(VERSION_BUILD)
 	PYTHONPATH=$(CURDIR) TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/$(VERSION_BUILD)/inductor \
 		$(VERSION_PYTHON) -m pytest $(PYTEST) $(VERSION_TESTS)
+	if [ -e $(VERSION_BUILD)/lstm_fused ]; then \
+		LSTM_FUSED_NEED_CUDA_MODULE=1 $(VERSION_PYTHON) -m pytest \
+			-o pythonpath="$(VERSION_BUILD) tests" tests/cuda/test_cuda_module.py; \
+	fi
 
 lint: $(REQUIREMENTS)
 	$(BIN)/ruff check

@@ -82,7 +82,8 @@ def process_seconds(pid: int) -> float:
 
 
 def commit() -> str:
-    """The commit of this checkout, with a plus if files differ from it; "unknown" outside git."""
+    """The commit of this checkout, with a plus if files differ from it. Outside git it is what
+    LSTM_FUSED_COMMIT says, or "unknown"."""
     root = Path(__file__).resolve().parents[1]
 
     def git(*words: str) -> str:
@@ -92,9 +93,11 @@ def commit() -> str:
     try:
         found = git("rev-parse", "--short=12", "HEAD")
         changed = git("status", "--porcelain", "--untracked-files=no")
-    except OSError:
-        return "unknown"
-    return found + "+" * bool(changed) if found else "unknown"
+    except OSError:  # there is no git
+        found = changed = ""
+    if not found:
+        return os.environ.get("LSTM_FUSED_COMMIT") or "unknown"
+    return found + "+" * bool(changed)
 
 
 def device_facts(device: str) -> dict[str, Any]:
@@ -114,7 +117,8 @@ def device_facts(device: str) -> dict[str, Any]:
         facts["gpu"] = properties.name
         facts["compute_capability"] = f"{properties.major}.{properties.minor}"
         facts["multiprocessors"] = properties.multi_processor_count
-        facts["cuda"], facts["cudnn"] = torch.version.cuda, torch.backends.cudnn.version()
+        facts["cuda"] = torch.version.cuda
+        facts["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
     return facts
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.case import Case
 from benchmarks.check import find_fault, load_arrays, load_truth, worst_share
+from benchmarks.clock import unseen_seconds
 from benchmarks.machine import busy_seconds, load_average, process_seconds
 from benchmarks.peers import REFERENCE, Peer
 from benchmarks.pool import Pool, WorkerProcess
@@ -28,8 +29,6 @@ from benchmarks.worker import VERIFIER
 
 # Preparing may compile; a call may take seconds. Beyond this, a peer is given up.
 TIMEOUT_SECONDS = 300
-# A call this long is its own warm-up: other peers' traces in the caches are nothing to it.
-LONG_CALL_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ class Runner:
                     break
                 self.say(f"{case.label}: round {number + 1} of {self.options.rounds}")
                 for peer in [peer for peer in peers if peer.name in rounds]:
-                    unseen = 0.005 if calls[peer.name] < LONG_CALL_SECONDS else 0.0
+                    unseen = unseen_seconds(self.options.device, calls[peer.name])
                     request = {"do": "measure", "seconds": self.options.seconds, "unseen": unseen}
                     with others[peer.name].watch(self._worker(peer, threads)):
                         answer = self._ask(peer, threads, request, case)

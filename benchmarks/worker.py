@@ -21,14 +21,13 @@ from typing import Any
 
 from benchmarks.case import Case, from_record
 from benchmarks.check import save_arrays
-from benchmarks.clock import CpuClock, CudaClock
+from benchmarks.clock import WARM_UP_SECONDS, CpuClock, CudaClock
 from benchmarks.data import make_data
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import Call, Refusal, Setting
 
 # NOTE: the peer that has this name is no peer: it gives the truth and the rates.
 VERIFIER = "verifier"
-WARM_UP_SECONDS = 0.02
 
 
 class Worker:
@@ -57,7 +56,7 @@ class Worker:
 
             self.clock = CudaClock(torch, cold=request["cold"], graph=request["graph"])
             self.run = self.clock.captured(self.run)
-        seconds = self.clock.warm_up(self.run, WARM_UP_SECONDS)
+        seconds = self.clock.warm_up(self.run, WARM_UP_SECONDS[request["device"].split(":")[0]])
         return {"seconds": seconds, "kernels": self.clock.kernels(self.run)}
 
     def measure(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A short list of calls that reaches every kernel variant, for compute-sanitizer, which is slow."""
+"""A short list of calls that reaches every kernel variant, for compute-sanitizer, which is slow.
+
+Prints a line for each: "ok", or "refused" where a kernel's launch was. Exits with 1 if one was.
+"""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,14 +71,35 @@ def run(case: SmokeCase, device: Any = "cuda") -> None:
         raise AssertionError(f"{case}: results differ between calls, or gradients are not finite")
 
 
+# How CUDA names a launch that it has no room for: too few registers, or too few multiprocessors for
+# blocks that run together.
+REFUSALS = ("cudaErrorLaunchOutOfResources", "cudaErrorCooperativeLaunchTooLarge")
+
+
+def refusal_of(case: SmokeCase, device: Any = "cuda") -> str:
+    """Make the call. Say why a kernel was not launched, or was replaced; empty if all were."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            run(case, device)
+        except RuntimeError as error:
+            if not any(name in str(error) for name in REFUSALS):
+                raise
+            return " ".join(str(error).split())
+    replaced = [str(warning.message) for warning in caught if "stepwise" in str(warning.message)]
+    return " ".join(" ".join(replaced).split())
+
+
 def main() -> int:
     import torch
 
+    refused = False
     for case in CASES:
-        run(case)
+        why = refusal_of(case)
         torch.cuda.synchronize()
-        print(f"ok {case}", flush=True)
-    return 0
+        print(f"refused {case}: {why}" if why else f"ok {case}", flush=True)
+        refused |= bool(why)
+    return int(refused)
 
 
 if __name__ == "__main__":

@@ -9,26 +9,39 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks.gpu.sanitize import TOOL_LIMIT, TOOLS
+from tools.nvcc import find_nvcc
+
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results"
-# Architectures whose "a" code has instructions that their plain code lacks, as in cmake/cuda.cmake.
-_WITH_A = {90, 100}
 # cuDNN's best published shape (fp16, H a multiple of 128, N of 8); the one-block kernels' largest;
 # a small and an odd one, for which cuDNN has no persistent kernel; one that fits no group.
 SHAPES = (
-    "T=1024,N=16,D=768,H=768",
-    "T=512,N=64,D=128,H=128",
     "T=512,N=1,D=64,H=64",
+    "T=512,N=64,D=128,H=128",
+    "T=1024,N=16,D=768,H=768",
     "T=512,N=33,D=200,H=250",
     "T=256,N=64,D=512,H=512",
     "T=128,N=128,D=2048,H=2048",
 )
 DTYPES = ("fp16", "bf16", "tf32", "fp32")
-LEAST_SETUPTOOLS = 77  # reads the licence of pyproject.toml
+QUICK_SHAPES, QUICK_DTYPES = SHAPES[:2], DTYPES[:1]
+# The runs of the benchmark: suites, shapes, dtypes, whether calls are replayed from a CUDA graph,
+# and the share of the time. Each is a step by itself, so that none is left out for want of time.
+# The largest shape is one, for its data alone take seconds to make.
+BENCHMARKS = (
+    ("bench-graph", "inference,training", SHAPES[:5], DTYPES, True, 0.35),
+    ("bench-eager", "inference,training", SHAPES[:5], DTYPES, False, 0.25),
+    # Packed sequences have lengths on the host, which no graph can capture.
+    ("bench-packed", "ragged", SHAPES[1:5], DTYPES[:2], False, 0.15),
+    ("bench-large", "inference,training", SHAPES[5:], DTYPES, True, 0.15),
+    ("bench-options", "options", SHAPES[1:3], DTYPES[:2], False, 0.1),
+)
+DEFAULT_MINUTES, QUICK_MINUTES = 60.0, 3.0
+# Tests at once: each process computes what it compares with on one core, and keeps GPU memory.
+MOST_WORKERS, WORKER_MEMORY = 8, 2 << 30
 
 
 @dataclass(frozen=True)
@@ -37,17 +50,24 @@ class Step:
     command: tuple[str, ...]
     environment: dict[str, str] = field(default_factory=dict)
     missing: str = ""  # what this machine lacks for it; then it is not run
-    is_vital: bool = False  # without it, nothing after it makes sense
+    needs: tuple[str, ...] = ()  # steps without which it makes no sense, where they were to run too
+    # The exit status by which it says that a tool could not do what was asked of it.
+    limit: int | None = None
 
 
 def architecture(major: int, minor: int) -> str:
     """As LSTM_FUSED_CUDA_ARCHS takes it: machine code for this device alone."""
-    number = 10 * major + minor
-    return f"{number}{'a' if number in _WITH_A else ''}-real"
+    return f"{10 * major + minor}-real"
 
 
 def architectures(capabilities: Sequence[tuple[int, int]]) -> str:
     return ";".join(dict.fromkeys(architecture(*capability) for capability in capabilities))
+
+
+def count_workers(memory: Sequence[int]) -> int:
+    """How many tests to run at once, by the bytes of each GPU."""
+    room = min(memory, default=0) // WORKER_MEMORY
+    return max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0)), room))
 
 
 def find_sanitizer() -> str | None:
@@ -63,14 +83,8 @@ def _lacks(*modules: str) -> str:
 
 
 def _lacks_to_build() -> str:
-    """As pyproject.toml's [build-system] and setup.py want it."""
-    lacks = [_lacks("setuptools", "pybind11")]
-    try:
-        release = version("setuptools")
-    except PackageNotFoundError:
-        release = "none"
-    if release.split(".")[0].isdigit() and int(release.split(".")[0]) < LEAST_SETUPTOOLS:
-        lacks.append(f"setuptools >= {LEAST_SETUPTOOLS}, got {release}")
+    """As tools/extensions.py wants it."""
+    lacks = [_lacks("pybind11")]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     lacks += [name for name in ("cmake", "ninja") if shutil.which(name, path=path) is None]
     header = Path(sysconfig.get_path("include")) / "Python.h"
@@ -79,73 +93,83 @@ def _lacks_to_build() -> str:
     return "; ".join(filter(None, lacks))
 
 
-def make_steps(archs: str, minutes: float = 60, quick: bool = False) -> list[Step]:
+def make_steps(
+    archs: str, out: Path, minutes: float = DEFAULT_MINUTES, quick: bool = False, workers: int = 1
+) -> list[Step]:
     """The steps, in order.
 
     Args:
         archs: of the devices present, as `architectures` gives them.
-        minutes: after which each of the two runs of the benchmark begins no new case.
+        out: the folder for what they write.
+        minutes: for all runs of the benchmark together; then none begins a new case.
         quick: fewer shapes, dtypes and rounds: does it work?
+        workers: processes of the tests, where pytest-xdist is there.
     """
     python = sys.executable
-    # Built in place, without pip: nothing is fetched and the environment stays as it is.
+    # NOTE: not by setuptools, of which an old release does not read this project's pyproject.toml.
+    # Built in place: nothing is fetched and the environment stays as it is. Line numbers are for
+    # the sanitizer and change no code.
     build = Step(
         "build",
-        (python, "setup.py", "build_ext", "--inplace"),
-        {"LSTM_FUSED_CUDA": "1", "LSTM_FUSED_CUDA_ARCHS": archs},
+        (python, "-m", "tools.extensions"),
+        {"LSTM_FUSED_CUDA": "1", "LSTM_FUSED_CUDA_ARCHS": archs, "CUDAFLAGS": "-lineinfo"},
         _lacks_to_build(),
-        is_vital=True,
     )
     # NOTE: -p no:cacheprovider, for the tree may be read-only to others.
-    tests = Step(
+    tests = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=10"]
+    if find_spec("xdist") is not None and workers > 1:
+        tests += ["-n", str(workers), "--dist", "worksteal"]
+    parity = Step(
         "parity",
-        (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/cuda/test_gpu.py"),
+        (*tests, "tests/cuda/test_gpu.py"),
         {"LSTM_FUSED_NEED_GPU": "1"},
         _lacks("pytest", "numpy"),
+        needs=("build",),
     )
     sanitizer = find_sanitizer()
     checks = [
         Step(
             tool,
-            (
-                *(sanitizer or "compute-sanitizer", "--tool", tool, "--error-exitcode", "9"),
-                # cuBLAS's own kernels are not ours to mend, nor are statuses that torch asks for.
-                *("--kernel-name", "kns=lstm_fused", "--report-api-errors", "no"),
-                *(python, "-m", "benchmarks.gpu.smoke"),
-            ),
-            # torch's allocator hides what lies past a tensor; without it memcheck sees the end.
-            {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if tool == "memcheck" else {},
-            "" if sanitizer else "compute-sanitizer (of the CUDA toolkit)",
+            (python, "-m", "benchmarks.gpu.sanitize", tool, sanitizer or "compute-sanitizer"),
+            missing="" if sanitizer else "compute-sanitizer (of the CUDA toolkit)",
+            needs=("build",),
+            limit=TOOL_LIMIT,
         )
-        for tool in ("memcheck", "racecheck")
+        for tool in TOOLS
     ]
+    first = archs.split(";")[0].removesuffix("-real")
+    micro = Step(
+        "micro",
+        (python, "-m", "benchmarks.gpu.micro", "--arch", first, "--out", str(out)),
+        missing="" if find_nvcc(packages=False) else "nvcc (of the CUDA toolkit)",
+    )
+    return [build, parity, *checks, micro, *_benchmarks(out, minutes, quick)]
+
+
+def _benchmarks(out: Path, minutes: float, quick: bool) -> list[Step]:
     lacks = _lacks("numpy", "rich", "matplotlib")
-    if not (ROOT / "benchmarks" / "cli.py").exists():
-        lacks = "the benchmark runner (benchmarks/cli.py)"
-    benchmarks = [
-        Step(
-            name,
-            benchmark_command(suites, minutes, quick, name, graph=graph),
-            missing=lacks,
-        )
-        for name, suites, graph in (
-            ("gpu", "inference,training,ragged,options", False),
-            # Packed sequences have lengths on the host, which no graph can capture.
-            ("gpu-graph", "inference,training", True),
-        )
+    steps = []
+    for name, suites, shapes, dtypes, graph, share in BENCHMARKS:
+        words = [sys.executable, "-m", "benchmarks", "--device", "cuda", "--suite", suites]
+        for shape in QUICK_SHAPES if quick else shapes:
+            words += ["--shape", shape]
+        for dtype in QUICK_DTYPES if quick else dtypes:
+            words += ["--dtype", dtype]
+        # Those that are not installed are named as skipped.
+        words += ["--peers", "fused,nn,haste,flashrnn"]
+        # haste takes no initial states.
+        words += ["--zero-states"] * (find_spec("haste_pytorch") is not None)
+        words += ["--minutes", f"{minutes * share:g}", "--name", name, "--out", str(out)]
+        words += ["--quick"] * quick + ["--cuda-graph"] * graph
+        steps.append(Step(name, tuple(words), missing=lacks, needs=("build",)))
+    return steps
+
+
+def select(steps: Sequence[Step], names: Sequence[str]) -> tuple[list[Step], list[str]]:
+    """The steps of these names, in their order, and the names that no step has. A name without what
+    follows a hyphen stands for all that begin so: "bench". No names: all steps."""
+    chosen = [
+        step for step in steps if not names or {step.name, step.name.split("-")[0]} & set(names)
     ]
-    return [build, tests, *checks, *benchmarks]
-
-
-def benchmark_command(
-    suites: str, minutes: float, quick: bool, name: str, *, graph: bool
-) -> tuple[str, ...]:
-    shapes, dtypes = (SHAPES[1:3], DTYPES[:1]) if quick else (SHAPES, DTYPES)
-    words = [sys.executable, "-m", "benchmarks", "--device", "cuda", "--suite", suites]
-    for shape in shapes:
-        words += ["--shape", shape]
-    for dtype in dtypes:
-        words += ["--dtype", dtype]
-    words += ["--peers", "fused,nn", "--minutes", f"{minutes:g}", "--name", name]
-    words += ["--out", str(RESULTS)] + ["--quick"] * quick + ["--cuda-graph"] * graph
-    return tuple(words)
+    known = {step.name for step in steps} | {step.name.split("-")[0] for step in steps}
+    return chosen, sorted(set(names) - known)

@@ -18,6 +18,8 @@ constexpr int kOpNone = 0, kOpTranspose = 1;
 constexpr int kCompute32F = 68, kCompute64F = 70, kCompute32FFastTf32 = 77;
 constexpr int kDefaultAlgorithm = -1;
 constexpr int kMathModeMask = 0xf, kTf32Math = 3;
+// CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION, a bit beside the modes.
+constexpr int kWideSums = 16;
 
 struct Functions {
   Status (*gemm)(void* handle, int op_a, int op_b, int m, int n, int k, const void* alpha,
@@ -32,6 +34,7 @@ struct Functions {
                                  int algorithm);
   Status (*get_stream)(void* handle, cudaStream_t* stream);
   Status (*get_math_mode)(void* handle, int* mode);
+  Status (*set_math_mode)(void* handle, int mode);
   const char* (*status_text)(Status status);
 };
 
@@ -61,6 +64,7 @@ Functions find_functions() {
   find_function(library, "cublasGemmStridedBatchedEx", found.strided_batched_gemm);
   find_function(library, "cublasGetStream_v2", found.get_stream);
   find_function(library, "cublasGetMathMode", found.get_math_mode);
+  find_function(library, "cublasSetMathMode", found.set_math_mode);
   find_function(library, "cublasGetStatusString", found.status_text);
   return found;
 }
@@ -93,6 +97,19 @@ int to_int(int64_t value, const char* what) {
   return static_cast<int>(value);
 }
 
+// Runs `multiply`, a cuBLAS call, in a mode in which partial sums (those of a k that is split over
+// blocks) meet in the compute type, and gives its status. cuBLAS throws nothing, so that the
+// handle's mode is set back whatever becomes of the call.
+template <typename Multiply>
+Status with_wide_sums(void* handle, const Multiply& multiply) {
+  int mode = 0;
+  check_blas(functions().get_math_mode(handle, &mode), "cublasGetMathMode");
+  check_blas(functions().set_math_mode(handle, mode | kWideSums), "cublasSetMathMode");
+  const Status status = multiply();
+  check_blas(functions().set_math_mode(handle, mode), "cublasSetMathMode");
+  return status;
+}
+
 }  // namespace
 
 Blas::Blas(void* handle, cudaStream_t stream, DType dtype, bool allow_tf32)
@@ -123,18 +140,23 @@ void Blas::gemm(const Gemm& gemm) const {
   const int k = to_int(gemm.k, "terms"), batch = to_int(gemm.batch, "batches");
   const int lda = to_int(gemm.a.stride, "strides"), ldb = to_int(gemm.b.stride, "strides");
   const int ldc = to_int(gemm.c_stride, "strides");
-  if (batch == 1) {
-    check_blas(
-        functions().gemm(handle_, op_b, op_a, n, m, k, one, gemm.b.data, storage, ldb, gemm.a.data,
-                         storage, lda, beta, gemm.c, c_type, ldc, compute_type, kDefaultAlgorithm),
-        "cublasGemmEx");
-    return;
-  }
-  check_blas(functions().strided_batched_gemm(
-                 handle_, op_b, op_a, n, m, k, one, gemm.b.data, storage, ldb, gemm.b.batch_stride,
-                 gemm.a.data, storage, lda, gemm.a.batch_stride, beta, gemm.c, c_type, ldc,
-                 gemm.c_batch_stride, batch, compute_type, kDefaultAlgorithm),
-             "cublasGemmStridedBatchedEx");
+  const auto multiply = [&] {
+    if (batch == 1) {
+      return functions().gemm(handle_, op_b, op_a, n, m, k, one, gemm.b.data, storage, ldb,
+                              gemm.a.data, storage, lda, beta, gemm.c, c_type, ldc, compute_type,
+                              kDefaultAlgorithm);
+    }
+    return functions().strided_batched_gemm(
+        handle_, op_b, op_a, n, m, k, one, gemm.b.data, storage, ldb, gemm.b.batch_stride,
+        gemm.a.data, storage, lda, gemm.a.batch_stride, beta, gemm.c, c_type, ldc,
+        gemm.c_batch_stride, batch, compute_type, kDefaultAlgorithm);
+  };
+  // NOTE: the mode concerns results narrower than the compute type, whose partial sums cuBLAS may
+  // round to the result's type otherwise: a 16-bit c. For all others, accumulators among them, it
+  // is the same.
+  const bool is_narrow = c_type == CUDA_R_16F || c_type == CUDA_R_16BF;
+  check_blas(is_narrow ? with_wide_sums(handle_, multiply) : multiply(),
+             batch == 1 ? "cublasGemmEx" : "cublasGemmStridedBatchedEx");
 }
 
 bool allows_tf32(void* handle) {

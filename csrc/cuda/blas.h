@@ -42,6 +42,13 @@ class Blas {
 
   // Empty products leave c as it is; k ≥ 1. Sizes and strides must be below 2^31; strides from one
   // product to the next may be larger.
+  //
+  // Sums are those of the accumulator to their end, whatever the handle's math mode, which is left
+  // as it was. torch.backends.cuda.matmul.allow_{fp16,bf16}_reduced_precision_reduction lets
+  // torch's own 16-bit products round partial sums, and by default it is on. That is leave and no
+  // demand, and it is not taken: weight gradients are sums over all T·N rows, which cuBLAS does
+  // split. Nor could it be asked for: torch keeps the setting to its own C++ and to Python, and
+  // puts it into the handle for the time of its own calls only.
   void gemm(const Gemm& gemm) const;
 
  private:

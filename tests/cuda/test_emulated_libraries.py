@@ -123,6 +123,20 @@ def test_tf32_rounds_the_operands(gemm: Gemm) -> None:
     assert gemm(a, b, c) == 0 and c.item() == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_partial_sums_are_rounded_to_a_16_bit_c_where_the_math_mode_allows(
+    gemm: Gemm, dtype: torch.dtype
+) -> None:
+    eps = torch.finfo(dtype).eps
+    a, b = torch.tensor([[1, eps / 2, eps / 2, 0]], dtype=dtype), torch.ones(4, 1, dtype=dtype)
+    c = torch.zeros(1, 1, dtype=dtype)
+    for mode, sum_of_16_bits in ((0, 1), (16, 1 + eps)):
+        assert gemm.lib.cublasSetMathMode(gemm.handle, mode) == 0
+        assert gemm(a, b, c) == 0 and c.item() == sum_of_16_bits
+        wide = torch.zeros(1, 1)
+        assert gemm(a, b, wide) == 0 and wide.item() == 1 + eps
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "message"),
     (

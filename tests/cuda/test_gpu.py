@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The CUDA kernels on a real GPU: the cases of test_cuda_parity.py, graphs, and no host sync.
+"""The CUDA kernels on a real GPU: the cases of test_parity.py, graphs, and no host sync.
 
 Skipped without a GPU; `make gpu` runs them, and there their absence is a failure.
 """
@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from kit.cases import CORE, WIDE, LayerCase, LayerInputs, make_inputs
+from kit.gpu_cases import LARGE
 from kit.numeric import assert_bitwise_equal, make_module
 from kit.ours import assert_results, expected_of, in_dtype, run_ours
 from kit.settings import DTYPES
@@ -26,15 +27,6 @@ if os.environ.get("LSTM_FUSED_NEED_GPU") != "1":
         pytest.skip(f"needs the CUDA kernels: {native.cuda_problem}", allow_module_level=True)
 
 RAGGED = [case for case in CORE if case.lengths and min(case.lengths) > 0 and case.reset == 0]
-# What the emulated device is too slow for: groups of many blocks, long sequences, several groups.
-LARGE = (
-    LayerCase(50, 16, 32, 768),
-    LayerCase(40, 33, 16, 256, bidirectional=True, lengths=tuple(range(8, 41))),
-    LayerCase(300, 9, 16, 192, reset=0.05),
-    LayerCase(20, 64, 64, 512, num_layers=2),
-    LayerCase(10, 128, 32, 1024, bidirectional=True),
-    LayerCase(64, 1, 16, 384),
-)
 TWO_LAYERS = LayerCase(9, 5, 7, 40, num_layers=2, bidirectional=True)
 WIDE_LAYER = LayerCase(9, 17, 16, 250, bidirectional=True)
 

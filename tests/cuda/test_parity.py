@@ -246,6 +246,24 @@ def test_tf32_follows_the_math_mode_of_the_handle(emulated: EmulatedOps) -> None
             assert 1e-6 < error < 5e-3, name  # operands lose 13 of 24 bits
 
 
+@pytest.mark.parametrize("P", [0, 5])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_partial_sums_of_16_bit_products_are_not_rounded(
+    dtype: torch.dtype, P: int, emulated: EmulatedOps
+) -> None:
+    """Whatever the handle's math mode, by which the emulated cuBLAS rounds them."""
+    case = LayerCase(6, 5, 40, 101, P=P, num_layers=2, bidirectional=True, dtype=dtype)
+    inputs = make_inputs(case)
+    emulated.device.set(sm_count=1)  # has a projection's steps take two products
+    with emulated.math_mode(16):
+        wide = run_ours(inputs)
+    for mode in (0, 3):
+        with emulated.math_mode(mode):
+            results = run_ours(inputs)
+        for name, result in wide.items():
+            assert_bitwise_equal(results[name], result)
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_second_derivative(bidirectional: bool, emulated: EmulatedOps) -> None:
     """It takes what the CUDA kernels saved, whose rows lie otherwise than the CPU's."""

@@ -59,15 +59,24 @@ class EmulatedOps:
             self.library.lstm_emulated_set_offset(0)
 
     @contextmanager
-    def tf32(self) -> Iterator[None]:
-        """Set the cuBLAS handle as torch does where its settings allow TF32."""
+    def math_mode(self, mode: int) -> Iterator[None]:
+        """Hand the ops a cuBLAS handle in this mode, which they must leave as it is."""
         self.library.lstm_emulated_blas_handle.restype = ctypes.c_void_p
         handle = ctypes.c_void_p(self.library.lstm_emulated_blas_handle())
-        self.library.cublasSetMathMode(handle, 3)
+        left = ctypes.c_int()
+        self.library.cublasSetMathMode(handle, mode)
         try:
             yield
         finally:
+            self.library.cublasGetMathMode(handle, ctypes.byref(left))
             self.library.cublasSetMathMode(handle, 0)
+        assert left.value == mode, f"the handle's math mode must stay {mode}, got {left.value}"
+
+    @contextmanager
+    def tf32(self) -> Iterator[None]:
+        """Set the cuBLAS handle as torch does where its settings allow TF32."""
+        with self.math_mode(3):
+            yield
 
 
 def emulated_ops(target: int, checked: bool = False) -> EmulatedOps:

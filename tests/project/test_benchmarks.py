@@ -6,11 +6,8 @@ Nothing here depends on how long anything takes.
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +17,6 @@ from kit.process import run_python
 from benchmarks import cli
 from benchmarks.case import Case, CaseError, from_record, parse_dtype, parse_shape
 from benchmarks.check import budgets, find_fault
-from benchmarks.clock import CudaClock, count_names
 from benchmarks.compare import compare
 from benchmarks.data import make_data, rounded
 from benchmarks.peers import PEERS, Peer
@@ -338,49 +334,6 @@ def test_the_markdown_report_has_every_figure(tmp_path: Path) -> None:
         if row["status"] == "ok":
             assert scaled(row["median"], row["unit"]) in page
     assert r"y: a\|b c" in page
-
-
-# ----------------------------------------------------------------------------- without a GPU
-
-
-class FakeEvent:
-    """An event of a clock that moves by 2 ms with each call."""
-
-    now = 0.0
-
-    def __init__(self, enable_timing: bool) -> None:
-        assert enable_timing
-
-    def record(self) -> None:
-        self.at = FakeEvent.now
-
-    def synchronize(self) -> None:
-        pass
-
-    def elapsed_time(self, stop: "FakeEvent") -> float:
-        return stop.at - self.at
-
-
-def test_cuda_clock_times_between_events_with_a_cold_cache() -> None:
-    done: list[str] = []
-    buffer = SimpleNamespace(zero_=lambda: done.append("flush"))
-    cuda = SimpleNamespace(Event=FakeEvent, synchronize=lambda: None)
-    fake: Any = SimpleNamespace(empty=lambda *a, **k: buffer, uint8=None, cuda=cuda)
-
-    def run() -> None:
-        done.append("run")
-        FakeEvent.now += 2.0
-
-    samples: Sequence[float] = CudaClock(fake).time(run, 0.0, at_least=3)
-    assert samples == pytest.approx([2e-3] * 3)
-    assert done == ["flush", "run"] * 3
-    done.clear()
-    CudaClock(fake, cold=False).time(run, 0.0, at_least=1)
-    assert done == ["run"]
-
-
-def test_kernels_are_counted() -> None:
-    assert count_names(["gemm", "cell", "gemm"]) == ["2 x gemm", "1 x cell"]
 
 
 def test_nothing_of_nothing() -> None:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "csrc" / "cuda"
 CACHE = ROOT / "build" / "cuda_report"
 # The architectures of cmake/cuda.cmake.
-TARGETS = ("80", "86", "89", "90a", "100a", "120")
+TARGETS = ("80", "86", "89", "90", "100", "120")
 
 
 @dataclass(frozen=True)

@@ -171,16 +171,31 @@ bool is_tf32(const Call& call) {
          call.math_mode % kMathDisallowReducedPrecision == kMathTf32;
 }
 
+// Whether partial sums are rounded to C's type, as those of a k that cuBLAS splits are.
+bool has_narrow_sums(const Call& call) {
+  return size_of(call.gemm.c_type) == 2 && (call.math_mode & kMathDisallowReducedPrecision) == 0;
+}
+
+double rounded(double value, cudaDataType_t type) {
+  char bytes[sizeof(double)];
+  write(bytes, type, value);
+  return read(bytes, type);
+}
+
 void multiply(const Call& call, const char* a, const char* b, char* c) {
   const Gemm& g = call.gemm;
   const double alpha = call.alpha, beta = call.beta;
   const auto left = gather(a, g.a_type, g.transa != kN, g.m, g.k, g.lda, is_tf32(call));
   const auto right = gather(b, g.b_type, g.transb != kN, g.k, g.n, g.ldb, is_tf32(call));
+  const bool narrow_sums = has_narrow_sums(call);
   const int size = size_of(g.c_type);
   std::vector<double> row(g.n);
   for (int i = 0; i < g.m; ++i) {
     std::fill(row.begin(), row.end(), 0.0);
     for (int p = 0; p < g.k; ++p) {
+      if (narrow_sums && p == g.k / 2) {
+        for (double& sum : row) sum = rounded(sum, g.c_type);
+      }
       const double x = left[static_cast<size_t>(i) * g.k + p];
       const double* y = &right[static_cast<size_t>(p) * g.n];
       for (int j = 0; j < g.n; ++j) row[j] += x * y[j];

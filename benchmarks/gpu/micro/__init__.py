@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Latencies of the GPU of this machine: the sources here, compiled and run."""
