@@ -72,6 +72,20 @@ def test_cooperative_launch(samples: Samples) -> None:
     assert "16 blocks, but 8 are resident at a time" in samples.device.last_error
 
 
+def test_a_device_may_refuse_cooperative_launches(samples: Samples) -> None:
+    c = np.zeros((2, 16), np.float32)
+    before = samples.device.get("kernel_launches")
+    samples.device.set(refuse_cooperative=1)
+    assert samples.status("run_ring", c, 16, 4) == 720
+    assert "16 blocks, refused by the setting refuse_cooperative" in samples.device.last_error
+    assert samples.device.get("kernel_launches") == before
+    # Other launches are not concerned, and the error does not stay.
+    assert run_shift(samples, 512) == 720
+    assert run_shift(samples, 512) == 0
+    samples.device.set(refuse_cooperative=0)
+    samples.run("run_ring", c, 16, 4)
+
+
 def test_blocks_start_in_an_order_of_the_seed(samples: Samples) -> None:
     samples.device.set(sm_count=2)
     counts = []

@@ -123,7 +123,7 @@ def round_toward(exact: Array, down: bool | None) -> Array:
 def test_floats(samples: Samples) -> None:
     rng = np.random.default_rng(4)
     a, b = (rng.normal(size=N).astype(np.float32) * 3 for _ in range(2))
-    out = np.zeros((28, N), np.float32)
+    out = np.zeros((31, N), np.float32)
     samples.run("run_float", a, b, out, N)
     x, y = a.astype(np.longdouble), b.astype(np.longdouble)
     tf32 = ((a.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
@@ -137,12 +137,15 @@ def test_floats(samples: Samples) -> None:
         24: round_toward(x + y, True),
         25: round_toward(x * y, False),
         26: round_toward(x / y, True),
+        # Subnormal operands and results are flushed to zero.
+        **{29: np.copysign(np.float32(np.inf), b), 30: np.zeros(N)},
     }
     for row, want in exact.items():
         np.testing.assert_array_equal(out[row], want.astype(np.float32), err_msg=f"row {row}")
     close = {
         **{9: np.exp(x), 10: np.tanh(x), 11: np.log(np.abs(x) + 0.5), 12: np.sin(x)},
         **{13: np.exp(x), 14: np.tanh(x), 15: np.exp2(x), 16: 1 / np.sqrt(np.abs(y))},
+        28: 1 / y,
     }
     for row, want in close.items():
         np.testing.assert_allclose(out[row], want, rtol=2e-6, atol=1e-7, err_msg=f"row {row}")

@@ -13,7 +13,8 @@ from .device import Device
 
 ARCHS = (80, 90)
 _BUILD = HERE.parents[1] / "build" / "cuda_on_cpu" / "samples"
-_FAST = ("arithmetic", "machine", "matrices", "memory")
+_FAST = ("arithmetic", "machine", "matrices", "memory", "polling")
+_CHECKED = ("races", "machine", "polling", "weak_memory")
 
 
 @cache
@@ -22,7 +23,7 @@ def built() -> dict[str, Path]:
     for arch in ARCHS:
         sources = [HERE / "kernels" / f"{name}.cu" for name in _FAST]
         libraries.append(Library(f"samples_{arch}", sources, arch))
-        sources = [HERE / "kernels" / "races.cu", HERE / "kernels" / "machine.cu"]
+        sources = [HERE / "kernels" / f"{name}.cu" for name in _CHECKED]
         libraries.append(Library(f"checked_{arch}", sources, arch, checked=True))
     return build(libraries, _BUILD)
 

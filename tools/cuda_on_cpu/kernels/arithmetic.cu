@@ -100,6 +100,12 @@ __global__ void float_kernel(const float* a, const float* b, float* out, int n) 
   unsigned word;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(word) : "f"(x));
   put(__uint_as_float(word));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(y));
+  put(value);
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(y * 1e-39f));
+  put(value);
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(fabsf(x) - 140.0f));
+  put(value);
 }
 
 // Rows of 16-bit results, for bfloat16 or half.

@@ -3,6 +3,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from . import arithmetic, bitwise, control, memory
@@ -168,13 +169,21 @@ def _function_head(function: Function) -> str:
     return f"[[maybe_unused]] static void function_{function.name}(ThreadState& th{arguments})"
 
 
-def _shared_layout(module: Module, function: Function) -> tuple[dict[str, int], int]:
-    """Return the addresses of the shared variables that a kernel may use, and the end of them."""
-    words = set()
-    functions = [f for f in module.functions if not f.is_kernel or f is function]
+def _functions_of(module: Module, kernel: Function) -> list[Function]:
+    """Return the kernel, and the functions that it may call."""
+    return [f for f in module.functions if not f.is_kernel or f is kernel]
+
+
+def _texts(functions: list[Function]) -> Iterator[str]:
     for item in (item for f in functions for item in f.body):
         if isinstance(item, Instruction):
-            words.update(re.findall(r"[\w$]+", item.text))
+            yield item.text
+
+
+def _shared_layout(module: Module, function: Function) -> tuple[dict[str, int], int]:
+    """Return the addresses of the shared variables that a kernel may use, and the end of them."""
+    functions = _functions_of(module, function)
+    words = {word for text in _texts(functions) for word in re.findall(r"[\w$]+", text)}
     own = [v for f in functions for v in f.variables if v.space == "shared"]
     common = [v for v in module.variables if v.space == "shared" and v.name in words]
     variables = [*common, *own]
@@ -187,7 +196,9 @@ def _shared_layout(module: Module, function: Function) -> tuple[dict[str, int], 
     return {name: _SHARED_BASE + offset for name, offset in offsets.items()}, end
 
 
-def _emit_kernel_info(function: Function, shared_end: int, resources: Resources) -> str:
+def _emit_kernel_info(
+    module: Module, function: Function, shared_end: int, resources: Resources
+) -> str:
     offsets, end = layout(function.parameters, 0)
     parameters = ", ".join(
         f"{{{offsets[variable.name]}, {variable.bytes}}}" for variable in function.parameters
@@ -197,11 +208,12 @@ def _emit_kernel_info(function: Function, shared_end: int, resources: Resources)
     depot = sum(v.bytes for v in function.variables)
     # Unoptimised, every register has a place of its own on the stack.
     stack = _FIBER_BYTES + 2 * depot + 16 * len(function.body)
+    reads_timer = any("%globaltimer" in text for text in _texts(_functions_of(module, function)))
     return (
         f"static const Parameter parameters_{function.name}[] = {{{parameters or '{0, 0}'}}};\n"
         f"#define KERNEL_{function.name} {{{_quoted(function.name)}, kernel_{function.name}, "
         f"parameters_{function.name}, {len(function.parameters)}, {end}, {shared_end}, 16, "
-        f"{registers}, {local}, {function.max_threads}, {stack}}}\n"
+        f"{registers}, {local}, {function.max_threads}, {stack}, {str(reads_timer).lower()}}}\n"
     )
 
 
@@ -230,7 +242,7 @@ def translate(
         shared, end = _shared_layout(module, function)
         parts.append(_emit_function(file, function, shared))
         if function.is_kernel:
-            infos.append((function.name, _emit_kernel_info(function, end, resources)))
+            infos.append((function.name, _emit_kernel_info(module, function, end, resources)))
     parts += [info for _, info in infos]
     parts.append(_emit_tables(file, name, [kernel for kernel, _ in infos], globals_))
     return Translation("".join(parts), file.unsupported)

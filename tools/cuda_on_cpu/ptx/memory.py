@@ -73,14 +73,19 @@ def _load(body: Body, instruction: Instruction) -> str:
     at = pointer(body, address, space, size * len(parts), site)
     text = f"const char* at = {at}; "
     text += _hook(body, space, size * len(parts), _kind(instruction, "kRead"), site)
+    source = "at"
+    if body.checked and space in (None, "global"):
+        source = "from"
+        text += f"char copy[{size * len(parts)}]; const char* from = at; "
+        text += f"if (th.holds_stores) from = seen_words(th, at, {size * len(parts)}, copy); "
     # All values are read before the first register is written: the address may be one of them.
     text += " ".join(
-        f"const auto value{i} = load<{cpp}>(at + {i * size});" for i in range(len(parts))
+        f"const auto value{i} = load<{cpp}>({source} + {i * size});" for i in range(len(parts))
     )
     text += " " + " ".join(body.assign(part, type_, f"value{i}") for i, part in enumerate(parts))
     if _is_strong(instruction) and space != "local":
-        values = " ^ ".join(f"uint64_t(bits(value{i}))" for i in range(len(parts)))
-        text += f" spin(th, at, {values}, {site});"
+        values = ", ".join(f"uint64_t(bits(value{i}))" for i in range(len(parts)))
+        text += f" spin(th, at, mix({values}), {site});"
     return text
 
 
@@ -93,9 +98,19 @@ def _store(body: Body, instruction: Instruction) -> str:
     size, cpp = SIZES[type_], CPP_TYPES[type_]
     site = body.add_site(instruction) if space not in ("param", "const") else 0
     text = f"char* at = {pointer(body, address, space, size * len(parts), site)}; "
-    text += _hook(body, space, size * len(parts), _kind(instruction, "kWrite"), site)
-    return text + " ".join(
-        f"store<{cpp}>(at + {i * size}, {body.value(part, type_)});" for i, part in enumerate(parts)
+    total, kind = size * len(parts), _kind(instruction, "kWrite")
+    text += _hook(body, space, total, kind, site)
+    is_global = space in (None, "global")
+    calls = (body.checked and is_global) or (_is_strong(instruction) and space != "local")
+    to = "words" if calls else "at"
+    stores = " ".join(
+        f"store<{cpp}>({to} + {i * size}, {body.value(part, type_)});"
+        for i, part in enumerate(parts)
+    )
+    if not calls:
+        return text + stores
+    return (
+        f"{text}char words[{total}]; {stores} store_words(th, at, words, {total}, {size}, {kind});"
     )
 
 
@@ -215,10 +230,11 @@ def _copy_async(body: Body, instruction: Instruction) -> str:
         )
     # A source of which no byte is read may lie anywhere.
     to = pointer(body, operands[0], "shared", size, site)
-    source = pointer(body, operands[1], "global", size, site)
+    address = body.address(operands[1])
     return (
         f"const uint32_t taken = {taken}; char* to = {to}; "
-        f"const char* from = taken == 0 ? nullptr : {source}; "
+        "const char* from = taken == 0 ? nullptr : "
+        f"find_copy_source(th, {address}, taken, {size}, {site}); "
         f"cp_async(th, to, from, {size}, taken, {site});"
     )
 

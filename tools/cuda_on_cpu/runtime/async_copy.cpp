@@ -12,7 +12,12 @@ namespace {
 
 void land(Thread& th, const AsyncCopy& copy) {
   memset(copy.to, 0, copy.bytes);
-  if (copy.from_bytes != 0) memcpy(copy.to, copy.from, copy.from_bytes);
+  char seen[16];
+  if (copy.from_bytes != 0) {
+    const char* from = copy.from;
+    if (th.holds_stores) from = seen_words(th, from, copy.from_bytes, seen);
+    memcpy(copy.to, from, copy.from_bytes);
+  }
   if (grid->race) grid->race->land_copy(th, copy);
 }
 
@@ -26,7 +31,7 @@ void cp_async(ThreadState& state, char* to, const char* from, uint32_t bytes, ui
   }
   const AsyncCopy copy = {to, from, bytes, from_bytes, site};
   if (grid->race || grid->statistics) {
-    if (from_bytes != 0) on_access(th, from, bytes, kRead, site);
+    if (from_bytes != 0) on_access(th, from, from_bytes, kRead, site);
     on_access(th, to, bytes, kWrite, site);
   }
   if (grid->race) grid->race->start_copy(th, copy);

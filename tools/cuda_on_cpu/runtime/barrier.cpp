@@ -19,8 +19,8 @@ void open_barrier(Barrier& barrier, Block& block, uint32_t id) {
   for (Thread* th : barrier.waiting) {
     th->true_count = barrier.true_count;
     th->arrived = barrier.arrived;
-    th->wait = Wait::kNothing;
-    if (th != grid->current) make_ready(*th);
+    // The one that arrived last has not stopped.
+    if (th != grid->current) resume(*th);
   }
   barrier.waiting.clear();
   barrier.threads = barrier.arrived = barrier.true_count = 0;
@@ -73,8 +73,7 @@ void complete(WarpSync& sync, Warp& warp, const Thread* here) {
   if (grid->race && sync.what == nullptr) grid->race->join_lanes(warp, sync.arrived);
   for (uint32_t lanes = sync.arrived; lanes != 0; lanes &= lanes - 1) {
     Thread& th = warp.block->threads[warp.index * 32 + __builtin_ctz(lanes)];
-    th.wait = Wait::kNothing;
-    if (&th != here) make_ready(th);
+    if (&th != here) resume(th);
   }
   sync.arrived = 0;
   sync.phase ^= 1;

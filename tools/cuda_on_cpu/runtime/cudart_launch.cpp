@@ -11,6 +11,7 @@
 #include "machine.h"
 #include "race.h"
 #include "statistics.h"
+#include "store_buffer.h"
 
 namespace cuda_on_cpu {
 
@@ -81,6 +82,10 @@ cudaError_t launch(const void* stub, dim3 grid_size, dim3 block, void** argument
                   std::to_string(blocks) + " blocks, but " + std::to_string(capacity) +
                       " are resident at a time");
   }
+  if (is_cooperative && d.refuse_cooperative) {
+    return refuse(cudaErrorCooperativeLaunchTooLarge, *function,
+                  std::to_string(blocks) + " blocks, refused by the setting refuse_cooperative");
+  }
   std::vector<uint64_t> parameters(kernel.parameter_bytes / sizeof(uint64_t) + 2);
   char* const bytes = reinterpret_cast<char*>(parameters.data());
   for (uint32_t i = 0; i < kernel.parameter_count; ++i) {
@@ -95,11 +100,16 @@ cudaError_t launch(const void* stub, dim3 grid_size, dim3 block, void** argument
                        bytes};
   ++d.kernel_launches;
   Grid running(what);
-  if (translated.module->checked && d.race_check) running.race = RaceChecker::create();
-  if (translated.module->checked && d.statistics) running.statistics = Statistics::create(running);
+  if (translated.module->checked) {
+    if (d.race_check || d.weak_memory) running.race = RaceChecker::create(d.race_check != 0);
+    if (d.weak_memory) running.stores = StoreBuffers::create();
+    if (d.statistics) running.statistics = Statistics::create(running);
+  }
   const Failure failure = running.run();
   total_switches += running.switches;
+  d.nanoseconds += static_cast<int64_t>(running.nanoseconds());
   RaceChecker::destroy(running.race);
+  StoreBuffers::destroy(running.stores);
   Statistics::destroy(running.statistics, running);
   return set_error(failure.status, failure.text, true);
 }

@@ -10,6 +10,7 @@
 namespace {
 
 using cuda_on_cpu::device;
+using cuda_on_cpu::Owner;
 using cuda_on_cpu::set_error;
 
 // What the device touches must be memory of its own, where that is asked for; what the host touches
@@ -22,11 +23,7 @@ cudaError_t check(const void* at, size_t bytes, const char* what) {
                    std::string(what) + " of " + std::to_string(bytes) + " bytes: " + text);
 }
 
-}  // namespace
-
-extern "C" {
-
-cudaError_t cudaMalloc(void** at, size_t bytes) {
+cudaError_t allocate(void** at, size_t bytes, const std::string& name, Owner owner) {
   if (device().is_sticky) return device().error;
   constexpr size_t kAlign = 256;
   *at = nullptr;
@@ -39,18 +36,50 @@ cudaError_t cudaMalloc(void** at, size_t bytes) {
   if (*at == nullptr) return set_error(cudaErrorMemoryAllocation, "out of memory");
   // Memory that was never written reads as NaN.
   memset(*at, 0xff, bytes);
-  device().memory.add(*at, bytes, "cudaMalloc " + std::to_string(++count), true);
+  device().memory.add(*at, bytes, name + " " + std::to_string(++count), owner);
   return cudaSuccess;
 }
 
-cudaError_t cudaFree(void* at) {
+cudaError_t give_back(void* at, const char* what, Owner owner) {
   if (at == nullptr) return cudaSuccess;
   const auto* found = device().memory.find(reinterpret_cast<uint64_t>(at));
-  if (found == nullptr || !found->is_owned || found->begin != reinterpret_cast<uint64_t>(at)) {
-    return set_error(cudaErrorInvalidValue, "cudaFree of what cudaMalloc did not give");
+  if (found == nullptr || found->owner != owner || found->begin != reinterpret_cast<uint64_t>(at)) {
+    return set_error(cudaErrorInvalidValue, what);
   }
   device().memory.remove(at);
   free(at);
+  return cudaSuccess;
+}
+
+}  // namespace
+
+extern "C" {
+
+cudaError_t cudaMalloc(void** at, size_t bytes) {
+  return allocate(at, bytes, "cudaMalloc", Owner::kDevice);
+}
+
+cudaError_t cudaFree(void* at) {
+  return give_back(at, "cudaFree of what cudaMalloc did not give", Owner::kDevice);
+}
+
+// Pinned memory is all mapped, at the same address.
+cudaError_t cudaHostAlloc(void** at, size_t bytes, unsigned) {
+  return allocate(at, bytes, "cudaHostAlloc", Owner::kHost);
+}
+
+cudaError_t cudaMallocHost(void** at, size_t bytes) { return cudaHostAlloc(at, bytes, 0); }
+
+cudaError_t cudaFreeHost(void* at) {
+  return give_back(at, "cudaFreeHost of what cudaHostAlloc did not give", Owner::kHost);
+}
+
+cudaError_t cudaHostGetDevicePointer(void** on_device, void* at, unsigned) {
+  const auto* found = device().memory.find(reinterpret_cast<uint64_t>(at));
+  if (found == nullptr || found->owner != Owner::kHost) {
+    return set_error(cudaErrorInvalidValue, "the device pointer of what is not pinned memory");
+  }
+  *on_device = at;
   return cudaSuccess;
 }
 

@@ -63,7 +63,7 @@ Registration::Registration(const Module& module) : module_(module) {
   d.modules.push_back(&module);
   for (uint32_t i = 0; i < module.variable_count; ++i) {
     const Variable& variable = module.variables[i];
-    d.memory.add(variable.at, variable.bytes, variable.name, false);
+    d.memory.add(variable.at, variable.bytes, variable.name, Owner::kCaller);
   }
 }
 
@@ -91,11 +91,17 @@ constexpr Setting kSettings[] = {
     {"l2_bytes", &Device::l2_bytes},
     {"global_bytes", &Device::global_bytes},
     {"stream_sm_count", &Device::stream_sm_count},
+    {"refuse_cooperative", &Device::refuse_cooperative},
     {"seed", &Device::seed},
     {"strict_memory", &Device::strict_memory},
     {"race_check", &Device::race_check},
+    {"weak_memory", &Device::weak_memory},
     {"statistics", &Device::statistics},
     {"mutation", &Device::mutation},
+    {"stall_block", &Device::stall_block},
+    {"stall_after", &Device::stall_after},
+    {"poll_round_ns", &Device::poll_round_ns},
+    {"nanoseconds", &Device::nanoseconds},
     {"kernel_launches", &Device::kernel_launches},
     {"gemm_calls", &Device::gemm_calls},
 };
@@ -143,7 +149,7 @@ const char* emu_mutations() {
 }
 
 void emu_register(const void* at, uint64_t bytes, const char* name) {
-  device().memory.add(at, bytes, name, false);
+  device().memory.add(at, bytes, name, cuda_on_cpu::Owner::kCaller);
 }
 
 void emu_unregister(const void* at) { device().memory.remove(at); }

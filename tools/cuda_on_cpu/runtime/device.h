@@ -26,19 +26,28 @@ struct Device {
   int64_t l2_bytes = 50 << 20;
   int64_t global_bytes = int64_t(80) << 30;
 
-  int64_t stream_sm_count = 0;  // that streams may use, as a green context's; 0: the device's
+  int64_t stream_sm_count = 0;     // that streams may use, as a green context's; 0: the device's
+  int64_t refuse_cooperative = 0;  // 1: no cooperative launch fits, whatever occupancy says
 
   int64_t seed = 1;           // of the order of threads; 0: blocks start in order too
   int64_t strict_memory = 0;  // 1: memory that is not registered is an error
   int64_t race_check = 0;     // in checked modules
+  int64_t weak_memory = 0;    // in checked modules: 1: stores take their time, and overtake
   int64_t statistics = 0;     // in checked modules
   int64_t mutation = 0;       // the number of one, in checked modules
+  // The block of this index, if any, never goes on once it has stored so many words or vectors
+  // to global memory by strong stores.
+  int64_t stall_block = -1;
+  int64_t stall_after = 0;
+  // What %globaltimer gains, at least, when every thread that can run has polled in vain.
+  int64_t poll_round_ns = 10000000;
 
   // Counted until they are set to 0.
   int64_t kernel_launches = 0;
   int64_t gemm_calls = 0;  // of cuBLAS; a batch is one
 
-  uint64_t mutation_hits = 0;  // how often the mutation took effect
+  int64_t nanoseconds = 1000000000;  // that had gone by when the last launch ended
+  uint64_t mutation_hits = 0;        // how often the mutation took effect
 
   Memory memory;
   // What the last launch that failed had to say. An error of a kernel stays until it is cleared, as

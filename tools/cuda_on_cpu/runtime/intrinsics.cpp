@@ -24,6 +24,11 @@ void assert_failed(ThreadState& th, const char* message, const char* file, uint3
 // Time goes by as threads run; it never stands still.
 uint64_t clock(ThreadState&) { return 16 * ++grid->switches; }
 
+uint64_t nanoseconds(ThreadState&) {
+  ++grid->switches;
+  return static_cast<uint64_t>(device().nanoseconds) + grid->nanoseconds();
+}
+
 uint32_t sm_id(ThreadState& th) {
   return self(th).block->index % static_cast<uint32_t>(device().sm_count);
 }

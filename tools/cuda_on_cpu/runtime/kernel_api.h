@@ -40,6 +40,7 @@ struct ThreadState {
   Span* spans;              // one for each site of the module, common to the grid's threads
   uint32_t mutation;        // the number of the one in force, or 0
   uint64_t* mutation_hits;  // how often it took effect
+  bool holds_stores;        // whether global memory is to be read through the block's stores
   uint64_t* block_counts;   // how often each basic block ran; null unless statistics are on
 };
 
@@ -61,6 +62,9 @@ enum Scope : uint32_t { kCta = 0, kCluster = 1, kGpu = 2, kSys = 3 };
 char* find_global(ThreadState& th, uint64_t address, uint32_t bytes, uint32_t site);
 char* find_generic(ThreadState& th, uint64_t address, uint32_t bytes, uint32_t site);
 char* find_local(ThreadState& th, uint64_t address, uint32_t bytes, uint32_t site);
+// The source of a cp.async, aligned to the size of the copy, of which only `taken` bytes are read.
+char* find_copy_source(ThreadState& th, uint64_t address, uint32_t taken, uint32_t size,
+                       uint32_t site);
 [[noreturn]] void bad_shared(ThreadState& th, uint64_t address, uint32_t bytes, uint32_t site);
 
 template <uint32_t bytes>
@@ -101,6 +105,20 @@ inline void store(char* at, T value) {
 void on_access(ThreadState& th, const char* at, uint32_t bytes, uint32_t kind, uint32_t site);
 void on_fence(ThreadState& th, uint32_t scope);
 
+// Stores `words`, elements of `element` bytes. Checked builds call this for all stores to memory
+// that may be global, others for strong ones.
+void store_words(ThreadState& th, char* at, const char* words, uint32_t bytes, uint32_t element,
+                 uint32_t kind);
+// What a load finds at `at`: the address itself, or that of `copy`, of 16 bytes. Checked builds
+// call this where th.holds_stores.
+const char* seen_words(ThreadState& th, const char* at, uint32_t bytes, char* copy);
+
+// What a strong load of several registers has read, as one number.
+inline uint64_t mix(uint64_t value) { return value; }
+template <class... Rest>
+inline uint64_t mix(uint64_t value, Rest... rest) {
+  return value + 0x9e3779b97f4a7c15ull * mix(rest...);
+}
 // After a strong load: lets other threads run. A `value` that changes is progress, for a spin.
 void spin(ThreadState& th, const char* at, uint64_t value, uint32_t site);
 // After an atomic operation.
@@ -169,6 +187,7 @@ void mma(ThreadState& th, Mma shape, uint32_t* d, const uint32_t* a, const uint3
 [[noreturn]] void assert_failed(ThreadState& th, const char* message, const char* file,
                                 uint32_t line, const char* function);
 uint64_t clock(ThreadState& th);
+uint64_t nanoseconds(ThreadState& th);
 uint32_t sm_id(ThreadState& th);
 uint32_t sm_count(ThreadState& th);
 uint32_t live_lanes(ThreadState& th);
@@ -215,6 +234,7 @@ struct KernelInfo {
   uint32_t static_shared_bytes, dynamic_shared_align;
   uint32_t registers, local_bytes, max_threads;  // as ptxas gives them for the real target
   uint32_t stack_bytes;                          // what the fiber needs
+  bool reads_timer;                              // so that it may bound its waits
 };
 
 struct Variable {

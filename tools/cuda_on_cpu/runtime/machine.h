@@ -25,6 +25,7 @@ struct Clock;
 struct RaceBlock;
 class RaceChecker;
 class Statistics;
+class StoreBuffers;
 
 enum class Wait { kNothing, kBarrier, kWarp, kSpin };
 
@@ -42,6 +43,9 @@ struct Thread : ThreadState {
   uint32_t wait_site = 0, wait_barrier = 0;
   const char* spin_at = nullptr;
   uint64_t spin_value = 0;
+  // How often it polled in vain since the progress of that number, and the last round to count it.
+  uint64_t progress_seen = 0, round_counted = 0;
+  uint32_t vain_polls = 0;
   uint32_t true_count = 0, arrived = 0;  // of the last barrier with a predicate
   char* stack_low = nullptr;
   char* stack_top = nullptr;
@@ -91,6 +95,8 @@ struct Block {
   char* stacks = nullptr;
   std::unique_ptr<char[]> shared;
   RaceBlock* race = nullptr;
+  int64_t strong_stores = 0;  // to global memory
+  bool is_stalled = false;    // by the setting stall_block
 };
 
 struct Launch {
@@ -111,6 +117,7 @@ struct Grid {
   explicit Grid(const Launch& launch);
   ~Grid();
   Failure run();
+  uint64_t nanoseconds() const { return switches + idle_nanoseconds; }
 
   Launch launch;
   std::string name;  // of the kernel, demangled: on a fiber there is no room to do it
@@ -119,7 +126,7 @@ struct Grid {
   std::vector<std::unique_ptr<Block>> blocks;  // started and not yet ended
   std::vector<Warp*> queue;                    // warps with ready lanes, but for the current one
   std::vector<uint32_t> order;                 // in which blocks start
-  uint32_t next_block = 0, ended_blocks = 0;
+  uint32_t next_block = 0, ended_blocks = 0, stalled_blocks = 0;
   std::unique_ptr<Block> last_ended;  // its last thread's stack is in use until another runs
   Thread* current = nullptr;
   Warp* current_warp = nullptr;
@@ -129,26 +136,36 @@ struct Grid {
   Failure failure;
   uint64_t random;
   uint64_t switches = 0;
-  uint64_t idle_turns = 0;  // spins and preemptions since anything last changed
+  uint64_t idle_turns = 0;       // spins and preemptions since anything last changed
+  uint64_t progress_number = 0;  // how often anything changed
+  uint64_t runnable = 0;         // threads that do not wait at a barrier or for lanes
+  // A round is over when all of those have polled in vain. Rounds are numbered from 1.
+  uint64_t round = 1, round_threads = 0;
+  uint64_t vain_rounds = 0, vain_nanoseconds = 0;  // since anything last changed
+  uint64_t idle_nanoseconds = 0;                   // of all rounds
   uint64_t stack_bytes;
   alignas(128) char workspace[256] = {};
   RaceChecker* race = nullptr;
   Statistics* statistics = nullptr;
+  StoreBuffers* stores = nullptr;
 };
 
 // The grid that is running; null between launches.
 extern Grid* grid;
 
 inline Thread& self(ThreadState& th) { return static_cast<Thread&>(th); }
-inline void progress() { grid->idle_turns = 0; }
+void progress();
 
 uint32_t random_below(uint32_t end);
-// Waits until another thread calls make_ready.
+// Waits until another thread calls resume.
 void suspend(Thread& th);
+void resume(Thread& th);
 // Lets others run.
 void yield(Thread& th);
 void make_ready(Thread& th);
 bool start_block();
+// Stops the thread's block for good. The grid ends, without an error, once all others have.
+[[noreturn]] void stall_block(Thread& th);
 
 // Ends the grid with an error: the fiber that calls it is left where it is.
 [[noreturn]] void abandon(cudaError_t status, const std::string& text);
@@ -156,6 +173,8 @@ bool start_block();
 [[noreturn]] void fail(ThreadState& th, cudaError_t status, const std::string& what);
 [[noreturn]] void fail(ThreadState& th, cudaError_t status, const std::string& what, uint32_t site);
 std::string site_text(uint32_t site);
+// Whether a valid address is not of the block's shared memory, nor of its threads' stacks.
+bool is_global(const Thread& th, const char* at);
 std::string describe_deadlock(const char* why);
 
 // Called as a thread ends: those that wait for the live ones alone may go on.

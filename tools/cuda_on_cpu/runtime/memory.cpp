@@ -13,14 +13,14 @@ namespace cuda_on_cpu {
 Memory::Memory() = default;
 Memory::~Memory() = default;
 
-void Memory::add(const void* at, uint64_t bytes, const std::string& name, bool is_owned) {
+void Memory::add(const void* at, uint64_t bytes, const std::string& name, Owner owner) {
   const auto begin = reinterpret_cast<uint64_t>(at);
   Allocation& allocation = allocations_[begin];
   allocation = Allocation();
   allocation.begin = begin;
   allocation.bytes = bytes;
   allocation.name = name;
-  allocation.is_owned = is_owned;
+  allocation.owner = owner;
 }
 
 bool Memory::remove(const void* at) {
@@ -99,8 +99,10 @@ bool is_within(const char* begin, const char* end, uint64_t address, uint32_t by
 
 }  // namespace
 
-char* find_global(ThreadState& th, uint64_t address, uint32_t bytes, uint32_t site) {
-  check_alignment(th, address, bytes, site, "global");
+namespace {
+
+// As find_global, at any alignment.
+char* find_global_bytes(ThreadState& th, uint64_t address, uint32_t bytes, uint32_t site) {
   Allocation* found = device().memory.find(address);
   if (found != nullptr && bytes <= found->bytes - (address - found->begin)) {
     th.spans[site] = {found->begin, found->bytes};
@@ -116,6 +118,32 @@ char* find_global(ThreadState& th, uint64_t address, uint32_t bytes, uint32_t si
        "out-of-bounds access to " + std::to_string(bytes) + " bytes of global memory at " +
            hex(address) + ", " + device().memory.describe(at),
        site);
+}
+
+}  // namespace
+
+char* find_global(ThreadState& th, uint64_t address, uint32_t bytes, uint32_t site) {
+  check_alignment(th, address, bytes, site, "global");
+  return find_global_bytes(th, address, bytes, site);
+}
+
+bool is_global(const Thread& th, const char* at) {
+  const auto lies_in = [at](const char* begin, uint64_t bytes) {
+    return static_cast<uint64_t>(at - begin) < bytes;
+  };
+  const Block& block = *th.block;
+  return !lies_in(th.shared, kSharedBase + th.shared_bytes) &&
+         !lies_in(block.stacks, grid->stack_bytes * block.threads.size());
+}
+
+char* find_copy_source(ThreadState& th, uint64_t address, uint32_t taken, uint32_t size,
+                       uint32_t site) {
+  check_alignment(th, address, size, site, "global");
+  const Span span = th.spans[site];
+  if (address - span.begin < span.bytes && taken <= span.bytes - (address - span.begin)) {
+    return reinterpret_cast<char*>(address);
+  }
+  return find_global_bytes(th, address, taken, site);
 }
 
 char* find_local(ThreadState& state, uint64_t address, uint32_t bytes, uint32_t site) {

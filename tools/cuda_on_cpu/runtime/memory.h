@@ -12,10 +12,12 @@ namespace cuda_on_cpu {
 
 struct ShadowPage;
 
+enum class Owner { kCaller, kDevice, kHost };  // none of ours, cudaMalloc, cudaHostAlloc
+
 struct Allocation {
   uint64_t begin = 0, bytes = 0;
   std::string name;
-  bool is_owned = false;                            // by cudaMalloc
+  Owner owner = Owner::kCaller;
   std::vector<std::unique_ptr<ShadowPage>> shadow;  // the race checker's
 };
 
@@ -23,7 +25,7 @@ class Memory {
  public:
   Memory();
   ~Memory();
-  void add(const void* at, uint64_t bytes, const std::string& name, bool is_owned);
+  void add(const void* at, uint64_t bytes, const std::string& name, Owner owner);
   // Returns false if no allocation begins there.
   bool remove(const void* at);
   // The allocation that holds the address, or null.

@@ -27,6 +27,15 @@ Found found;
 
 uint64_t launches = 0;
 
+// Strong operations on a flag do not race with each other, if the scope of both takes in both.
+bool may_overlap(const Thread& th, uint8_t scope, Stamp other, uint8_t other_scope) {
+  if (scope == kWeak || other_scope == kWeak) return false;
+  const bool same_block = (other.thread - 1) / 1024 == th.block->index;
+  return same_block || (is_device_scope(scope) && is_device_scope(other_scope));
+}
+
+}  // namespace
+
 Stamp stamp_of(const Thread& th) {
   return {th.block->index * 1024 + th.index + 1, th.clock->epoch};
 }
@@ -38,24 +47,18 @@ bool is_ordered(const Thread& th, Stamp stamp) {
   return epochs != nullptr && (*epochs)[thread % 1024] >= stamp.epoch;
 }
 
-// Strong operations on a flag do not race with each other, if the scope of both takes in both.
-bool may_overlap(const Thread& th, uint8_t scope, Stamp other, uint8_t other_scope) {
-  if (scope == kWeak || other_scope == kWeak) return false;
-  const bool same_block = (other.thread - 1) / 1024 == th.block->index;
-  return same_block || (is_device_scope(scope) && is_device_scope(other_scope));
-}
-
-}  // namespace
-
-RaceChecker* RaceChecker::create() { return new RaceChecker; }
+RaceChecker* RaceChecker::create(bool checks_accesses) { return new RaceChecker(checks_accesses); }
 void RaceChecker::destroy(RaceChecker* checker) { delete checker; }
-RaceChecker::RaceChecker() : launch_(++launches) {}
+RaceChecker::RaceChecker(bool checks_accesses)
+    : checks_accesses_(checks_accesses), launch_(++launches) {}
 
 // A thread that starts knows nothing of the others.
 void RaceChecker::start_block(Block& block) {
   auto state = std::make_unique<RaceBlock>();
   state->clocks.resize(block.threads.size());
-  state->shared.resize((block.threads[0].shared_bytes + kCellBytes - 1) / kCellBytes);
+  if (checks_accesses_) {
+    state->shared.resize((block.threads[0].shared_bytes + kCellBytes - 1) / kCellBytes);
+  }
   for (Thread& th : block.threads) th.clock = &state->clocks[th.index];
   block.race = state.get();
   // The block's shared memory may reuse the addresses of an ended block's flags.
@@ -116,28 +119,17 @@ void RaceChecker::fence(Thread& th, uint32_t scope) {
   ++clock.epoch;
 }
 
-// A strong operation: what it publishes to those who read it, and what it learns.
-void RaceChecker::synchronise(Thread& th, const char* at, uint32_t kind) {
-  const auto address = reinterpret_cast<uint64_t>(at);
+// A strong operation: what it publishes to those who read it, and what it learns. Each word of a
+// vector is a flag of its own.
+void RaceChecker::synchronise(Thread& th, const char* at, uint32_t bytes, uint32_t kind) {
+  const auto first = reinterpret_cast<uint64_t>(at);
+  if (kind & kRead) {
+    for (uint64_t word = first; word < first + bytes; word += kWordBytes) learn(th, word, kind);
+  }
+  if ((kind & kWrite) == 0) return;
   const bool is_device = is_device_scope(scope_of(kind));
   const uint32_t block = th.block->index;
   Clock& clock = *th.clock;
-  const auto place = publications_.find(address);
-  View learnt;
-  if (kind & kRead && place != publications_.end()) {
-    const Publication& published = place->second;
-    if (is_device) learnt = published.device_view;
-    if (published.block == block) learnt = join(learnt, published.block_view);
-    if (kind & kAcquire) {
-      clock.view = join(clock.view, learnt);
-    } else {
-      clock.pending = join(clock.pending, learnt);
-    }
-  }
-  if ((kind & kWrite) == 0) return;
-  Publication& published = place != publications_.end() ? place->second : publications_[address];
-  // A read-modify-write carries on what it read; any other write ends it.
-  if ((kind & kRead) == 0) published = Publication();
   View own_device = clock.fenced_device, own_block = clock.fenced_block;
   if (kind & kRelease) {
     Gathering own;
@@ -146,16 +138,34 @@ void RaceChecker::synchronise(Thread& th, const char* at, uint32_t kind) {
     if (is_device) own_device = own_block;
     ++clock.epoch;
   }
-  if (is_device) published.device_view = join(published.device_view, own_device);
-  if (published.block != block) published.block_view = nullptr;
-  published.block = block;
-  published.block_view = join(published.block_view, own_block);
+  for (uint64_t word = first; word < first + bytes; word += kWordBytes) {
+    Publication& published = publications_[word];
+    // A read-modify-write carries on what it read; any other write ends it.
+    if ((kind & kRead) == 0) published = Publication();
+    if (is_device) published.device_view = join(published.device_view, own_device);
+    if (published.block != block) published.block_view = nullptr;
+    published.block = block;
+    published.block_view = join(published.block_view, own_block);
+  }
+}
+
+void RaceChecker::learn(Thread& th, uint64_t word, uint32_t kind) {
+  const auto place = publications_.find(word);
+  if (place == publications_.end()) return;
+  const Publication& published = place->second;
+  View learnt;
+  if (is_device_scope(scope_of(kind))) learnt = published.device_view;
+  if (published.block == th.block->index) learnt = join(learnt, published.block_view);
+  Clock& clock = *th.clock;
+  View& known = kind & kAcquire ? clock.view : clock.pending;
+  known = join(known, learnt);
 }
 
 // ---- Accesses
 // ------------------------------------------------------------------------------------
 
 Cell* RaceChecker::find_cells(const Thread& th, const char* at) {
+  if (!checks_accesses_) return nullptr;
   const uint64_t offset = static_cast<uint64_t>(at - th.shared) - kSharedBase;
   if (offset < th.shared_bytes) {
     return &th.block->race->shared[offset / kCellBytes];
@@ -190,10 +200,11 @@ void RaceChecker::access(Thread& th, const char* at, uint32_t bytes, uint32_t ki
     }
   }
   if (kind & kStrong) {
-    synchronise(th, at, kind);
-  } else if (kind & kWrite) {
+    synchronise(th, at, bytes, kind);
+  } else if (kind & kWrite && !publications_.empty()) {
     // A weak write to a flag publishes nothing, and hides what was published.
-    if (!publications_.empty()) publications_.erase(reinterpret_cast<uint64_t>(at));
+    const auto first_word = reinterpret_cast<uint64_t>(at);
+    for (uint32_t i = 0; i < bytes; i += kWordBytes) publications_.erase(first_word + i);
   }
 }
 
@@ -260,12 +271,13 @@ void RaceChecker::note_read(const Access& access, Cell& cell, uint64_t name, uin
 
 void RaceChecker::start_copy(Thread& th, const AsyncCopy& copy) {
   Cell* cells = find_cells(th, copy.to);
+  if (cells == nullptr) return;
   for (uint32_t i = 0; i < copy.bytes / kCellBytes; ++i) cells[i].is_copy_pending = true;
 }
 
 void RaceChecker::land_copy(Thread& th, const AsyncCopy& copy) {
   Cell* cells = find_cells(th, copy.to);
-  for (uint32_t i = 0; i < copy.bytes / kCellBytes; ++i) {
+  for (uint32_t i = 0; cells != nullptr && i < copy.bytes / kCellBytes; ++i) {
     if (!cells[i].is_copy_pending) continue;
     cells[i].is_copy_pending = false;
     cells[i].write = stamp_of(th);
@@ -274,7 +286,7 @@ void RaceChecker::land_copy(Thread& th, const AsyncCopy& copy) {
     cells[i].write_bytes = 3;
   }
   // The source is read until now.
-  if (copy.from_bytes != 0) access(th, copy.from, copy.bytes, kRead, copy.site);
+  if (copy.from_bytes != 0) access(th, copy.from, copy.from_bytes, kRead, copy.site);
 }
 
 // ---- Reports

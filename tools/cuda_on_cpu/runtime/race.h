@@ -22,6 +22,10 @@ struct Stamp {
   uint32_t epoch = 0;
 };
 
+Stamp stamp_of(const Thread& th);
+// Whether what the stamp stands for happened before the thread's present.
+bool is_ordered(const Thread& th, Stamp stamp);
+
 struct Cell {
   Stamp write, read;
   uint32_t write_site = 0, read_site = 0;
@@ -32,6 +36,7 @@ struct Cell {
 };
 
 constexpr uint64_t kCellBytes = 2, kPageCells = 2048;
+constexpr uint64_t kWordBytes = 4;  // of a flag; a flag of another size begins one
 
 struct ShadowPage {
   uint64_t launch = 0;  // cells of an earlier launch are void: launches are ordered
@@ -46,7 +51,8 @@ struct RaceBlock {
 
 class RaceChecker {
  public:
-  static RaceChecker* create();
+  // Without looks at accesses it keeps the clocks alone, for the store buffers.
+  static RaceChecker* create(bool checks_accesses);
   static void destroy(RaceChecker* checker);
 
   void start_block(Block& block);
@@ -60,7 +66,7 @@ class RaceChecker {
   void land_copy(Thread& th, const AsyncCopy& copy);
 
  private:
-  RaceChecker();
+  explicit RaceChecker(bool checks_accesses);
 
   struct Access {
     Thread* th;
@@ -82,9 +88,11 @@ class RaceChecker {
   Cell* find_cells(const Thread& th, const char* at);
   void check(const Access& access, Cell& cell, uint64_t name);
   void note_read(const Access& access, Cell& cell, uint64_t name, uint8_t scope);
-  void synchronise(Thread& th, const char* at, uint32_t kind);
+  void synchronise(Thread& th, const char* at, uint32_t bytes, uint32_t kind);
+  void learn(Thread& th, uint64_t word, uint32_t kind);
   void report(const Access& access, const char* what, Stamp other, uint32_t other_site);
 
+  bool checks_accesses_;
   uint64_t launch_;
   std::vector<std::unique_ptr<RaceBlock>> blocks_;
   std::unordered_map<uint64_t, Publication> publications_;

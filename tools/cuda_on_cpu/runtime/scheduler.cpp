@@ -2,12 +2,14 @@
 #include <cxxabi.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 
 #include "device.h"
 #include "machine.h"
 #include "race.h"
+#include "store_buffer.h"
 
 namespace cuda_on_cpu {
 
@@ -89,11 +91,12 @@ void leave_warp() {
 // The thread whose turn it is; the host's when the grid has ended or cannot go on.
 Thread* next_thread() {
   Grid& g = *grid;
+  if (g.stores) g.stores->take_turn();
   if (g.current_warp != nullptr && g.current_warp->ready != 0 && --g.budget > 0) return take_lane();
   leave_warp();
   while (g.queue.empty()) {
     if (start_block()) continue;
-    if (g.ended_blocks < g.order.size()) {
+    if (g.ended_blocks + g.stalled_blocks < g.order.size()) {
       g.failure = {cudaErrorLaunchTimeout, describe_deadlock("no thread can go on")};
     }
     return &g.host;
@@ -132,6 +135,7 @@ void end_block(Block& block) {
   Block& block = *th.block;
   block.warps[th.warp].live &= ~(1u << th.lane);
   --block.live;
+  --grid->runnable;
   leave_warp_syncs(th);
   leave_barriers(th);
   if (block.live == 0) end_block(block);
@@ -156,6 +160,7 @@ void prepare(Thread& th, Block& block, uint32_t index) {
   th.spans = const_cast<Span*>(g.spans.data());
   th.mutation = static_cast<uint32_t>(device().mutation);
   th.mutation_hits = &device().mutation_hits;
+  th.holds_stores = g.stores != nullptr;
   th.block_counts = g.statistics ? const_cast<uint64_t*>(g.block_counts.data()) : nullptr;
   th.stack_low = block.stacks + index * g.stack_bytes;
   // Stacks that lie a power of two apart would all share a few cache lines.
@@ -195,6 +200,7 @@ Failure Grid::run() {
   for (uint32_t i = 0; i < kEagerBlocks && start_block(); ++i) {
   }
   switch_to(*next_thread());
+  if (stores) stores->deliver_all();
   grid = nullptr;
   return failure;
 }
@@ -209,6 +215,7 @@ bool start_block() {
   block->id = {block->index % n.x, block->index / n.x % n.y, block->index / (n.x * n.y)};
   block->live = threads;
   block->threads.resize(threads);
+  g.runnable += threads;
   block->warps.resize((threads + 31) / 32);
   block->stacks = take_stacks(g.stack_bytes * threads);
   const size_t bytes = g.launch.kernel->static_shared_bytes + g.launch.dynamic_shared_bytes;
@@ -230,6 +237,23 @@ bool start_block() {
   return true;
 }
 
+void stall_block(Thread& th) {
+  Grid& g = *grid;
+  Block& block = *th.block;
+  block.is_stalled = true;
+  ++g.stalled_blocks;
+  for (const Thread& other : block.threads) {
+    const bool is_live = block.warps[other.warp].live >> other.lane & 1;
+    const bool is_waiting = other.wait == Wait::kBarrier || other.wait == Wait::kWarp;
+    g.runnable -= is_live && !is_waiting;
+  }
+  for (Warp& warp : block.warps) warp.ready = 0;
+  const auto is_own = [&block](const Warp* warp) { return warp->block == &block; };
+  g.queue.erase(std::remove_if(g.queue.begin(), g.queue.end(), is_own), g.queue.end());
+  switch_to(*next_thread());
+  __builtin_unreachable();
+}
+
 uint32_t random_below(uint32_t end) {
   uint64_t& x = grid->random;
   x ^= x << 13;
@@ -238,9 +262,15 @@ uint32_t random_below(uint32_t end) {
   return static_cast<uint32_t>(((x >> 32) * end) >> 32);
 }
 
-void suspend(Thread& th) {
-  (void)th;
+void suspend(Thread&) {
+  --grid->runnable;
   switch_to(*next_thread());
+}
+
+void resume(Thread& th) {
+  ++grid->runnable;
+  th.wait = Wait::kNothing;
+  make_ready(th);
 }
 
 void yield(Thread& th) {

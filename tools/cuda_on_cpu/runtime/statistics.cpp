@@ -8,6 +8,7 @@
 
 #include "control_api.h"
 #include "race.h"
+#include "store_buffer.h"
 
 namespace cuda_on_cpu {
 
@@ -111,11 +112,13 @@ void Statistics::destroy(Statistics* statistics, const Grid& grid) {
 
 void on_access(ThreadState& th, const char* at, uint32_t bytes, uint32_t kind, uint32_t site) {
   if (grid->race) grid->race->access(self(th), at, bytes, kind, site);
+  if (grid->stores && kind & kWrite) grid->stores->before_write(self(th), at, bytes, kind);
   if (grid->statistics) grid->statistics->access(self(th), at, bytes, kind, site);
 }
 
 void on_fence(ThreadState& th, uint32_t scope) {
   if (grid->race) grid->race->fence(self(th), scope);
+  if (grid->stores && scope > kCluster) grid->stores->release(self(th));
 }
 
 }  // namespace cuda_on_cpu
