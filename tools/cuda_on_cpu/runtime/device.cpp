@@ -154,6 +154,15 @@ void emu_register(const void* at, uint64_t bytes, const char* name) {
 
 void emu_unregister(const void* at) { device().memory.remove(at); }
 
+const char* emu_gemm_math_modes() {
+  static std::string text;
+  text.clear();
+  for (const int mode : device().gemm_math_modes) text += std::to_string(mode) + " ";
+  return text.c_str();
+}
+
+void emu_clear_gemm_math_modes() { device().gemm_math_modes.clear(); }
+
 const char* emu_last_error() { return device().error_text.c_str(); }
 
 void emu_clear_error() {

@@ -44,7 +44,8 @@ struct Device {
 
   // Counted until they are set to 0.
   int64_t kernel_launches = 0;
-  int64_t gemm_calls = 0;  // of cuBLAS; a batch is one
+  int64_t gemm_calls = 0;            // of cuBLAS; a batch is one
+  std::vector<int> gemm_math_modes;  // that they ran with, by cublasSetMathMode
 
   int64_t nanoseconds = 1000000000;  // that had gone by when the last launch ended
   uint64_t mutation_hits = 0;        // how often the mutation took effect
