@@ -22,7 +22,6 @@ from tools.cuda_report.cubins import (
 from tools.cuda_report.facts import DEVICES
 from tools.cuda_report.occupancy import blocks_per_sm
 from tools.cuda_report.plans import plan_of
-from tools.cuda_report.sass import read_loops
 from tools.nvcc import find_nvcc
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,23 +163,3 @@ ptxas info    : Used 40 registers, used 1 barriers, 1024 bytes smem, 360 bytes c
     (kernel,) = parse_log(text, "a.cu", "80")
     assert (kernel.name, kernel.registers, kernel.static_shared) == ("k<float, 4>", 40, 1024)
     assert (kernel.stack, kernel.spill_stores, kernel.spill_loads) == (16, 8, 4)
-
-
-def test_loop_of_steps_is_the_largest_with_a_barrier() -> None:
-    text = """
-        .section        .text.kernel,"ax",@progbits
-.L_x_0:
-        /*0010*/                   LDG.E R0, [R2] ;
-        /*0020*/              @P0 BRA `(.L_x_0) ;
-.L_x_1:
-        /*0030*/                   HMMA.16816.F32 R4, R8, R12, R4 ;
-.L_x_2:
-        /*0040*/                   LDS.128 R8, [R20] ;
-        /*0050*/             @!P1 BRA `(.L_x_2) ;
-        /*0060*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;
-        /*0070*/                   BRA `(.L_x_1) ;
-        /*0080*/                   EXIT ;
-"""
-    (loop,) = read_loops(text).values()
-    assert loop.total == 5
-    assert loop.kinds["HMMA"] == loop.kinds["LDS"] == loop.kinds["BAR"] == 1

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tools.cuda_report.cubins import ROOT, TARGETS, compile_all, kernel_sources
 from tools.cuda_report.emulation import CASES, Counts, Emulation
-from tools.cuda_report.sass import find_nvdisasm
+from tools.cuda_report.sass.decode import find_nvdisasm
 from tools.cuda_report.table import compose
 from tools.nvcc import find_nvcc
 

@@ -8,13 +8,15 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from tools.cuda_report import bounds, sass
+from tools.cuda_report import bounds
 from tools.cuda_report.cubins import Resources, cubin_path, kernel_sources, source_name
 from tools.cuda_report.emulation import STEPS, Counts
 from tools.cuda_report.estimate import FORMULA, estimate, stepwise_microseconds
 from tools.cuda_report.facts import DEVICES
 from tools.cuda_report.occupancy import blocks_per_sm, occupancy
 from tools.cuda_report.plans import plan_of, work_of
+from tools.cuda_report.sass.decode import disassemble
+from tools.cuda_report.sass.flow import Flow
 
 # (product, N, H): one block, a group, and the shape of cuDNN's best published figure (H = 768).
 SHAPES = (
@@ -73,10 +75,14 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _resource_table(nvdisasm: str, resources: Sequence[Resources]) -> str:
     sources = {source_name(source): source for source in kernel_sources()}
-    loops: dict[tuple[str, str], sass.Loop] = {}
-    for source, target in dict.fromkeys((r.source, r.target) for r in resources):
-        found = sass.loops_of(nvdisasm, cubin_path(sources[source], target))
-        loops.update({(symbol, target): loop for symbol, loop in found.items()})
+    loops: dict[tuple[str, str], Counter[str]] = {}
+    step_sources = (r for r in resources if r.name.startswith(_STEP_KERNELS))
+    for source, target in dict.fromkeys((r.source, r.target) for r in step_sources):
+        for symbol, listing in disassemble(nvdisasm, cubin_path(sources[source], target)).items():
+            loop = Flow(listing).time_loop
+            if loop is not None:
+                kinds = Counter(listing.instructions[place].base for place in loop.places)
+                loops[symbol, target] = kinds
     devices = {device.target: device for device in DEVICES.values()}
     rows = []
     for r in sorted(resources, key=lambda r: (r.name, list(devices).index(r.target))):
@@ -86,8 +92,7 @@ def _resource_table(nvdisasm: str, resources: Sequence[Resources]) -> str:
         shared = r.static_shared + dynamic
         blocks = blocks_per_sm(device, threads, r.registers, shared)
         resident = occupancy(device, threads, r.registers, shared)
-        loop = loops.get((r.symbol, r.target)) if r.name.startswith(_STEP_KERNELS) else None
-        kinds = loop.kinds if loop else Counter[str]()
+        kinds = loops.get((r.symbol, r.target), Counter[str]())
         bad = "!" if r.stack or r.spill_stores or r.spill_loads else ""
         rows.append(
             (
@@ -101,12 +106,12 @@ def _resource_table(nvdisasm: str, resources: Sequence[Resources]) -> str:
                 threads,
                 blocks,
                 f"{resident:.0%}",
-                loop.total if loop else "",
-                f"{kinds.get('HMMA', 0)}/{kinds.get('FFMA', 0)}" if loop else "",
-                f"{kinds.get('LDS', 0)}/{kinds.get('STS', 0)}" if loop else "",
+                kinds.total() if kinds else "",
+                f"{kinds.get('HMMA', 0)}/{kinds.get('FFMA', 0)}" if kinds else "",
+                f"{kinds.get('LDS', 0)}/{kinds.get('STS', 0)}" if kinds else "",
                 f"{kinds.get('LDG', 0) + kinds.get('LD', 0)}/"
                 f"{kinds.get('STG', 0) + kinds.get('ST', 0)}"
-                if loop
+                if kinds
                 else "",
             )
         )

@@ -2,6 +2,7 @@
 // All inline PTX, one wrapper for each instruction. Sections are those of the PTX ISA manual 9.0.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 namespace lstm_fused::cuda::ptx {
@@ -51,17 +52,90 @@ __device__ __forceinline__ float round_to_tf32(float x) {
   return __uint_as_float(bits);
 }
 
-// ld.acquire.gpu (section 9.7.9.8), sm_70: synchronizes with the store_release that it reads from.
-__device__ __forceinline__ uint32_t load_acquire(const uint32_t* address) {
+// ex2.approx.ftz.f32 (section 9.7.3.21): 2^x, to 2 ulp. On the host, for functions that are both.
+__host__ __device__ __forceinline__ float exp2(float x) {
+#ifdef __CUDA_ARCH__
+  float result;
+  asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+#else
+  return exp2f(x);
+#endif
+}
+
+// rcp.approx.ftz.f32 (section 9.7.3.13): 1/x, to 1 ulp.
+__host__ __device__ __forceinline__ float reciprocal(float x) {
+#ifdef __CUDA_ARCH__
+  float result;
+  asm volatile("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+#else
+  return 1.0f / x;
+#endif
+}
+
+// ld.relaxed.gpu (section 9.7.9.8), sm_70: each of the four words is as some thread of the device
+// stored it, sooner or later the latest one.
+__device__ __forceinline__ uint4 load_relaxed(const uint4* address) {
+  uint4 value;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "l"(address)
+               : "memory");
+  return value;
+}
+__device__ __forceinline__ uint32_t load_relaxed(const uint32_t* address) {
   uint32_t value;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
   return value;
 }
 
-// st.release.gpu (section 9.7.9.12), sm_70: what happened before it, in this thread or ordered
-// ahead of it by a barrier, is seen by every thread that acquires the value.
-__device__ __forceinline__ void store_release(uint32_t* address, uint32_t value) {
-  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+// st.relaxed.gpu (section 9.7.9.12), sm_70: is seen by load_relaxed of other blocks. Nothing is
+// said of what else they see by then.
+__device__ __forceinline__ void store_relaxed(uint32_t* address, uint32_t value) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+__device__ __forceinline__ void store_relaxed(uint2* address, uint2 value) {
+  asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(address), "r"(value.x),
+               "r"(value.y)
+               : "memory");
+}
+
+// An address in shared memory as its instructions take it, and ld.shared at one. NOTE: for a place
+// that is far from all others: of a pointer the compiler makes the address anew each time.
+__device__ __forceinline__ uint32_t shared_address(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+__device__ __forceinline__ uint32_t load_shared(uint32_t address) {
+  uint32_t value;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
+
+// cp.async (section 9.7.9.25.3.1), sm_80: copies four bytes from global to shared memory, behind
+// the thread's back until it waits. NOTE: no memory clobber: a volatile asm keeps its place among
+// the others, and what is copied is read after wait_for_copies only.
+__device__ __forceinline__ void copy_async(float* shared, const float* global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(shared)),
+               "l"(global));
+}
+// cp.async.wait_all: all copies of this thread have arrived, and it may read them.
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+// st.relaxed.sys: seen by the host, in memory that is mapped to it.
+__device__ __forceinline__ void store_for_host(uint4* address, uint4 value) {
+  asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(value.x),
+               "r"(value.y), "r"(value.z), "r"(value.w)
+               : "memory");
+}
+
+// %globaltimer (section 10): nanoseconds, in steps of up to a millisecond.
+__device__ __forceinline__ uint64_t global_timer() {
+  uint64_t nanoseconds;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(nanoseconds));
+  return nanoseconds;
 }
 
 // No instruction: hides from the compiler where a value came from. NOTE: it would otherwise compute
@@ -73,6 +147,10 @@ __device__ __forceinline__ const T* opaque(const T* pointer) {
   return pointer;
 }
 __device__ __forceinline__ int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+__device__ __forceinline__ uint32_t opaque(uint32_t x) {
   asm volatile("" : "+r"(x));
   return x;
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "cuda/persistent/arguments.h"
 
+#include "cuda/persistent/wait_failure.h"
+
 namespace lstm_fused::cuda {
 namespace {
 
@@ -48,19 +50,33 @@ PersistentBackwardArgs make_persistent_args(const RecurrenceArgs& args,
   return result;
 }
 
-GroupArgs make_group_args(const PersistentPlan& plan, void* workspace, cudaStream_t stream) {
-  // NOTE: the flags of the last call are stale, and the padding of the forward's exchange area must
-  // be finite.
-  const int64_t bytes = plan.warp_output_tiles > 0 ? plan.flag_bytes : plan.workspace_bytes;
-  check_cuda(cudaMemsetAsync(workspace, 0, static_cast<size_t>(bytes), stream), "cudaMemsetAsync");
+GroupArgs make_group_args(const RecurrenceArgs& args, const PersistentPlan& plan,
+                          const char* kernel) {
+  char* const workspace = static_cast<char*>(args.workspace);
+  check_cuda(cudaMemsetAsync(workspace, 0, static_cast<size_t>(plan.lengths_begin), args.stream),
+             "cudaMemsetAsync");
+  const LaunchRecord record = record_launch(kernel, args.shape);
   GroupArgs group{};
   group.k_splits = kGroupWarps * kWarpUnits / plan.units;
   group.warp_chunks = plan.warp_chunks;
   group.warp_output_tiles = plan.warp_output_tiles;
   group.tiles = plan.group_tiles;
-  group.flags = static_cast<uint32_t*>(workspace);
-  group.exchange = static_cast<char*>(workspace) + plan.flag_bytes;
+  group.abandoned = static_cast<uint32_t*>(args.workspace);
+  group.exchange = workspace + plan.exchange_begin;
+  group.failure = record.failure;
+  group.launch = record.launch;
+  group.wait_limit = kWaitLimit;
   return group;
+}
+
+const int64_t* copy_lengths(const RecurrenceArgs& args, const PersistentPlan& plan) {
+  if (args.lengths == nullptr) return nullptr;
+  void* copy = static_cast<char*>(args.workspace) + plan.lengths_begin;
+  check_cuda(
+      cudaMemcpyAsync(copy, args.lengths, static_cast<size_t>(args.shape.batch) * sizeof(int64_t),
+                      cudaMemcpyDeviceToDevice, args.stream),
+      "cudaMemcpyAsync");
+  return static_cast<const int64_t*>(copy);
 }
 
 }  // namespace lstm_fused::cuda

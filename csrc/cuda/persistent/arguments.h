@@ -43,8 +43,11 @@ using PersistentBackwardArgs = PersistentArgs<BackwardRecurrence>;
 // Further arguments of the group kernels; see PersistentPlan.
 struct GroupArgs {
   int k_splits, warp_chunks, warp_output_tiles, tiles;
-  char* exchange;   // two buffers for each group, for the rows of its tiles
-  uint32_t* flags;  // group_flags(blocks) for each group; zero at launch
+  char* exchange;       // two buffers for each group, as exchange.cuh has them; zero at launch
+  uint32_t* abandoned;  // a word for each group, zero at launch: a block of it has stopped waiting
+  uint4* failure;       // where the host looks for a WaitFailure
+  uint32_t launch;      // number of this launch, for the failure
+  uint64_t wait_limit;  // nanoseconds
 };
 
 PersistentForwardArgs make_persistent_args(const RecurrenceArgs& args,
@@ -52,7 +55,12 @@ PersistentForwardArgs make_persistent_args(const RecurrenceArgs& args,
 PersistentBackwardArgs make_persistent_args(const RecurrenceArgs& args,
                                             const LstmBackwardDirection* directions);
 
-// Lays out workspace (device), and clears what must be zero at launch on the stream.
-GroupArgs make_group_args(const PersistentPlan& plan, void* workspace, cudaStream_t stream);
+// Lays out the workspace, and clears on the stream what must be zero at launch. `kernel`: its name.
+GroupArgs make_group_args(const RecurrenceArgs& args, const PersistentPlan& plan,
+                          const char* kernel);
+
+// Copies the lengths into the workspace on the stream: all blocks of a group must read the same
+// ones, whatever another stream writes to them meanwhile. Null where there are none.
+const int64_t* copy_lengths(const RecurrenceArgs& args, const PersistentPlan& plan);
 
 }  // namespace lstm_fused::cuda

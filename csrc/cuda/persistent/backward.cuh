@@ -88,19 +88,26 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
   }
   stage(kRegisterChunks, kSharedChunks);
 
-  const LaneRows rows(static_cast<int>(blockIdx.x) * kTileRows, lane, args);
+  const int first_row = static_cast<int>(blockIdx.x) * kTileRows;
+  const LaneRows rows(first_row, lane, args);
   const int tile_steps = rows.tile_steps();
 
   // Load the gradients of the final states.
-  const auto is_real_cell = [&](int j) { return real_unit && rows.first + j < args.batch; };
+  const bool exists[kLaneRows] = {real_unit && rows.first < args.batch,
+                                  real_unit && rows.first + 1 < args.batch};
+  LaneCells<kLaneRows, 1> lane_cells;
+  lane_cells.first_row = first_row;
+  lane_cells.lane_row = lane.t * kLaneRows;
+  lane_cells.unit = unit;
   float dh[kLaneRows], dc[kLaneRows];
 #pragma unroll
   for (int j = 0; j < kLaneRows; ++j) {
+    lane_cells.length[j] = real_unit ? rows.length[j] : 0;
     const int64_t cell = int64_t{rows.first + j} * hidden + unit;
-    dh[j] = is_real_cell(j) && d.grad_h_n != nullptr
+    dh[j] = exists[j] && d.grad_h_n != nullptr
                 ? to_accumulator(static_cast<const Storage*>(d.grad_h_n)[cell])
                 : 0.0f;
-    dc[j] = is_real_cell(j) && d.grad_c_n != nullptr
+    dc[j] = exists[j] && d.grad_c_n != nullptr
                 ? to_accumulator(static_cast<const Storage*>(d.grad_c_n)[cell])
                 : 0.0f;
   }
@@ -108,7 +115,7 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
   // Write zeros past the end of the tile's longest row.
 #pragma unroll
   for (int j = 0; j < kLaneRows; ++j) {
-    if (!is_real_cell(j)) continue;
+    if (!exists[j]) continue;
     for (int64_t t = tile_steps; t < args.steps; ++t) {
       const int64_t row = t * args.batch + rows.first + j;
       Storage* out = static_cast<Storage*>(d.grad_gates) + row * kGates * hidden + unit;
@@ -127,38 +134,33 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
   const int first_t = kReverse ? 0 : tile_steps - 1;
   constexpr int kNext = kReverse ? 1 : -1;
   const auto in_range = [&](int t) { return kReverse ? t < tile_steps : t >= 0; };
-  const auto row_of = [&](int j) { return rows.first + j; };
-  BackwardStep<Storage, kLaneRows> step;
+  BackwardStep<Storage, kLaneRows> step = {};
   if (in_range(first_t)) {
-    load_last_cells(step, args, d, row_of, rows.length, unit, first_t);
-    load_step(step, args, d, row_of, rows.length, unit, kReverse, first_t);
+    load_last_cells(step, args, d, lane_cells, first_t);
+    load_step(step, args, d, lane_cells, kReverse, first_t);
   }
 
   for (int t = first_t; in_range(t); t += kNext) {
-    const bool was_reset[kLaneRows] = {step.reset[0], step.reset[1]};
+    const bool was_reset[kLaneRows] = {step.reset[0] != 0, step.reset[1] != 0};
 
-    // Differentiate the cell; write the gradients of the gates to memory and to the tile.
+    // Differentiate the cells; write the gradients of the gates to the tile and to memory.
 #pragma unroll
     for (int j = 0; j < kLaneRows; ++j) {
-      Storage grad[kGates] = {};
-      if (real_unit && t < rows.length[j]) backward_cell(grad, step, j, dh[j], dc[j]);
-      if (is_real_cell(j)) {
-        const int64_t row = int64_t{t} * args.batch + rows.first + j;
-        Storage* out = static_cast<Storage*>(d.grad_gates) + row * kGates * hidden + unit;
-#pragma unroll
-        for (int gate = 0; gate < kGates; ++gate) out[gate * hidden] = grad[gate];
-      }
+      Storage grad[kGates];
+      backward_cell(grad, step, j, t < lane_cells.length[j], dh[j], dc[j]);
       if (real_unit) {
         Pack<Operand, kGates> pack;
 #pragma unroll
-        for (int gate = 0; gate < kGates; ++gate) pack.value[gate] = Product::operand(grad[gate]);
+        for (int gate = 0; gate < kGates; ++gate) {
+          pack.value[gate] = Product::operand(grad[gate]);
+        }
         char* row = shared.tile + tile_row(lane.t * kLaneRows + j) * kStride;
         reinterpret_cast<Pack<Operand, kGates>*>(row)[unit] = pack;
       }
+      store_gradients(grad, args, d, lane_cells, j, t);
     }
-    if (in_range(t + kNext))
-      load_step(step, args, d, row_of, rows.length, unit, kReverse, t + kNext);
     __syncthreads();
+    if (in_range(t + kNext)) load_step(step, args, d, lane_cells, kReverse, t + kNext);
 
     // Multiply W_hhᵀ by the gradients of half of the gates.
     float sums[2][kLaneRows];
@@ -176,7 +178,7 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
     const float others[kLaneRows] = {other.x, other.y};
 #pragma unroll
     for (int j = 0; j < kLaneRows; ++j) {
-      if (t >= rows.length[j]) continue;
+      if (t >= lane_cells.length[j]) continue;
       const float own = half == 0 ? sums[0][j] : sums[1][j];
       dh[j] = was_reset[j] ? 0.0f : own + others[j];
     }
@@ -185,7 +187,7 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
   // Write the gradients of the initial states.
 #pragma unroll
   for (int j = 0; j < kLaneRows; ++j) {
-    if (!is_real_cell(j)) continue;
+    if (!exists[j]) continue;
     const int64_t cell = int64_t{ptx::opaque(rows.first) + j} * hidden + unit;
     static_cast<Storage*>(d.grad_h_0)[cell] = to_storage<Storage>(dh[j]);
     static_cast<Storage*>(d.grad_c_0)[cell] = to_storage<Storage>(dc[j]);

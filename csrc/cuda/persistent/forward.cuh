@@ -56,55 +56,63 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
     shared.bias[i] = d.bias != nullptr ? static_cast<const float*>(d.bias)[i] : 0.0f;
   }
 
-  const LaneRows rows(static_cast<int>(blockIdx.x) * kTileRows, lane, args);
+  const int first_row = static_cast<int>(blockIdx.x) * kTileRows;
+  const LaneRows rows(first_row, lane, args);
   const int tile_steps = rows.tile_steps();
 
   // Load the initial states of this lane's two cells.
   const auto is_real_cell = [&](int j) { return real_unit && rows.first + j < args.batch; };
   const Storage zero = to_storage<Storage>(0.0f);
+  int length[kLaneRows];  // 0 where the cell does not exist
   float c[kLaneRows];
   Storage h[kLaneRows];
 #pragma unroll
   for (int j = 0; j < kLaneRows; ++j) {
     const int64_t cell = int64_t{rows.first + j} * hidden + unit;
+    length[j] = real_unit ? rows.length[j] : 0;
     h[j] = is_real_cell(j) ? static_cast<const Storage*>(d.h_0)[cell] : zero;
     c[j] = is_real_cell(j) ? to_accumulator(static_cast<const Storage*>(d.c_0)[cell]) : 0.0f;
   }
 
   // Step s runs at the time that `time_of` gives; a tile begins and ends with its longest row.
-  const auto time_of = [&](int s) { return int64_t{kReverse ? tile_steps - 1 - s : s}; };
-  const auto row_at = [&](int64_t t, int j) { return t * args.batch + rows.first + j; };
-  float preactivations[kGates][kLaneRows];
-  const auto load_preactivations = [&](int64_t t) {
+  // NOTE: addresses are those of the tile's first row, which all lanes share and the uniform
+  // registers hold, and 32-bit offsets of a lane.
+  const auto time_of = [&](int s) { return kReverse ? tile_steps - 1 - s : s; };
+  const auto first_row_at = [&](int t) { return int64_t{t} * args.batch + first_row; };
+  const auto lane_offset = [&](int j, int row_elements) {
+    return static_cast<uint32_t>((lane.t * kLaneRows + j) * row_elements + unit);
+  };
+  float preactivations[kGates][kLaneRows] = {};
+  const auto load_preactivations = [&](int t) {
+    const float* first =
+        static_cast<const float*>(d.preactivations) + first_row_at(t) * kGates * hidden;
 #pragma unroll
     for (int j = 0; j < kLaneRows; ++j) {
-      if (!real_unit || t >= rows.length[j]) continue;
-      const float* row =
-          static_cast<const float*>(d.preactivations) + row_at(t, j) * kGates * hidden + unit;
+      if (t >= length[j]) continue;
 #pragma unroll
-      for (int gate = 0; gate < kGates; ++gate) preactivations[gate][j] = row[gate * hidden];
+      for (int gate = 0; gate < kGates; ++gate) {
+        preactivations[gate][j] = (first + gate * hidden)[lane_offset(j, kGates * hidden)];
+      }
     }
   };
-  bool reset[kLaneRows] = {};  // whether the next step is reset, where the row takes part in it
-  const auto load_reset = [&](int64_t t) {
+  // Whether the next step is reset, where the row takes part in it. NOTE: bytes, which are not
+  // looked at before the step's end.
+  uint8_t reset[kLaneRows] = {};
+  const auto load_reset = [&](int t) {
     if (args.reset_mask == nullptr) return;
+    const uint8_t* first = args.reset_mask + first_row_at(t);
 #pragma unroll
     for (int j = 0; j < kLaneRows; ++j) {
-      reset[j] = t < rows.length[j] && args.reset_mask[row_at(t, j)] != 0;
+      reset[j] = t < length[j] ? first[lane.t * kLaneRows + j] : uint8_t{0};
     }
   };
-  // Writes h to a tile as the next step's h_prev, and resets the states where that step is reset.
+  // Writes h to a tile as the next step's h_prev, zero where that step is reset.
   const auto store_h_prev = [&](char* tile) {
     if (!real_unit) return;
 #pragma unroll
     for (int j = 0; j < kLaneRows; ++j) {
-      if (reset[j]) {
-        c[j] = 0.0f;
-        h[j] = zero;
-        reset[j] = false;
-      }
       char* row = tile + tile_row(lane.t * kLaneRows + j) * kStride;
-      reinterpret_cast<Operand*>(row)[unit] = Product::operand(h[j]);
+      reinterpret_cast<Operand*>(row)[unit] = Product::operand(reset[j] == 0 ? h[j] : zero);
     }
   };
 
@@ -112,12 +120,11 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
 #pragma unroll
   for (int j = 0; j < kLaneRows; ++j) {
     if (!is_real_cell(j)) continue;
-    for (int64_t t = tile_steps; t < args.steps; ++t) {
-      const int64_t column = row_at(t, j) * args.directions * hidden + unit;
+    for (int t = tile_steps; t < args.steps; ++t) {
+      const int64_t column =
+          (first_row_at(t) + lane.t * kLaneRows + j) * args.directions * hidden + unit;
       static_cast<Storage*>(d.y)[column] = zero;
-      if (d.cell_states != nullptr) {
-        static_cast<Storage*>(d.cell_states)[column] = zero;
-      }
+      if (d.cell_states != nullptr) static_cast<Storage*>(d.cell_states)[column] = zero;
     }
   }
 
@@ -132,10 +139,15 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
   }
   __syncthreads();
   store_h_prev(shared.tiles[0]);
+#pragma unroll
+  for (int j = 0; j < kLaneRows; ++j) {
+    if (reset[j] != 0) c[j] = 0.0f;
+    reset[j] = 0;
+  }
   __syncthreads();
 
   for (int s = 0; s < tile_steps; ++s) {
-    const int64_t t = time_of(s);
+    const int t = time_of(s);
     const bool last = s + 1 == tile_steps;
     if (!last) load_reset(time_of(s + 1));
 
@@ -154,37 +166,49 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
     }
     if (!last) load_preactivations(time_of(s + 1));
 
-    // The epilogue: apply the cell, and write its outputs.
+    // The epilogue: apply the cell, and store the next h_prev. NOTE: one barrier suffices: a warp
+    // writes the buffer that was read a step before, and all warps have passed a barrier since.
+    Gates<float> gates[kLaneRows];
 #pragma unroll
     for (int j = 0; j < kLaneRows; ++j) {
-      if (!is_real_cell(j)) continue;
-      const int64_t row = row_at(t, j);
-      const bool active = t < rows.length[j];
-      if (active) {
-        const Gates<float> gates = activate_gates<DeviceMath>(a[kInputGate][j], a[kForgetGate][j],
-                                                              a[kCellGate][j], a[kOutputGate][j]);
-        const CellOutput<float> cell = lstm_cell_forward<DeviceMath>(gates, c[j]);
+      gates[j] = DeviceMath::activate(a[kInputGate][j], a[kForgetGate][j], a[kCellGate][j],
+                                      a[kOutputGate][j]);
+      const CellOutput<float> cell = lstm_cell_forward<DeviceMath>(gates[j], c[j]);
+      if (t < length[j]) {
         c[j] = cell.c;
         h[j] = to_storage<Storage>(cell.h);
-        if (d.gates != nullptr) {
-          Storage* out = static_cast<Storage*>(d.gates) + row * kGates * hidden + unit;
-          out[kInputGate * hidden] = to_storage<Storage>(gates.i);
-          out[kForgetGate * hidden] = to_storage<Storage>(gates.f);
-          out[kCellGate * hidden] = to_storage<Storage>(gates.g);
-          out[kOutputGate * hidden] = to_storage<Storage>(gates.o);
-        }
-        if (d.cells != nullptr) static_cast<float*>(d.cells)[row * hidden + unit] = cell.c;
-      }
-      const int64_t column = row * args.directions * hidden + unit;
-      static_cast<Storage*>(d.y)[column] = active ? h[j] : zero;
-      if (d.cell_states != nullptr) {
-        static_cast<Storage*>(d.cell_states)[column] = active ? to_storage<Storage>(c[j]) : zero;
       }
     }
-
-    // Store the next h_prev. NOTE: one barrier suffices: a warp writes the buffer that was read a
-    // step before, and all warps have passed a barrier since.
     store_h_prev(shared.tiles[(s + 1) % 2]);
+
+    // Write the outputs and what the backward needs.
+    const int64_t first = first_row_at(t);
+#pragma unroll
+    for (int j = 0; j < kLaneRows; ++j) {
+      const bool active = t < length[j];
+      if (active && d.gates != nullptr) {
+        Storage* out = static_cast<Storage*>(d.gates) + first * kGates * hidden;
+        const uint32_t offset = lane_offset(j, kGates * hidden);
+        (out + kInputGate * hidden)[offset] = to_storage<Storage>(gates[j].i);
+        (out + kForgetGate * hidden)[offset] = to_storage<Storage>(gates[j].f);
+        (out + kCellGate * hidden)[offset] = to_storage<Storage>(gates[j].g);
+        (out + kOutputGate * hidden)[offset] = to_storage<Storage>(gates[j].o);
+      }
+      if (active && d.cells != nullptr) {
+        (static_cast<float*>(d.cells) + first * hidden)[lane_offset(j, hidden)] = c[j];
+      }
+      if (is_real_cell(j)) {
+        const int64_t columns = int64_t{args.directions} * hidden;
+        const uint32_t offset = lane_offset(j, static_cast<int>(columns));
+        (static_cast<Storage*>(d.y) + first * columns)[offset] = active ? h[j] : zero;
+        if (d.cell_states != nullptr) {
+          (static_cast<Storage*>(d.cell_states) + first * columns)[offset] =
+              active ? to_storage<Storage>(c[j]) : zero;
+        }
+      }
+      if (reset[j] != 0) c[j] = 0.0f;
+      reset[j] = 0;
+    }
     __syncthreads();
   }
 

@@ -3,21 +3,15 @@
 //
 // The blocks of a group split the hidden units, and so hold all of W_hh together, in registers and,
 // where these do not suffice, in shared memory. Each step a block needs h_prev of all units: blocks
-// publish their units' h in an exchange area in global memory, by a flag.
+// publish their units' h to the group as exchange.cuh says, and copy all units' h to their tiles.
 //
 // Within a block, `k_splits` warps work on the same eight units and split K; their partial sums are
 // added up through shared memory. Then each of these warps applies the cell to a part of the tiles'
 // columns: lane 4g + t of column i (tile i / 2, j = i % 2) has unit g and row 2t + j.
 //
-// How blocks synchronise. The flag of a block counts the steps whose h it has published:
-//   publish  all threads write h, __syncthreads, thread 0 stores the flag with release semantics;
-//   wait     every warp's lanes load the flags of all blocks of the group with acquire semantics
-//            until each has reached the step, __syncwarp, then the warp reads h.
-// NOTE: two buffers suffice. Step s writes buffer (s + 1) % 2, which was read in step s - 1. A
-// block writes it after it has seen all flags at s, and a block raises its flag to s after its
-// reads of step s - 1: they precede its __syncthreads, and so its release. NOTE: a group must be
-// resident as a whole, or it would wait forever: the plan proves that all blocks are, and the
-// launch is cooperative, so that the driver refuses what the plan got wrong.
+// NOTE: a group must be resident as a whole, or it would wait until its limit: the plan proves that
+// all blocks are, and the launch is cooperative, so that the driver refuses what the plan got
+// wrong.
 #pragma once
 
 #include <cstdint>
@@ -25,41 +19,72 @@
 #include "common/lstm_cell.h"
 #include "cuda/device/math.cuh"
 #include "cuda/device/ptx.cuh"
+#include "cuda/persistent/exchange.cuh"
 #include "cuda/persistent/launch.h"
 #include "cuda/persistent/tile.cuh"
 
 namespace lstm_fused::cuda {
 
-template <typename Product>
-__global__ void __launch_bounds__(kGroupThreads, 1)
-    persistent_group_forward_kernel(const PersistentForwardArgs args, const GroupArgs group) {
+// The sum of the parts of K, in their order; a warp's are kWarpSize apart.
+template <int kSplits>
+__device__ __forceinline__ float4 sum_parts(const float4* parts) {
+  float4 part[kSplits];
+#pragma unroll
+  for (int k = 0; k < kSplits; ++k) part[k] = parts[k * kWarpSize];
+#pragma unroll
+  for (int k = 1; k < kSplits; ++k) {
+    part[0] = make_float4(part[0].x + part[k].x, part[0].y + part[k].y, part[0].z + part[k].z,
+                          part[0].w + part[k].w);
+  }
+  return part[0];
+}
+__device__ __forceinline__ float4 sum_parts(const float4* parts, int k_splits) {
+  static_assert(kGroupWarps == 8, "the powers of two up to it");
+  if (k_splits == 4) return sum_parts<4>(parts);
+  if (k_splits == 2) return sum_parts<2>(parts);
+  return k_splits == 8 ? sum_parts<8>(parts) : sum_parts<1>(parts);
+}
+
+// One direction of one group.
+template <typename Product, bool kReverse>
+__device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
+                                              const ForwardRecurrence& d, const GroupArgs& group) {
   using Storage = typename Product::Storage;
   using Operand = typename Product::Operand;
+  using Word = StateWord<Product>;
+  constexpr int kPieces = 6;  // 16-byte pieces of h that a lane has in flight
+  constexpr uint32_t kPieceMask = (1u << kPieces) - 1;
   extern __shared__ __align__(16) char shared[];
 
   const Lane lane;
   const int hidden = args.hidden_size;
   const int warp = threadIdx.x / kWarpSize;
+  const int lane_index = threadIdx.x % kWarpSize;
   const int unit_warp = warp / group.k_splits;
   const int k_warp = warp % group.k_splits;
   const int block_units = kGroupWarps / group.k_splits * kWarpUnits;
   const int unit = static_cast<int>(blockIdx.x) * block_units + unit_warp * kWarpUnits + lane.g;
   const bool real_unit = unit < hidden;
-  const bool reverse = blockIdx.z == 1;
-  const ForwardRecurrence d = reverse ? args.direction[1] : args.direction[0];
 
-  // Divide the memory.
+  // Divide the memory. A row of a tile, in shared memory and in the exchange area alike, lies
+  // beside the rows of its number in the group's other tiles.
   const int row_chunks = group.k_splits * group.warp_chunks;
-  const int stride = tile_stride(row_chunks);
+  const int row_bytes = row_chunks * kChunkBytes;
+  const int slot_bytes = group.tiles * row_bytes;  // rows of one number
+  const int stride = tile_stride(group.tiles * row_chunks);
   const int group_rows = group.tiles * kTileRows;
-  char* const tiles = shared;
-  float4* const partials = reinterpret_cast<float4*>(tiles + group_rows * stride);
-  float4* const biases = partials + group.tiles * kLaneRows * kGroupThreads;
+  int* const abandoned = reinterpret_cast<int*>(shared);
+  int* const row_lengths = reinterpret_cast<int*>(shared + kLaneBytes);
+  char* const tiles = shared + kLaneBytes + group_rows * sizeof(int);
+  float4* const partials = reinterpret_cast<float4*>(tiles + kTileRows * stride);
+  float4* const own_preactivations =  // of this thread's cells, a block's threads apart
+      partials + group.tiles * kLaneRows * kGroupThreads + threadIdx.x;
+  const int cells = (group.tiles * kLaneRows + group.k_splits - 1) / group.k_splits;
+  float4* const biases = own_preactivations - threadIdx.x + cells * kGroupThreads;
   uint4* const shared_vectors = reinterpret_cast<uint4*>(biases + block_units);
-  const int exchange_stride = row_chunks * kChunkBytes;
-  const int64_t index = int64_t{blockIdx.z} * gridDim.y + blockIdx.y;  // the group's
-  char* const exchange = group.exchange + index * 2 * group_rows * exchange_stride;
-  uint32_t* const flags = group.flags + index * group_flags(static_cast<int>(gridDim.x));
+  const int group_index = static_cast<int>(blockIdx.z * gridDim.y + blockIdx.y);
+  const int buffer_bytes = kTileRows * slot_bytes;
+  char* const exchange = group.exchange + int64_t{group_index} * 2 * buffer_bytes;
 
   // Load the weights of this lane's unit and this warp's part of K.
   const int register_chunks = min(group.warp_chunks, kGroupChunks);
@@ -101,167 +126,277 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
     biases[threadIdx.x] = make_float4(bias[0], bias[1], bias[2], bias[3]);
   }
 
-  // Load the initial states of this lane's cells.
+  // Clear the tiles, for their padding must be finite, and take the rows' lengths.
   const int first_row = static_cast<int>(blockIdx.y) * group_rows;
-  const auto row_of = [&](int cell) {  // counted within the group
-    const int column = k_warp + cell * group.k_splits;
+  for (int i = threadIdx.x * kLaneBytes; i < kTileRows * stride; i += kGroupThreads * kLaneBytes) {
+    *reinterpret_cast<uint4*>(tiles + i) = make_uint4(0, 0, 0, 0);
+  }
+  if (threadIdx.x == 0) *abandoned = 0;
+  if (threadIdx.x < group_rows)
+    row_lengths[threadIdx.x] = row_length(args, first_row + threadIdx.x);
+  __syncthreads();
+  int group_steps = 0;  // steps of the longest row
+  for (int row = lane_index; row < group_rows; row += kWarpSize) {
+    group_steps = max(group_steps, row_lengths[row]);
+  }
+  group_steps = __reduce_max_sync(0xffffffffu, group_steps);
+
+  // Load the initial states of this lane's cells.
+  const int columns = group.tiles * kLaneRows;
+  const auto column_of = [&](int cell) { return k_warp + cell * group.k_splits; };
+  // NOTE: what depends on a cell's column is kept in registers for the first cell only.
+  const auto step_column_of = [&](int cell) {
+    return cell == 0 ? k_warp : ptx::opaque(column_of(cell));
+  };
+  const auto row_of_column = [&](int column) {  // counted within the group
     return column / kLaneRows * kTileRows + lane.t * kLaneRows + column % kLaneRows;
   };
-  const Storage zero = to_storage<Storage>(0.0f);
+  const auto row_of = [&](int cell) { return row_of_column(column_of(cell)); };
   const auto is_real_cell = [&](int cell) {
-    return real_unit && row_of(cell) < group_rows && first_row + row_of(cell) < args.batch;
+    return real_unit && column_of(cell) < columns && first_row + row_of(cell) < args.batch;
   };
-  int length[kGroupCells];
+  // Steps in which a cell of this lane's unit takes part. NOTE: from shared memory, for c takes the
+  // last registers.
+  const auto length_of = [&](int row) { return real_unit ? row_lengths[row] : 0; };
+  const Storage zero = to_storage<Storage>(0.0f);
   float c[kGroupCells];
-  Storage h[kGroupCells];
 #pragma unroll
   for (int cell = 0; cell < kGroupCells; ++cell) {
-    const int n = first_row + row_of(cell);
-    const int64_t offset = int64_t{n} * hidden + unit;
-    length[cell] = is_real_cell(cell) ? row_length(args, n) : 0;
-    h[cell] = is_real_cell(cell) ? static_cast<const Storage*>(d.h_0)[offset] : zero;
+    const int64_t offset = int64_t{first_row + row_of(cell)} * hidden + unit;
     c[cell] =
         is_real_cell(cell) ? to_accumulator(static_cast<const Storage*>(d.c_0)[offset]) : 0.0f;
   }
-  int group_steps = 0;  // steps of the longest row: all blocks of the group get the same number
-  for (int row = 0; row < group_rows; ++row) {
-    group_steps = max(group_steps, row_length(args, first_row + row));
-  }
 
-  for (int s = 0; s < group_steps; ++s) {
-    const int t = reverse ? group_steps - 1 - s : s;
-
-    // Fetch what does not depend on the other blocks.
-    float preactivations[kGates][kGroupCells];
-    bool reset[kGroupCells];
+  // Step s runs at the time that `time_of` gives.
+  const auto time_of = [&](int s) { return kReverse ? group_steps - 1 - s : s; };
+  const auto first_row_at = [&](int t) { return int64_t{t} * args.batch + first_row; };
+  // Pointers to the first cell of this lane, which run along with the steps; the other cells' rows
+  // lie at 32-bit offsets from it.
+  const int64_t step_rows = int64_t{kReverse ? -1 : 1} * args.batch;
+  const int64_t lane_row = first_row_at(time_of(0)) + row_of(0);
+  const int y_columns = args.directions * hidden;
+  const float* next_preactivations =
+      static_cast<const float*>(d.preactivations) + lane_row * kGates * hidden + unit;
+  float* cells_out = static_cast<float*>(d.cells) + lane_row * hidden + unit;
+  Storage* y_out = static_cast<Storage*>(d.y) + lane_row * y_columns + unit;
+  Storage* gates_out = static_cast<Storage*>(d.gates) + lane_row * kGates * hidden + unit;
+  const auto offset_of = [&](int cell, int row, int row_elements) {
+    return cell == 0 ? 0 : (row - row_of(0)) * row_elements;
+  };
+  const auto fetch_preactivations = [&](int t) {
 #pragma unroll
     for (int cell = 0; cell < kGroupCells; ++cell) {
-      reset[cell] = false;
-      if (t >= length[cell]) continue;
-      const int64_t row = int64_t{t} * args.batch + first_row + row_of(cell);
-      const float* source =
-          static_cast<const float*>(d.preactivations) + row * kGates * hidden + unit;
+      const int column = step_column_of(cell);
+      if (column >= columns) break;
+      const int row = row_of_column(column);
+      if (t >= length_of(row)) continue;
 #pragma unroll
       for (int gate = 0; gate < kGates; ++gate) {
-        preactivations[gate][cell] = source[gate * hidden];
+        ptx::copy_async(
+            &own_preactivations[cell * kGroupThreads].x + gate,
+            next_preactivations + gate * hidden + offset_of(cell, row, kGates * hidden));
       }
-      reset[cell] = args.reset_mask != nullptr && args.reset_mask[row] != 0;
     }
-    // Lane i of a warp loads the reset flag of the warp's i-th row of the tiles.
-    const int lane_row = warp + static_cast<int>(threadIdx.x) % kWarpSize * kGroupWarps;
-    const bool lane_reset = args.reset_mask != nullptr && lane_row < group_rows &&
-                            first_row + lane_row < args.batch &&
-                            args.reset_mask[int64_t{t} * args.batch + first_row + lane_row] != 0;
+  };
+  // Whether a row that takes part in step s is reset there. NOTE: bytes, which are not looked at
+  // before they are used, a step after the load.
+  uint8_t reset[kGroupCells] = {};
+  const auto load_reset = [&](int s) {
+    if (args.reset_mask == nullptr) return;
+    const int t = time_of(s);
+#pragma unroll
+    for (int cell = 0; cell < kGroupCells; ++cell) {
+      const int column = step_column_of(cell);
+      if (column >= columns) break;
+      const int row = row_of_column(column);
+      reset[cell] = s < group_steps && t < length_of(row) ? (args.reset_mask + first_row_at(t))[row]
+                                                          : uint8_t{0};
+    }
+  };
 
-    // Wait until all blocks of the group have published h of the step before.
-    if (s > 0) {
-      for (int i = threadIdx.x % kWarpSize; i < static_cast<int>(gridDim.x); i += kWarpSize) {
-        while (ptx::load_acquire(flags + i) < static_cast<uint32_t>(s)) {
-        }
+  // Writes h_0 to the tiles' rows that begin with step s, or zero where they are reset. This warp's
+  // rows are those of its number.
+  const auto begin_rows = [&](int s) {
+    const int t = time_of(s);
+    for (int tile = 0; tile < group.tiles; ++tile) {
+      const int row = tile * kTileRows + warp;
+      const int steps = row_lengths[row];
+      if (steps == 0 || s != (kReverse ? group_steps - steps : 0)) continue;
+      const bool is_reset =
+          args.reset_mask != nullptr && args.reset_mask[first_row_at(t) + row] != 0;
+      const Storage* source =
+          static_cast<const Storage*>(d.h_0) + int64_t{first_row + row} * hidden;
+      uint4* target = reinterpret_cast<uint4*>(tiles + tile_row(warp) * stride + tile * row_bytes);
+      for (int piece = lane_index; piece < row_chunks * 4; piece += kWarpSize) {
+        const int column = piece * kLaneOperands<Operand>;
+        target[piece] = load_operands<Product>(source, is_reset ? hidden : column, hidden);
       }
     }
-    __syncwarp();
+  };
 
-    // Copy h_prev into the tiles, zero where the row is reset.
-    for (int i = 0; warp + i * kGroupWarps < group_rows; ++i) {
-      const int row = warp + i * kGroupWarps;
-      const int n = first_row + row;
-      const bool is_reset = __shfl_sync(0xffffffffu, lane_reset, i);
-      const bool empty = is_reset || n >= args.batch;
-      char* target =
-          tiles + row / kTileRows * kTileRows * stride + tile_row(row % kTileRows) * stride;
-      const char* source = exchange + (s % 2 * group_rows + row) * exchange_stride;
-      for (int piece = threadIdx.x % kWarpSize; piece < row_chunks * 4; piece += kWarpSize) {
-        LaneOperands<Operand> operands;
-        operands.bits = make_uint4(0, 0, 0, 0);
-        if (!empty && s > 0) {
-          // NOTE: past L1, which does not see the other blocks' writes.
-          operands.bits = __ldcg(reinterpret_cast<const uint4*>(source) + piece);
-        } else if (!empty) {
-          operands.bits =
-              load_operands<Product>(static_cast<const Storage*>(d.h_0) + int64_t{n} * hidden,
-                                     piece * kLaneOperands<Operand>, hidden);
-        }
-        reinterpret_cast<uint4*>(target)[piece] = operands.bits;
-      }
+  // The pieces of h that this lane copies, of its warp's rows: a bit for each that exists. The last
+  // one of a row may hold units past H, which are published too.
+  const int slot_pieces = slot_bytes / kLaneBytes, row_pieces = row_bytes / kLaneBytes;
+  const int unit_pieces = (hidden + kLaneOperands<Operand> - 1) / kLaneOperands<Operand>;
+  const bool is_published = unit < unit_pieces * kLaneOperands<Operand>;
+  uint64_t real_pieces = 0;
+  for (int i = 0, piece = lane_index; piece < slot_pieces; ++i, piece += kWarpSize) {
+    const int row = piece / row_pieces * kTileRows + warp;
+    const bool is_real = first_row + row < args.batch && piece % row_pieces < unit_pieces;
+    real_pieces |= uint64_t{is_real} << i;
+  }
+
+  load_reset(0);
+  if (group_steps > 0) {
+#pragma unroll
+    for (int cell = 0; cell < kGroupCells; ++cell) {
+      if (reset[cell] != 0) c[cell] = 0.0f;
     }
-    __syncthreads();
+    begin_rows(0);
+    fetch_preactivations(time_of(0));
+  }
+  load_reset(1);
+  __syncthreads();
+
+  const uint32_t abandoned_address = ptx::opaque(ptx::shared_address(abandoned));
+  int s = 0;
+  for (; s < group_steps; ++s) {
+    const int t = time_of(s);
+    const bool last = s + 1 == group_steps;
 
     // The recurrent GEMM: multiply this warp's part of W_hh by h_prev.
-    for (int tile = 0; tile < group.tiles; ++tile) {
+    int tile = 0;
+    do {
       float sums[kGates][kLaneRows];
       TileProduct<Product, kGates>::template multiply<kGroupChunks>(
           sums, weights, register_chunks, shared_weights,
-          tiles + tile * kTileRows * stride + k_warp * group.warp_chunks * kChunkBytes, stride,
-          lane);
+          tiles + tile * row_bytes + k_warp * group.warp_chunks * kChunkBytes, stride, lane);
 #pragma unroll
       for (int j = 0; j < kLaneRows; ++j) {
         partials[(tile * kLaneRows + j) * kGroupThreads + threadIdx.x] =
             make_float4(sums[0][j], sums[1][j], sums[2][j], sums[3][j]);
       }
-    }
+    } while (++tile < group.tiles);
     __syncthreads();
+    ptx::wait_for_copies();
 
-    // The epilogue: add up the parts of K, in their order, apply the cell, and write its outputs.
+    // The epilogue: add up the parts of K, in their order, and apply the cell; publish h to the
+    // group, zero where the next step is reset; write the outputs and what the backward needs.
+    char* const buffer = exchange + s % 2 * buffer_bytes;
+    const uint32_t tag = tag_of_step<Word::kTag>(s);
 #pragma unroll
     for (int cell = 0; cell < kGroupCells; ++cell) {
-      if (!is_real_cell(cell)) continue;
-      const int row_in_group = row_of(cell);
-      const int64_t row = int64_t{t} * args.batch + first_row + row_in_group;
-      const bool active = t < length[cell];
-      if (active) {
-        const float4* part = partials + (k_warp + cell * group.k_splits) * kGroupThreads +
-                             threadIdx.x - k_warp * kWarpSize;
-        float4 a = part[0];
-        for (int k = 1; k < group.k_splits; ++k) {
-          const float4 b = part[k * kWarpSize];
-          a = make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
-        }
-        const float4 bias = biases[unit_warp * kWarpUnits + lane.g];
-        const Gates<float> gates =
-            activate_gates<DeviceMath>(a.x + preactivations[kInputGate][cell] + bias.x,
-                                       a.y + preactivations[kForgetGate][cell] + bias.y,
-                                       a.z + preactivations[kCellGate][cell] + bias.z,
-                                       a.w + preactivations[kOutputGate][cell] + bias.w);
-        const CellOutput<float> output =
-            lstm_cell_forward<DeviceMath>(gates, reset[cell] ? 0.0f : c[cell]);
-        c[cell] = output.c;
-        h[cell] = to_storage<Storage>(output.h);
-        if (d.gates != nullptr) {
-          Storage* out = static_cast<Storage*>(d.gates) + row * kGates * hidden + unit;
-          out[kInputGate * hidden] = to_storage<Storage>(gates.i);
-          out[kForgetGate * hidden] = to_storage<Storage>(gates.f);
-          out[kCellGate * hidden] = to_storage<Storage>(gates.g);
-          out[kOutputGate * hidden] = to_storage<Storage>(gates.o);
-        }
-        if (d.cells != nullptr) static_cast<float*>(d.cells)[row * hidden + unit] = c[cell];
+      const int column = step_column_of(cell);
+      if (column >= columns) break;
+      const int row_in_group = row_of_column(column);
+      const float4* part = partials + column * kGroupThreads + threadIdx.x - k_warp * kWarpSize;
+      const float4 a = sum_parts(part, group.k_splits);
+      const float4 bias = biases[unit_warp * kWarpUnits + lane.g];
+      const float4 x = own_preactivations[cell * kGroupThreads];
+      const Gates<float> gates = DeviceMath::activate(a.x + x.x + bias.x, a.y + x.y + bias.y,
+                                                      a.z + x.z + bias.z, a.w + x.w + bias.w);
+      const CellOutput<float> output = lstm_cell_forward<DeviceMath>(gates, c[cell]);
+      const bool active = t < length_of(row_in_group);
+      const Storage h = active ? to_storage<Storage>(output.h) : zero;
+      if (active) c[cell] = output.c;
+      const uint32_t word = Word::make(Product::operand(reset[cell] == 0 ? h : zero));
+      if (!last && is_published && lane.g % Word::kUnits == 0) {
+        char* row = buffer + (lane.t * kLaneRows + column % kLaneRows) * slot_bytes +
+                    column / kLaneRows * row_bytes;
+        ptx::store_relaxed(
+            reinterpret_cast<uint32_t*>(row + unit * static_cast<int>(sizeof(Operand))),
+            word | tag);
       }
-      char* target = exchange + ((s + 1) % 2 * group_rows + row_in_group) * exchange_stride;
-      reinterpret_cast<Operand*>(target)[unit] = Product::operand(h[cell]);
-      const int64_t column = row * args.directions * hidden + unit;
-      static_cast<Storage*>(d.y)[column] = active ? h[cell] : zero;
-      if (d.cell_states != nullptr) {
-        static_cast<Storage*>(d.cell_states)[column] = active ? to_storage<Storage>(c[cell]) : zero;
-      }
-    }
 
-    // Publish h to the group.
+      if (active && d.gates != nullptr) {
+        Storage* out = gates_out + offset_of(cell, row_in_group, kGates * hidden);
+        out[kInputGate * hidden] = to_storage<Storage>(gates.i);
+        out[kForgetGate * hidden] = to_storage<Storage>(gates.f);
+        out[kCellGate * hidden] = to_storage<Storage>(gates.g);
+        out[kOutputGate * hidden] = to_storage<Storage>(gates.o);
+      }
+      if (active && d.cells != nullptr) {
+        cells_out[offset_of(cell, row_in_group, hidden)] = c[cell];
+      }
+      if (real_unit && first_row + row_in_group < args.batch) {
+        Storage* out = y_out + offset_of(cell, row_in_group, y_columns);
+        *out = h;
+        if (d.cell_states != nullptr) {
+          static_cast<Storage*>(d.cell_states)[out - static_cast<Storage*>(d.y)] =
+              active ? to_storage<Storage>(c[cell]) : zero;
+        }
+      }
+      if (reset[cell] != 0) c[cell] = 0.0f;
+    }
+    y_out += step_rows * y_columns;
+    cells_out += step_rows * hidden;
+    gates_out += step_rows * kGates * hidden;
+
+    // NOTE: looked at here, where the others' h is on its way anyway. It was set before the barrier
+    // ahead of this step's products, so all threads see it.
+    if (ptx::load_shared(abandoned_address) != 0) break;
+    if (last) continue;
+
+    // Wait for the others' h; fetch what the next step needs of memory meanwhile.
+    BoundedWait wait(group, group_index, s, abandoned);
+    const uint4* source = reinterpret_cast<const uint4*>(buffer + warp * slot_bytes) + lane_index;
+    uint4* target = reinterpret_cast<uint4*>(tiles + tile_row(warp) * stride) + lane_index;
+    const auto fetch = [&] {
+      next_preactivations += step_rows * kGates * hidden;
+      fetch_preactivations(time_of(s + 1));
+      load_reset(s + 2);
+    };
+    receive<kPieces, Word::kTag>(source, target, static_cast<uint32_t>(real_pieces) & kPieceMask,
+                                 tag, wait, fetch);
+    for (int i = kPieces; i * kWarpSize < slot_pieces; i += kPieces) {
+      receive<kPieces, Word::kTag>(source + i * kWarpSize, target + i * kWarpSize,
+                                   static_cast<uint32_t>(real_pieces >> i) & kPieceMask, tag, wait,
+                                   [] {});
+    }
+    if (kReverse && args.lengths != nullptr) {
+      __syncwarp();
+      begin_rows(s + 1);
+    }
     __syncthreads();
-    if (threadIdx.x == 0) ptx::store_release(flags + blockIdx.x, static_cast<uint32_t>(s + 1));
   }
 
-  // Write the final states, and zeros past the end of the group's longest row.
+  // Write the final states, and zeros past the end of the group's longest row; where a wait was
+  // given up, NaN for all that was not computed.
+  const bool complete = s == group_steps;
+  const Storage nan = to_storage<Storage>(__int_as_float(0x7fc00000));
 #pragma unroll
   for (int cell = 0; cell < kGroupCells; ++cell) {
     if (!is_real_cell(cell)) continue;
-    const int n = ptx::opaque(first_row) + row_of(cell);
-    static_cast<Storage*>(d.h_n)[int64_t{n} * hidden + unit] = h[cell];
-    static_cast<Storage*>(d.c_n)[int64_t{n} * hidden + unit] = to_storage<Storage>(c[cell]);
-    for (int t = group_steps; t < args.steps; ++t) {
-      const int64_t column = (int64_t{t} * args.batch + n) * args.directions * hidden + unit;
-      static_cast<Storage*>(d.y)[column] = zero;
-      if (d.cell_states != nullptr) static_cast<Storage*>(d.cell_states)[column] = zero;
+    const int64_t n = ptx::opaque(first_row) + row_of(cell);
+    Storage h = nan;
+    if (complete) {  // the row's last output, which this thread has written
+      const int length = row_lengths[row_of(cell)];
+      const int64_t t = kReverse ? 0 : length - 1;
+      h = length > 0 ? static_cast<const Storage*>(
+                           d.y)[(t * args.batch + n) * args.directions * hidden + unit]
+                     : static_cast<const Storage*>(d.h_0)[n * hidden + unit];
     }
+    static_cast<Storage*>(d.h_n)[n * hidden + unit] = h;
+    static_cast<Storage*>(d.c_n)[n * hidden + unit] = complete ? to_storage<Storage>(c[cell]) : nan;
+    for (int rest = s; rest < args.steps; ++rest) {
+      const int t = rest < group_steps ? time_of(rest) : rest;
+      const int64_t output = (int64_t{t} * args.batch + n) * args.directions * hidden + unit;
+      const Storage value = rest < group_steps ? nan : zero;
+      static_cast<Storage*>(d.y)[output] = value;
+      if (d.cell_states != nullptr) static_cast<Storage*>(d.cell_states)[output] = value;
+    }
+  }
+}
+
+// NOTE: each direction has code of its own, for then its pointers are constants of the launch.
+template <typename Product>
+__global__ void __launch_bounds__(kGroupThreads, 1)
+    persistent_group_forward_kernel(const __grid_constant__ PersistentForwardArgs args,
+                                    const __grid_constant__ GroupArgs group) {
+  if (blockIdx.z == 0) {
+    group_forward<Product, false>(args, args.direction[0], group);
+  } else {
+    group_forward<Product, true>(args, args.direction[1], group);
   }
 }
 

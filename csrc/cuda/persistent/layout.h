@@ -68,9 +68,10 @@ constexpr int kGroupRegisters = 255;
 // A group's tiles, at most: each of the kGroupWarps warps, if all of them split K, has cells of
 // kGroupCells of the tiles' columns, and a tile has kLaneRows columns.
 constexpr int kMaxGroupTiles = kGroupCells * kGroupWarps / kLaneRows;
-static_assert(
-    kMaxGroupTiles * kTileRows <= kGroupWarps * kWarpSize,
-    "a lane holds the reset flag of one of its warp's rows, which all lanes shuffle from it");
+static_assert(kMaxGroupTiles * kTileRows <= kGroupWarps * kWarpSize,
+              "a thread takes the length of one row");
+// 16-byte pieces of h that a lane of a group copies each step, at most: a mask has a bit for each.
+constexpr int kMaxLanePieces = 64;
 static_assert(kGroupThreads * (kGroupRegisters + 1) == 65536, "one block takes an SM's registers");
 static_assert(kGroupChunks * kGates * 4 == 128, "half of a lane's registers are weights");
 // The backward in a group: units of a block that the kernels are compiled for; chunks of their
@@ -83,10 +84,6 @@ LSTM_HOST_DEVICE constexpr int group_backward_chunks(int units, int bytes) {
 static_assert(kGroupBackwardVectors * 2 * 4 == 128, "half of a lane's registers are weights");
 static_assert(group_backward_chunks(kGroupUnits[0], 2) * kChunkBytes == kGroupUnits[0] * kGates * 2,
               "the gates of the fewest units fill their chunks");
-// A group's flags, 4 bytes each, in whole sectors of 32 bytes, so that groups poll sectors of their
-// own.
-LSTM_HOST_DEVICE constexpr int group_flags(int blocks) { return (blocks + 7) / 8 * 8; }
-
 // A tile in shared memory: eight rows of K operands, zero past the real ones.
 //
 // NOTE: eight lanes of a 16-byte access go together; they are two rows, and must not touch the same

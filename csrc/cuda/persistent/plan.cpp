@@ -128,11 +128,13 @@ bool partition(const LstmShape& shape, const DeviceFacts& facts, int units, Pers
   return true;
 }
 
-// The workspace: flags and, for each group, `exchange_bytes`.
+// Lays out the workspace; each group has `exchange_bytes`.
 void set_workspace(const LstmShape& shape, int64_t exchange_bytes, PersistentPlan* plan) {
+  constexpr int64_t kAlignment = 256;
   const int64_t groups = int64_t{plan->groups} * shape.directions;
-  plan->flag_bytes = round_up(groups * group_flags(plan->group_blocks) * 4, 256);
-  plan->workspace_bytes = plan->flag_bytes + groups * exchange_bytes;
+  plan->exchange_begin = round_up(groups * int64_t{sizeof(uint32_t)}, kAlignment);
+  plan->lengths_begin = plan->exchange_begin + round_up(groups * exchange_bytes, kAlignment);
+  plan->workspace_bytes = plan->lengths_begin + shape.batch * int64_t{sizeof(int64_t)};
 }
 
 bool plan_group_forward(const LstmShape& shape, const DeviceFacts& facts, PersistentPlan* best) {
@@ -145,11 +147,15 @@ bool plan_group_forward(const LstmShape& shape, const DeviceFacts& facts, Persis
     plan.warp_chunks = static_cast<int>(ceil_div(chunks, k_splits));
     const int row_chunks = k_splits * plan.warp_chunks;
     const int64_t shared_chunks = std::max(0, plan.warp_chunks - kGroupChunks);
+    const int64_t group_rows = int64_t{plan.group_tiles} * kTileRows;
+    const int64_t columns = plan.group_tiles * kLaneRows;
     plan.shared_bytes =
-        plan.group_tiles * (tile_bytes(row_chunks) + kLaneRows * kGroupThreads * kLaneBytes) +
+        kLaneBytes + group_rows * int64_t{sizeof(int)} + tile_bytes(plan.group_tiles * row_chunks) +
+        (columns + ceil_div(columns, k_splits)) * kGroupThreads * kLaneBytes +
         plan.units * kLaneBytes + shared_chunks * kGates * kGroupThreads * kLaneBytes;
     if (plan.shared_bytes > facts.shared_per_block) continue;
-    const int64_t h_bytes = int64_t{plan.group_tiles} * kTileRows * row_chunks * kChunkBytes;
+    if (plan.group_tiles * row_chunks * 4 > kMaxLanePieces * kWarpSize) continue;
+    const int64_t h_bytes = group_rows * row_chunks * kChunkBytes;
     set_workspace(shape, 2 * h_bytes, &plan);
     plan.step_cycles = step_cycles(plan, h_bytes, 2 * plan.warp_chunks, 2 * shared_chunks);
     if (best->group && plan.step_cycles >= best->step_cycles) continue;
@@ -169,8 +175,9 @@ bool plan_group_backward(const LstmShape& shape, const DeviceFacts& facts, Persi
     plan.warp_output_tiles = static_cast<int>(ceil_div(output_tiles, kGroupWarps));
     const int64_t vectors = int64_t{plan.warp_output_tiles} * chunks;
     const int64_t shared_vectors = std::max<int64_t>(0, vectors - kGroupBackwardVectors);
-    plan.shared_bytes =
-        plan.group_tiles * tile_bytes(chunks) + shared_vectors * 2 * kGroupThreads * kLaneBytes;
+    plan.shared_bytes = kLaneBytes + kGroupThreads * kLaneBytes +
+                        plan.group_tiles * tile_bytes(chunks) +
+                        shared_vectors * 2 * kGroupThreads * kLaneBytes;
     if (plan.shared_bytes > facts.shared_per_block) continue;
     const int64_t part_bytes = int64_t{plan.group_blocks} * units * plan.group_tiles * kTileRows *
                                static_cast<int64_t>(sizeof(float));  // one block's

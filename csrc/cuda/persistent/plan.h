@@ -28,7 +28,10 @@ struct PersistentPlan {
   int64_t step_cycles = 0;    // estimated, to compare plans with
   int64_t shared_bytes = 0;   // per block
   int64_t max_shared_bytes = 0;  // what a block of any plan can have on this device
-  int64_t flag_bytes = 0;        // the flags, with which the workspace begins
+  // The workspace: what is zero at launch, words of all groups and then the exchange area; and the
+  // lengths' copy. The latter two begin at these bytes.
+  int64_t exchange_begin = 0;
+  int64_t lengths_begin = 0;
   int64_t workspace_bytes = 0;
 };
 

@@ -114,7 +114,9 @@ struct TileProduct {
                                                   const SharedWeights& shared, const char* tile,
                                                   int stride, const Lane& lane) {
     const char* column = tile + tile_row(lane.g) * stride + lane.t * kLaneBytes;
-    float d[kWeightRows / 2][4] = {};
+    // NOTE: two sums of each, of the chunks' first and second steps of K: a chain of mma.sync, of
+    // which each waits for the one before, is half as long.
+    float d[2][kWeightRows / 2][4] = {};
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; ++chunk) {
       if (chunk < chunks) add(d, weights[chunk], column, chunk);
@@ -129,14 +131,14 @@ struct TileProduct {
     for (int pair = 0; pair < kWeightRows / 2; ++pair) {
 #pragma unroll
       for (int j = 0; j < kLaneRows; ++j) {
-        sums[2 * pair][j] = d[pair][j];
-        sums[2 * pair + 1][j] = d[pair][2 + j];
+        sums[2 * pair][j] = d[0][pair][j] + d[1][pair][j];
+        sums[2 * pair + 1][j] = d[0][pair][2 + j] + d[1][pair][2 + j];
       }
     }
   }
 
  private:
-  static __device__ __forceinline__ void add(float (&d)[kWeightRows / 2][4],
+  static __device__ __forceinline__ void add(float (&d)[2][kWeightRows / 2][4],
                                              const uint4 (&weights)[kWeightRows],
                                              const char* column, int chunk) {
     const uint4 b = *reinterpret_cast<const uint4*>(column + chunk * kChunkBytes);
@@ -144,8 +146,8 @@ struct TileProduct {
     for (int pair = 0; pair < kWeightRows / 2; ++pair) {
       const uint4& lower = weights[2 * pair];
       const uint4& upper = weights[2 * pair + 1];
-      Product::mma(d[pair], lower.x, upper.x, lower.y, upper.y, b.x, b.y);
-      Product::mma(d[pair], lower.z, upper.z, lower.w, upper.w, b.z, b.w);
+      Product::mma(d[0][pair], lower.x, upper.x, lower.y, upper.y, b.x, b.y);
+      Product::mma(d[1][pair], lower.z, upper.z, lower.w, upper.w, b.z, b.w);
     }
   }
 };
@@ -213,15 +215,6 @@ struct TileProduct<F32Product, kWeightRows> {
   }
 };
 
-// The largest `value` of a tile's rows, where each lane has the larger one of its two rows.
-__device__ __forceinline__ int tile_max(int value) {
-#pragma unroll
-  for (int distance = 1; distance <= 2; distance *= 2) {
-    value = max(value, __shfl_xor_sync(0xffffffffu, value, distance));
-  }
-  return value;
-}
-
 // Steps in which row n takes part; 0 where it does not exist.
 template <typename Args>
 __device__ __forceinline__ int row_length(const Args& args, int n) {
@@ -243,8 +236,10 @@ struct LaneRows {
     for (int j = 0; j < kLaneRows; ++j) length[j] = row_length(args, first + j);
   }
 
-  // Steps in which any row of the tile takes part.
-  __device__ __forceinline__ int tile_steps() const { return tile_max(max(length[0], length[1])); }
+  // Steps in which any row of the tile takes part; the compiler knows that the lanes agree.
+  __device__ __forceinline__ int tile_steps() const {
+    return __reduce_max_sync(0xffffffffu, max(length[0], length[1]));
+  }
 };
 
 }  // namespace lstm_fused::cuda

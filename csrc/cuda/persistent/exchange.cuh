@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// How the blocks of a group pass data to each other: words in global memory that carry their own
+// readiness. No flag announces them, so that neither a fence nor a second round trip stands between
+// what one block computes and what the next one reads.
+//
+// One bit of each 32-bit word is its tag. There are two buffers, used in turn, zero at launch; the
+// k-th use of a buffer (k = 0, 1, …) has the tag ~k & 1, which differs from the tag of what lies
+// there from the use before. A writer stores the word with its tag; a reader loads it again and
+// again until it has the tag that it waits for.
+//
+// Why that is right:
+//   A word is stored and loaded whole, so its value and its tag belong together. No order between
+//   words matters: every one is looked at. Loads and stores are strong and relaxed (st.relaxed.gpu,
+//   ld.relaxed.gpu), so they neither race nor stay in a cache.
+//   A word is overwritten two steps later, after its writer has read words of all blocks that were
+//   computed from it: every reader is done with it, for loads whose values are used have ended.
+//
+// A wait ends after `wait_limit`: a block that never comes must not hang the device.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/device/ptx.cuh"
+#include "cuda/persistent/launch.h"
+#include "cuda/persistent/tile.cuh"
+
+namespace lstm_fused::cuda {
+
+// The tag of what step s writes, to buffer s % 2, for words whose tag is the bit kTag.
+template <uint32_t kTag>
+__device__ __forceinline__ uint32_t tag_of_step(int s) {
+  return (s & 2) == 0 ? kTag : 0u;
+}
+
+// h as words. In 16 bits, two units' h: |h| ≤ 1, so that bit 30, the highest of the upper one's
+// exponent, is free unless h is NaN. A NaN of the upper unit is put in the place of the lower one:
+// the recurrent GEMM makes NaN of the whole row either way.
+template <typename Product, int kBytes = sizeof(typename Product::Operand)>
+struct StateWord {
+  static_assert(kBytes == 2);
+  static constexpr uint32_t kTag = 1u << 30;
+  static constexpr int kUnits = 2;
+  // Of this lane's unit and, on lanes of even units, the next one; all lanes of the warp take part.
+  static __device__ __forceinline__ uint32_t make(typename Product::Operand h) {
+    constexpr uint32_t kNan = 0x7fff;  // of both 16-bit types
+    const uint32_t own = h.bits;
+    const uint32_t word = own | __shfl_xor_sync(0xffffffffu, own, 4) << 16;
+    return (word & kTag) != 0 ? kNan : word;
+  }
+};
+// In 32 bits the tag is the lowest bit of the mantissa. TF32 has zeros there; float is rounded to
+// 23 of its 24 bits, ties to odd, which leaves NaN a NaN.
+template <typename Product>
+struct StateWord<Product, 4> {
+  static constexpr uint32_t kTag = 1u;
+  static constexpr int kUnits = 1;
+  static __device__ __forceinline__ uint32_t make(float value) {
+    const uint32_t bits = __float_as_uint(value);
+    return (bits + (~(bits >> 1) & 1u)) & ~1u;
+  }
+};
+
+// Ends a wait that lasts too long. One for each wait; `shared_abandoned`: a word of the block's,
+// which is set when a thread gives up.
+class BoundedWait {
+ public:
+  __device__ __forceinline__ BoundedWait(const GroupArgs& group, int group_index, int step,
+                                         int* shared_abandoned)
+      : group_(group),
+        group_index_(group_index),
+        step_(step),
+        shared_abandoned_(shared_abandoned) {}
+
+  // To be asked after every poll in vain: whether to give up.
+  __device__ __forceinline__ bool is_over() {
+    constexpr uint32_t kPollsPerLook = 256;
+    return ++polls_ % kPollsPerLook == 0 && look();
+  }
+
+ private:
+  __device__ __forceinline__ bool look() {
+    const uint64_t now = ptx::global_timer();
+    if (begin_ == 0) begin_ = now;
+    uint32_t* const abandoned = group_.abandoned + group_index_;
+    if (ptx::load_relaxed(abandoned) == 0) {
+      if (now - begin_ < group_.wait_limit) return false;
+      ptx::store_for_host(group_.failure,
+                          make_uint4(group_.launch, group_index_, blockIdx.x, step_));
+      ptx::store_relaxed(abandoned, 1);
+    }
+    *shared_abandoned_ = 1;
+    return true;
+  }
+
+  const GroupArgs& group_;
+  const int group_index_, step_;
+  int* const shared_abandoned_;
+  uint32_t polls_ = 0;
+  uint64_t begin_ = 0;
+};
+
+// Waits for 16-byte pieces, the distance of a warp's lanes apart, and copies them to shared memory
+// without their tags; a piece for each bit of `pending`. All are loaded at once, and `meanwhile` is
+// called while the first loads are under way. Returns early where the wait is over.
+template <int kPieces, uint32_t kTag, typename Meanwhile>
+__device__ __forceinline__ void receive(const uint4* source, uint4* target, uint32_t pending,
+                                        uint32_t tag, BoundedWait& wait,
+                                        const Meanwhile& meanwhile) {
+  uint4 words[kPieces];
+  const auto load = [&] {
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      if (pending >> i & 1) words[i] = ptx::load_relaxed(source + i * kWarpSize);
+    }
+  };
+  load();
+  meanwhile();
+  while (true) {
+    uint32_t missing = 0;
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      if ((pending >> i & 1) == 0) continue;
+      const uint4 piece =
+          make_uint4(words[i].x ^ tag, words[i].y ^ tag, words[i].z ^ tag, words[i].w ^ tag);
+      if (((piece.x | piece.y | piece.z | piece.w) & kTag) == 0) {
+        target[i * kWarpSize] = piece;
+      } else {
+        missing |= 1u << i;
+      }
+    }
+    pending = missing;
+    if (pending == 0 || wait.is_over()) return;
+    load();
+  }
+}
+
+// A partial sum as a word whose tag, put in by the caller, is its lowest bit. Where products are
+// exact the sum is rounded, ties to odd, else cut, to 23 bits; infinity stays what it is.
+constexpr uint32_t kSumTag = 1u;
+template <typename Product>
+__device__ __forceinline__ uint32_t sum_word(float sum) {
+  const uint32_t bits = __float_as_uint(sum);
+  if constexpr (std::is_same_v<Product, F32Product>) return StateWord<Product>::make(sum);
+  return bits & ~kSumTag;
+}
+
+// Waits for `count` vectors of such words, `stride` vectors apart, and adds them up in their order,
+// kVectors of them in flight. Returns early where the wait is over.
+template <int kVectors>
+__device__ __forceinline__ float4 receive_sum(const uint4* source, int64_t stride, int count,
+                                              uint32_t tag, BoundedWait& wait) {
+  float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  for (; count > 0; count -= kVectors, source += kVectors * stride) {
+    uint4 words[kVectors] = {};
+    uint32_t pending = count < kVectors ? (1u << count) - 1 : (1u << kVectors) - 1;
+    while (pending != 0) {
+      uint32_t missing = 0;
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) {
+        if (pending >> i & 1) words[i] = ptx::load_relaxed(source + i * stride);
+      }
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) {
+        if ((pending >> i & 1) == 0) continue;
+        words[i] =
+            make_uint4(words[i].x ^ tag, words[i].y ^ tag, words[i].z ^ tag, words[i].w ^ tag);
+        if (((words[i].x | words[i].y | words[i].z | words[i].w) & kSumTag) != 0)
+          missing |= 1u << i;
+      }
+      pending = missing;
+      if (pending != 0 && wait.is_over()) return sum;
+    }
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      sum.x += __uint_as_float(words[i].x);
+      sum.y += __uint_as_float(words[i].y);
+      sum.z += __uint_as_float(words[i].z);
+      sum.w += __uint_as_float(words[i].w);
+    }
+  }
+  return sum;
+}
+
+}  // namespace lstm_fused::cuda
