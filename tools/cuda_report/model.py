@@ -29,12 +29,12 @@ from tools.cuda_report.plans import (
 from tools.cuda_report.sass.decode import Listing, disassemble, find_nvdisasm
 from tools.cuda_report.sass.flow import Flow
 from tools.cuda_report.sass.memory import Memory
-from tools.cuda_report.sass.walk import Launch, Step, Walk, walk
+from tools.cuda_report.sass.walk import Launch, Walk, walk
 from tools.cuda_report.sass.warp import Constants
 from tools.nvcc import find_nvcc
 
-STEPS = 16  # of a walk
-_FIRST, _COUNTED = 4, 8  # steps before the steady state, and of it
+STEPS = 12  # of a walk
+_FIRST, _COUNTED = 4, 6  # steps before the steady state, and of it
 _FILES = {"bf16": "bf16", "fp16": "f16", "tf32": "tf32", "fp32": "f32"}
 
 
@@ -106,19 +106,17 @@ def critical_path(simulation: Simulation, end: int, start_time: int) -> Counter[
         if issued.time <= start_time:
             return spent
         before = simulation.warps[issued.warp].issued[issued.step]
-        place = simulation.warps[issued.warp].steps[issued.step].place
         begin = max(before.time, start_time)
         time = issued.time - begin
-        if issued.cause == "fixed" or issued.cause.endswith(("taken", "issue")):
-            stall = max(1, simulation.instructions[place].control.stall)
-            fixed = min(time, stall)
+        held = min(time, issued.held)
+        spent[issued.holder] += held
+        if issued.cause == "fixed":
+            place = simulation.warps[issued.warp].steps[issued.step].place
             is_mma = simulation.units[place].pipe == "tensor"
             spent["issue"] += 1
-            spent["HMMA" if is_mma else "fixed stalls"] += fixed - 1
-            if time > fixed:
-                spent[issued.cause] += time - fixed
+            spent["HMMA" if is_mma else "fixed stalls"] += time - held - 1
         else:
-            spent[issued.cause] += time
+            spent[issued.cause] += time - held
         if begin == start_time:
             return spent
         number, step = issued.warp, issued.step
@@ -218,6 +216,7 @@ def trace(result: StepTime, number: int, steps: int = 1) -> str:
         wait = issued.time - warp.issued[n - 1].time
         by = result.simulation.warps[issued.warp].steps[issued.step].place * 16
         cause = "" if issued.cause == "fixed" else f"{issued.cause} (warp {issued.warp}, {by:#x})"
+        cause += f" {issued.holder} {issued.held:.0f}" if issued.held >= 1 else ""
         off = "" if step.executes else "  [off]"
         lines.append(
             f"{issued.time - start:6d} {wait:5d}  {i.address:#07x} {i.text:58}{off} {cause}"

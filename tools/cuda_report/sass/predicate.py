@@ -53,7 +53,7 @@ def _write_pair(warp: Warp, i: Instruction, found: Truth, operands: list[Operand
 
 def executing(warp: Warp, i: Instruction) -> Truth:
     """The lanes that execute an instruction."""
-    active = Truth(warp.active)
+    active = TRUE if warp.active.all() else Truth(warp.active)
     return active if i.predicate is None else conjunction(active, warp.truth(i.predicate))
 
 

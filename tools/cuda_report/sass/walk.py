@@ -40,6 +40,13 @@ _NOTHING = {
     *("YIELD", "NANOSLEEP", "FENCE", "PREEXIT", "ACQBULK", "BMOV", "LEPC", "ENDCOLLECTIVE"),
     *("BSSY", "BSYNC", "BREAK", "WARPSYNC", "BRA", "CALL", "RET", "EXIT", "UCGABAR_ARV"),
 }
+# What computes data, on which no branch depends whose way must be known. NOTE: a branch on any other
+# instruction without a meaning here is refused, lest it goes by a rule made for data.
+_DATA = {
+    *("HMMA", "IMMA", "F2F", "F2FP", "FRND", "I2IP", "FSWZADD", "FADD2", "FMUL2", "FFMA2"),
+    *("DADD", "DMUL", "DFMA", "LDTM", "UTCHMMA", "MATCH", "B2R", "HMNMX2", "FMNMX3"),
+}
+NO_MEANING = "no meaning is known of"
 _LIMIT = 300_000
 
 
@@ -153,6 +160,8 @@ class _Walker:
         taken = group.lanes & condition.surely
         unsure = group.lanes & ~condition.known
         if unsure.any():
+            if condition.origin.startswith(NO_MEANING):
+                raise NotImplementedError(f"{i.text} at {i.address:#x}: {condition.origin}")
             decision = self.branches.decide(group.place)
             self.decisions[group.place] = (decision, condition.origin)
             taken = taken | unsure if decision.taken else taken
@@ -207,6 +216,8 @@ class _Walker:
     def _forget_results(self, i: Instruction, lanes: Truth) -> None:
         """Marks as unknown what an instruction without a meaning here may write."""
         origin = f"{i.name} at {i.address:#x}"
+        if i.base not in _DATA:
+            origin = f"{NO_MEANING} {origin}"
         for operand in i.operands:
             if operand.kind == "predicate":
                 self.warp.registers.write_predicate(operand, Truth(NONE, NONE, origin), lanes)
