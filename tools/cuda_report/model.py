@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tools.cuda_report.arguments import Arguments, make_arguments, parameter_place
+from tools.cuda_report.arguments import (
+    MAX_DIRECTIONS,
+    Arguments,
+    make_arguments,
+    parameter_place,
+)
 from tools.cuda_report.cubins import SOURCES, compile_all, cubin_path
 from tools.cuda_report.facts import DEVICES, Device
 from tools.cuda_report.latencies import latencies_of
@@ -129,15 +134,13 @@ def plan_arguments(plan: Plan, inference: bool) -> Arguments:
     output_tiles = -(-plan.hidden // (2 * WARP_UNITS))
     values: dict[str, int | None] = {
         **{"steps": STEPS, "batch": plan.rows, "hidden_size": plan.hidden, "directions": 1},
-        **{"lengths": 0, "reset_mask": 0, "w_hr": 0, "cell_states": 0},
-        **{"grad_cell_states": 0, "grad_output": 0, "grad_h_n": 0, "grad_c_n": 0},
-        **{"k_splits": splits, "warp_chunks": -(-chunks // splits), "tiles": plan.group_tiles},
+        **{"lengths": 0, "reset_mask": 0, "tiles": plan.group_tiles},
+        **{"k_splits": splits, "warp_chunks": -(-chunks // splits)},
         "warp_output_tiles": -(-output_tiles // GROUP_WARPS),
     }
-    arrays = {"gates": 0, "cells": 0} if inference else {}
-    values |= {f"direction[{i}].{name}": 0 for i in range(2) for name in arrays}
-    for name in ("w_hr", "cell_states", "grad_cell_states", "grad_output", "grad_h_n", "grad_c_n"):
-        values |= {f"direction[{i}].{name}": values[name] for i in range(2)}
+    absent = ["w_hr", "cell_states", "grad_cell_states", "grad_output", "grad_h_n", "grad_c_n"]
+    absent += ["gates", "cells"] if inference else []
+    values |= {f"direction[{i}].{name}": 0 for i in range(MAX_DIRECTIONS) for name in absent}
     return make_arguments(values, plan.backward, plan.group)
 
 
