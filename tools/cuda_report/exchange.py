@@ -73,8 +73,9 @@ def _pair(
                 distances[array][barriers - time] += 1
                 break
     for me, place, array, barriers, _ in reads:
-        time = matched.get(me)
-        if time is None:
+        if me in matched:
+            time = matched[me]
+        else:
             votes = distances[place] or distances[array]
             if not votes:
                 continue

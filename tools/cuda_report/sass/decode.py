@@ -65,7 +65,13 @@ class Instruction:
     @property
     def label(self) -> str | None:
         """The label that a branch names."""
-        return next((o.text for o in self.operands if o.kind == "label"), None)
+        return next((o.label for o in self.operands if o.kind == "label"), None)
+
+    @property
+    def is_jump(self) -> bool:
+        """Whether it goes to a label for good. NOTE: ptxas may leave a loop by a CALL of a label of
+        the kernel's own, which never returns; functions have other names."""
+        return self.base == "BRA" or (self.base == "CALL" and (self.label or "").startswith(".L_"))
 
 
 @dataclass
