@@ -181,7 +181,8 @@ def make_mask(warp: Warp, i: Instruction, lanes: Truth) -> None:
 @operation("IABS", "UIABS")
 def absolute(warp: Warp, i: Instruction, lanes: Truth) -> None:
     value = warp.integer(i.operands[1])
-    bits = np.abs(value.signed).astype(np.int64).view(np.uint64)
+    negative = value.bits & np.uint64(0x80000000) != _0
+    bits = np.where(negative, (~value.bits & MASK32) + _1, value.bits)
     warp.registers.write(i.operands[0].index, Lanes(bits, value.known, value.origin), lanes)
 
 
