@@ -34,15 +34,12 @@ _FILES = {"bf16": "bf16", "fp16": "f16", "tf32": "tf32", "fp32": "f32"}
 _SIZES_SM100, _SIZES = (0x360, 0x370), (0, 12)
 
 
-def walk_plan(
-    flow: Flow, cubin: Path, plan: Plan, device: Device, steps: int, inference: bool = False
-) -> Walk:
+def walk_plan(flow: Flow, cubin: Path, plan: Plan, steps: int, inference: bool = False) -> Walk:
     """Walks the first block of a plan's launch through some steps of a sequence."""
-    symbol = flow.listing.symbol
+    launch = Launch(plan.threads, grid_of(plan))
     arguments = plan_arguments(plan, steps, inference)
-    constants = launch_constants(plan, device, arguments, cubin, symbol)
-    memory = Memory(arguments, {"lengths": steps})
-    return walk(flow, constants, Launch(plan.threads, grid_of(plan)), memory)
+    constants = launch_constants(launch, arguments, cubin, flow.listing.symbol)
+    return walk(flow, constants, launch, Memory(arguments, {"lengths": steps}))
 
 
 def grid_of(plan: Plan) -> tuple[int, int, int]:
@@ -66,9 +63,7 @@ def plan_arguments(plan: Plan, steps: int, inference: bool) -> Arguments:
     return make_arguments(values, plan.backward, plan.group)
 
 
-def launch_constants(
-    plan: Plan, device: Device, arguments: Arguments, cubin: Path, symbol: str
-) -> Constants:
+def launch_constants(launch: Launch, arguments: Arguments, cubin: Path, symbol: str) -> Constants:
     """Constant bank 0: sizes of the launch, and the parameters."""
     place, size = parameter_place(cubin, symbol)
     if size != len(arguments.data):
@@ -76,8 +71,8 @@ def launch_constants(
             f"{symbol}: parameters of {size} bytes, by the headers {len(arguments.data)}"
         )
     data, known = bytearray(place) + arguments.data, bytearray(place) + arguments.known
-    places = _SIZES_SM100 if device.major >= 10 else _SIZES
-    for start, words in zip(places, ((plan.threads, 1, 1), grid_of(plan)), strict=True):
+    places = _SIZES if place < _SIZES_SM100[0] else _SIZES_SM100
+    for start, words in zip(places, ((launch.threads, 1, 1), launch.grid), strict=True):
         data[start : start + 12] = struct.pack("<3I", *words)
         known[start : start + 12] = b"\1" * 12
     return Constants(bytes(data), bytes(known))

@@ -178,7 +178,7 @@ class Simulation:
             if key is not None and step.access is not None:
                 self._drained[key] += step.access.bytes_moved / self.latencies.l2_bytes
                 drain = self._drained[key]
-            result = Pending(done, unit.cause, *me, key, drain)
+            result = Pending(done, self._cause(step, unit), *me, key, drain)
             warp.scoreboards[i.control.write_barrier].append(result)
         if i.control.read_barrier != NO_BARRIER:
             operands = Pending(read, "operands read", *me)
@@ -212,8 +212,12 @@ class Simulation:
         if self.instructions[step.place].base in STORES:
             return start + unit.latency, read
         self._l2_free = max(start, self._l2_free) + access.bytes_moved / self.latencies.l2_bytes
-        latency = self.latencies.dram_load if access.array in self.in_dram else unit.latency
-        return self._l2_free + latency, read
+        in_dram = access.array in self.in_dram
+        return self._l2_free + (self.latencies.dram_load if in_dram else unit.latency), read
+
+    def _cause(self, step: Step, unit: Unit) -> str:
+        in_dram = step.access is not None and step.access.array in self.in_dram
+        return "DRAM load" if in_dram else unit.cause
 
     def _publish(self, me: tuple[int, int], time: int) -> None:
         key = self.exchange.published_by[me]

@@ -46,11 +46,11 @@ def step_time(plan: Plan, device: Device, inference: bool = False) -> StepTime:
     listing, cubin = kernel_code(plan, device)
     flow = Flow(listing)
     steps = ROUNDS
-    walked = walk_plan(flow, cubin, plan, device, steps, inference)
+    walked = walk_plan(flow, cubin, plan, steps, inference)
     header, visits = _header(flow, walked)
     unrolled = round(steps / visits)  # steps in a round of the loop
     if unrolled > 1:
-        walked = walk_plan(flow, cubin, plan, device, steps * unrolled, inference)
+        walked = walk_plan(flow, cubin, plan, steps * unrolled, inference)
     return _time(listing, walked, header, unrolled, plan, device)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from tools.cuda_report.sass.decode import Instruction
-from tools.cuda_report.sass.lanes import MASK32, WARP, Flags, Lanes, Truth, constant, joined
+from tools.cuda_report.sass.lanes import MASK32, WARP, Bits, Flags, Lanes, Truth, constant, joined
 from tools.cuda_report.sass.operands import Operand
 from tools.cuda_report.sass.warp import Warp, operation, predicates, values
 
@@ -161,11 +161,10 @@ def extend_sign(warp: Warp, i: Instruction, lanes: Truth) -> None:
     result, _, (a, n), _ = _split(i)
     value, width = warp.integer(a), warp.integer(n)
     unused = np.uint64(64) - np.minimum(width.bits, _32)
-    up = np.where(width.bits == _0, _0, value.bits << np.minimum(unused, np.uint64(63)))
-    if "U32" in i.modifiers:
-        bits = up >> np.minimum(unused, np.uint64(63))
-    else:
-        bits = (up.view(np.int64) >> unused.view(np.int64)).view(np.uint64)
+    unused = np.minimum(unused, np.uint64(63))
+    up = np.where(width.bits == _0, _0, value.bits << unused)
+    signed = (up.view(np.int64) >> unused.view(np.int64)).view(np.uint64)
+    bits = up >> unused if "U32" in i.modifiers else signed
     warp.registers.write(result.index, Lanes(bits, *joined(value, width)), lanes)
 
 
@@ -181,8 +180,8 @@ def make_mask(warp: Warp, i: Instruction, lanes: Truth) -> None:
 @operation("IABS", "UIABS")
 def absolute(warp: Warp, i: Instruction, lanes: Truth) -> None:
     value = warp.integer(i.operands[1])
-    negative = value.bits & np.uint64(0x80000000) != _0
-    bits = np.where(negative, (~value.bits & MASK32) + _1, value.bits)
+    negative = value.signed < 0
+    bits: Bits = np.where(negative, (~value.bits & MASK32) + _1, value.bits)
     warp.registers.write(i.operands[0].index, Lanes(bits, value.known, value.origin), lanes)
 
 
