@@ -35,8 +35,9 @@ def _fault_of(i: Instruction) -> str | None:
         return "calls a function, as the slow path of a division"
     if i.base in ("LDL", "STL"):
         return "uses local memory"
+    # NOTE: an array that the kernel does not write may share its memory with one that it does.
     if i.base in LOADS and "CONSTANT" in i.modifiers:
-        return "loads as constant what the kernel may write, or an array that shares its memory"
+        return "loads as constant what may be written"
     return None
 
 

@@ -100,18 +100,18 @@ def critical_path(simulation: Simulation, end: int, start_time: int) -> Counter[
     while True:
         issued = simulation.warps[number].issued[step]
         if issued.time <= start_time:
-            return spent
+            return +spent
         before = simulation.warps[issued.warp].issued[issued.step]
         begin = max(before.time, start_time)
         time = issued.time - begin
         held = min(time, round(issued.held))
-        spent[issued.holder] += held
+        if held:
+            spent[issued.holder] += held
         if issued.cause == "fixed":
             place = simulation.warps[issued.warp].steps[issued.step].place
-            issue = min(1, time - held)
-            spent["issue"] += issue
             is_mma = simulation.units[place].pipe == "tensor"
-            spent["HMMA" if is_mma else "fixed stalls"] += time - held - issue
+            spent["issue"] += min(1, time - held)
+            spent["HMMA" if is_mma else "fixed stalls"] += max(0, time - held - 1)
         else:
             spent[issued.cause] += time - held
         number, step = issued.warp, issued.step
