@@ -13,8 +13,10 @@ from pathlib import Path
 
 from tools.cuda_report.cubins import ROOT, TARGETS, compile_all, kernel_sources
 from tools.cuda_report.emulation import CASES, Counts, Emulation
+from tools.cuda_report.facts import DEVICES
 from tools.cuda_report.sass.decode import find_nvdisasm
 from tools.cuda_report.table import compose
+from tools.cuda_report.times import Time, cases, times_of
 from tools.nvcc import find_nvcc
 
 OUTPUT = ROOT / "benchmarks" / "results" / "cuda_static.md"
@@ -25,6 +27,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--targets", default=",".join(TARGETS), help="with commas; default: all")
     parser.add_argument("--jobs", type=int, default=2, help="compilers at once (default 2)")
     parser.add_argument("--no-emulation", action="store_true", help="leave out what is counted")
+    parser.add_argument("--no-times", action="store_true", help="leave out the times of steps")
     parser.add_argument("--out", type=Path, default=OUTPUT)
     options = parser.parse_args(arguments)
     nvcc, nvdisasm = find_nvcc(), find_nvdisasm()
@@ -40,8 +43,13 @@ def main(arguments: list[str]) -> int:
         print("building and running the emulated device ...", flush=True)
         emulation = Emulation()
         counts = [found for case in CASES for found in emulation.count(case)]
+    times: list[Time] = []
+    if not options.no_times:
+        print("timing the machine code ...", flush=True)
+        wanted = [case for case in cases() if DEVICES[case.device].target in targets]
+        times = times_of(wanted, options.jobs)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(compose(nvcc, nvdisasm, resources, counts))
+    options.out.write_text(compose(nvcc, nvdisasm, resources, counts, times))
     print(f"wrote {options.out}")
     spilled = [r for r in resources if r.stack or r.spill_stores or r.spill_loads]
     for r in spilled:

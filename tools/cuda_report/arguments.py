@@ -113,8 +113,8 @@ class _Layout:
                     self.fill(element, known[start : start + size], f"{name}[{i}].")
                 continue
             end = place.offset + place.size
-            if field in self.values:
-                value = self.values[field]
+            if name in self.values:
+                value = self.values[name]
                 if value is not None:
                     setattr(struct, field, value)
                     known[place.offset : end] = b"\1" * place.size
@@ -125,8 +125,12 @@ class _Layout:
 
 
 def make_arguments(values: Mapping[str, int | None], backward: bool, group: bool) -> Arguments:
-    """Arguments of a persistent kernel. `values`: of fields, by name; 0 is a null pointer too,
-    None is unknown, and so are numbers that are not named."""
+    """Arguments of a persistent kernel.
+
+    Args:
+        values: of fields, by name ("direction[0].cells" for those of a direction); 0 is a null
+            pointer too, None is unknown. Pointers without a value are arrays, numbers are unknown.
+    """
     layout = _Layout(values)
     recurrence = "BackwardRecurrence" if backward else "ForwardRecurrence"
     data, known = bytearray(), bytearray()

@@ -20,7 +20,7 @@ from tools.cuda_on_cpu.device import FACTS_A100
 from tools.cuda_on_cpu.ops.build import load_ops, ops_library
 from tools.cuda_report.cubins import CACHE, demangle
 from tools.cuda_report.facts import DEVICES
-from tools.cuda_report.plans import plan_of, work_of
+from tools.cuda_report.plans import plan_of
 
 NAME = "lstm_fused_cuda_report"
 STEPS = (3, 5)
@@ -35,7 +35,6 @@ class Counts:
     shape: str
     blocks: int
     threads: int  # of a block
-    formula_shared: float  # bytes that the estimate has; 0: it has none
     instructions: dict[str, float]  # of PTX, counted for each thread, by class
     global_load: dict[str, float]
     global_store: dict[str, float]
@@ -106,14 +105,13 @@ class Emulation:
             counts = _less(many[symbol], few.get(symbol, {}), steps)
             launches = counts["launches"]
             if counts["instructions"] and name.startswith(("persistent", "forward_s", "backward_")):
-                blocks, threads, shared = _launch_size(case, name)
+                blocks, threads = _launch_size(case, name)
                 found.append(
                     Counts(
                         kernel=name,
                         shape=str(case),
                         blocks=blocks,
                         threads=threads,
-                        formula_shared=shared,
                         instructions=counts["instructions"],
                         global_load=counts["global_load"],
                         global_store=counts["global_store"],
@@ -170,13 +168,13 @@ def _less(many: Any, few: Any, steps: int) -> Any:
     return found
 
 
-def _launch_size(case: EmulatedCase, name: str) -> tuple[int, int, float]:
-    """Blocks and threads of a launch on an A100, and the estimate's bytes of shared memory."""
+def _launch_size(case: EmulatedCase, name: str) -> tuple[int, int]:
+    """Blocks and threads of a launch on an A100."""
     if name.startswith("persistent"):
         plan = plan_of(case.product, case.N, case.H, "backward" in name, DEVICES["A100"])
         assert plan is not None
         blocks = plan.groups * plan.group_blocks
-        return blocks, plan.threads, blocks * work_of(plan).shared_bytes
+        return blocks, plan.threads
     columns = case.H // 4  # of 16 bytes of accumulators
     rows = max(1, 128 // columns)
-    return -(-case.N // rows), columns * rows, 0.0
+    return -(-case.N // rows), columns * rows

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Finds what blocks exchange: arrays that a kernel both writes and reads, and which load reads what
-which stores have written.
+"""Finds what blocks exchange: arrays, other than a direction's, that a kernel writes and reads; and
+which load reads what which stores have written.
 
 Time is counted in barriers of the block that a warp has passed. A load reads what was last stored
 to its sectors: since kernels exchange through several buffers in turn, this tells which stores.
@@ -46,6 +46,7 @@ def find_exchange(listing: Listing, warps: Sequence[Sequence[Step]]) -> Exchange
             elif base in LOADS:
                 reads.append(((number, n), step.place, access.array, barriers, access.sectors))
     exchanged = {array for array, _ in written} & {read[2] for read in reads}
+    exchanged = {array for array in exchanged if not array.startswith("direction[")}
     found.published_by = {p: k for p, k in found.published_by.items() if k[0] in exchanged}
     found.stores = dict(Counter(found.published_by.values()))
     reads = [read for read in reads if read[2] in exchanged]
@@ -73,8 +74,9 @@ def _pair(
                 distances[array][barriers - time] += 1
                 break
     for me, place, array, barriers, _ in reads:
-        time = matched.get(me)
-        if time is None:
+        if me in matched:
+            time = matched[me]
+        else:
             votes = distances[place] or distances[array]
             if not votes:
                 continue

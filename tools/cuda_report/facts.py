@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Facts of devices, and the constants of the step-time estimate, with their sources.
+"""Facts of devices, and constants of all, with their sources; latencies stand in latencies.py.
 
 Sources: W, NVIDIA's white paper of the architecture (peak rates, clocks, sizes); P, CUDA's
 programming guide and cuda_occupancy.h; L, Luo et al., "Benchmarking and dissecting the NVIDIA
@@ -59,17 +59,11 @@ DEVICES = {
     )
 }
 
-# Cycles, and bytes a cycle.
-SHARED_LATENCY = 29  # L
+# Bytes a cycle.
 SHARED_BYTES = 128  # of an SM (P: 32 banks of 4 bytes)
-L2_LATENCY = 263  # L
 L2_BYTES = 3942  # of an H800 of 132 SMs (L); taken in proportion to the SMs of others (E)
 L2_BYTES_SM = 64  # at most, of an SM (P)
 L2_MEASURED_SMS = 132
-MMA_LATENCY = 24  # L, m16n8k16
-FFMA_LATENCY = 4  # L
-CELL_LATENCY = 150  # E: five exponentials and reciprocals of a cell, one after another
-BARRIER_LATENCY = 25  # E
 # Microseconds between kernels of a captured graph: 0.9 to 1.1 were measured by others.
 KERNEL_BOUNDARY = 1.0
 GEMM_EFFICIENCY = 0.5  # E: of cuBLAS with few rows

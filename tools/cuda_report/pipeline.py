@@ -17,11 +17,13 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from tools.cuda_report.exchange import Exchange, find_exchange
+from tools.cuda_report.exchange import Exchange, Key, find_exchange
 from tools.cuda_report.facts import SCHEDULERS
 from tools.cuda_report.latencies import Latencies
 from tools.cuda_report.sass.decode import NO_BARRIER, Listing
+from tools.cuda_report.sass.lanes import WARP
 from tools.cuda_report.sass.memory import STORES
 from tools.cuda_report.sass.walk import Step
 from tools.cuda_report.units import Unit, unit_of
@@ -29,7 +31,7 @@ from tools.cuda_report.units import Unit, unit_of
 BLOCKED = math.inf
 
 
-@dataclass
+@dataclass(frozen=True)
 class Issued:
     """When an instruction issued, and what it had waited for last."""
 
@@ -37,33 +39,38 @@ class Issued:
     cause: str
     warp: int  # of the instruction that released it
     step: int
+    held: float = 0  # cycles, of these, for which the scheduler or the pipe was taken then
+    holder: str = ""
 
 
-@dataclass
-class _Scoreboard:
-    """What is on its way under one of a warp's six scoreboards."""
+class Pending(NamedTuple):
+    """A result on its way, or operands that are still to be read."""
 
-    pending: list[tuple[float, str, int, int]] = field(default_factory=list)  # done, cause, by whom
+    done: float
+    cause: str
+    warp: int  # whose step it is
+    step: int
+    exchanged: Key | None = None  # what it waits for, beside its own trip
+    drain: float = 0  # of an exchanged load, with those before it: cycles of L2
 
-    def latest(self, left: int = 0) -> tuple[float, str, int, int] | None:
-        """What is done last, if so many others may be left on their way."""
-        ordered = sorted(self.pending, key=lambda entry: -entry[0])
-        return ordered[left] if len(ordered) > left else None
+
+_NOTHING = Pending(0, "fixed", 0, 0)
 
 
 @dataclass
 class _Warp:
     steps: Sequence[Step]
     next: int = 0
-    ready: float = 0  # by the stall of the last instruction, a barrier or a fence
-    cause: str = "fixed"
-    origin: tuple[int, int] = (0, 0)
-    scoreboards: list[_Scoreboard] = field(
-        default_factory=lambda: [_Scoreboard() for _ in range(6)]
-    )
-    barriers: int = 0
+    ready: Pending = _NOTHING  # the stall of the last instruction, a barrier, a fence
+    scoreboards: list[list[Pending]] = field(default_factory=lambda: [[] for _ in range(6)])
     issued: list[Issued] = field(default_factory=list)
     at_barrier: bool = False
+    copied: float = 0  # when all asynchronous copies so far are done
+    release: Pending | None = None  # what the next instruction waits for; None: to be found
+
+    @property
+    def ended(self) -> bool:
+        return self.next >= len(self.steps)
 
 
 class Simulation:
@@ -89,25 +96,27 @@ class Simulation:
         self._memory_free = 0.0
         self._l2_free = 0.0
         self._barriers: dict[str, list[int]] = defaultdict(list)
-        self._published: dict[tuple[str, int], tuple[int, int, int]] = {}
+        self._published: dict[Key, tuple[int, int, int]] = {}  # the last store: time, warp, step
         self._unpublished = dict(self.exchange.stores)
+        self._drained: dict[Key, float] = defaultdict(float)
 
     def run(self) -> None:
         """Issues all instructions."""
         while True:
             best = None
             for number, warp in enumerate(self.warps):
-                if warp.next >= len(warp.steps) or warp.at_barrier:
+                if warp.ended or warp.at_barrier:
                     continue
-                time, _, _ = self._earliest(number, warp)
-                time = max(time, self._contended(number, warp))
-                order = (time, self._last[number % SCHEDULERS] != number, number)
-                if time < BLOCKED and (best is None or order < best):
-                    best = order
+                if warp.release is None:
+                    warp.release = self._release_of(warp)
+                time = max(warp.release.done, self._contended(number, warp))
+                if time < BLOCKED:
+                    order = (time, self._last[number % SCHEDULERS] != number, number)
+                    best = order if best is None else min(best, order)
             if best is None:
                 break
             self._issue(best[2], math.ceil(best[0]))
-        stuck = [n for n, w in enumerate(self.warps) if w.next < len(w.steps)]
+        stuck = [number for number, warp in enumerate(self.warps) if not warp.ended]
         if stuck:
             warp = self.warps[stuck[0]]
             i = self.instructions[warp.steps[warp.next].place]
@@ -119,72 +128,66 @@ class Simulation:
         pipe = self.units[warp.steps[warp.next].place].pipe
         return max(self._scheduler_free[scheduler], self._pipe_free[scheduler, pipe])
 
-    def _earliest(self, number: int, warp: _Warp) -> tuple[float, str, tuple[int, int]]:
-        """When a warp may issue by itself, why not before, and what released it."""
+    def _release_of(self, warp: _Warp) -> Pending:
+        """What the warp's next instruction waits for last."""
         i = self.instructions[warp.steps[warp.next].place]
-        found = warp.ready, warp.cause, warp.origin
-        waits = [(board, 0) for board in i.control.waits]
+        found = warp.ready
+        for board in i.control.waits:
+            for pending in warp.scoreboards[board]:
+                found = max(found, self._settled(pending), key=lambda p: p.done)
         if i.base == "DEPBAR":
-            waits += [(int(i.operands[0].text[2:]), i.operands[1].value)]
-        for board, left in waits:
-            latest = warp.scoreboards[board].latest(left)
-            if latest is not None and latest[0] > found[0]:
-                done, cause, by_warp, by_step = latest
-                if done == BLOCKED:
-                    done = self._arrival(by_warp, by_step)
-                    if done < BLOCKED:
-                        self._settle(warp.scoreboards[board], done, by_warp, by_step)
-                        return self._earliest(number, warp)
-                    return BLOCKED, cause, (by_warp, by_step)
-                found = done, cause, (by_warp, by_step)
+            left, board = i.operands[1].value, int(i.operands[0].text.removeprefix("SB"))
+            ordered = sorted(map(self._settled, warp.scoreboards[board]), key=lambda p: -p.done)
+            for pending in ordered[left : left + 1]:
+                found = max(found, pending, key=lambda p: p.done)
         return found
 
-    def _arrival(self, number: int, step: int) -> float:
-        """When the data of an exchange load arrives, if it is known."""
-        key = self.exchange.loads[number, step]
+    def _settled(self, pending: Pending) -> Pending:
+        """A result with the time at which it comes: what is exchanged waits for the last store."""
+        key = pending.exchanged
+        if key is None:
+            return pending
         if key in self._unpublished:
-            return BLOCKED
-        return self._published[key][0] + self.latencies.exchange_hop
-
-    def _settle(self, board: _Scoreboard, done: float, number: int, step: int) -> None:
-        """Puts in place of an exchange load what it waited for: its trip, or the slowest store."""
-        issued = self.warps[number].issued[step].time
-        trip = issued + self.latencies.l2_load
-        time, by_warp, by_step = self._published[self.exchange.loads[number, step]]
-        entry = (trip, "L2 load", number, step)
-        if done > trip:
-            entry = (done, "exchange", by_warp, by_step)
-        board.pending = [e for e in board.pending if e[2:] != (number, step)] + [entry]
+            return pending._replace(done=BLOCKED)
+        time, warp, step = self._published[key]
+        done = time + self.latencies.exchange_hop + pending.drain
+        return pending if done <= pending.done else Pending(done, "exchange", warp, step)
 
     def _issue(self, number: int, time: int) -> None:
         warp = self.warps[number]
-        step = warp.steps[warp.next]
+        step, release, me = warp.steps[warp.next], warp.release, (number, warp.next)
+        assert release is not None
         i, unit, scheduler = self.instructions[step.place], self.units[step.place], number % 4
-        earliest, cause, origin = self._earliest(number, warp)
-        if time > earliest and warp.issued:
-            busy = self._pipe_free[scheduler, unit.pipe] > self._scheduler_free[scheduler]
-            cause = f"{unit.pipe} pipe taken" if busy else "other warps issue"
-            origin = (number, warp.next - 1)
-        warp.issued.append(Issued(time, cause, *origin))
+        busy = self._pipe_free[scheduler, unit.pipe] > self._scheduler_free[scheduler]
+        holder = f"{unit.pipe} pipe taken" if busy else "other warps issue"
+        warp.issued.append(Issued(time, *release[1:4], time - release.done, holder))
         for board in i.control.waits:
-            warp.scoreboards[board].pending.clear()
+            warp.scoreboards[board].clear()
         self._scheduler_free[scheduler] = time + 1
         self._last[scheduler] = number
         if step.executes:
             self._pipe_free[scheduler, unit.pipe] = time + unit.cycles
         done, read = self._completion(step, unit, time)
-        control = i.control
-        me = (number, warp.next)
-        if me in self.exchange.loads:
-            done = BLOCKED
-        if control.write_barrier != NO_BARRIER:
-            warp.scoreboards[control.write_barrier].pending.append((done, unit.cause, *me))
-        if control.read_barrier != NO_BARRIER:
-            warp.scoreboards[control.read_barrier].pending.append((read, "operands read", *me))
-        warp.ready, warp.cause, warp.origin = time + max(1, control.stall), "fixed", me
+        if i.base == "LDGSTS":
+            warp.copied = max(warp.copied, done)
+        elif i.base == "LDGDEPBAR":  # released when all copies before it are done
+            warp.scoreboards[0].append(Pending(warp.copied, "asynchronous copy", *me))
+        elif i.control.write_barrier != NO_BARRIER:
+            key = self.exchange.loads.get(me)
+            drain = 0.0
+            if key is not None and step.access is not None:
+                self._drained[key] += step.access.bytes_moved / self.latencies.l2_bytes
+                drain = self._drained[key]
+            result = Pending(done, self._cause(step, unit), *me, key, drain)
+            warp.scoreboards[i.control.write_barrier].append(result)
+        if i.control.read_barrier != NO_BARRIER:
+            operands = Pending(read, "operands read", *me)
+            warp.scoreboards[i.control.read_barrier].append(operands)
+        warp.ready = Pending(time + max(1, i.control.stall), "fixed", *me)
         if i.base == "MEMBAR" and step.executes:
-            warp.ready, warp.cause = time + self.latencies.membar, "MEMBAR"
+            warp.ready = Pending(time + self.latencies.membar, "MEMBAR", *me)
         warp.next += 1
+        warp.release = None
         if me in self.exchange.published_by:
             self._publish(me, time)
         if i.base == "BAR":
@@ -208,10 +211,13 @@ class Simulation:
             return start + wavefronts - 1 + unit.latency, read
         if self.instructions[step.place].base in STORES:
             return start + unit.latency, read
-        drain = max(start, self._l2_free) + access.bytes_moved / self.latencies.l2_bytes
-        self._l2_free = drain
-        latency = self.latencies.dram_load if access.array in self.in_dram else unit.latency
-        return drain + latency, read
+        self._l2_free = max(start, self._l2_free) + access.bytes_moved / self.latencies.l2_bytes
+        in_dram = access.array in self.in_dram
+        return self._l2_free + (self.latencies.dram_load if in_dram else unit.latency), read
+
+    def _cause(self, step: Step, unit: Unit) -> str:
+        in_dram = step.access is not None and step.access.array in self.in_dram
+        return "DRAM load" if in_dram else unit.cause
 
     def _publish(self, me: tuple[int, int], time: int) -> None:
         key = self.exchange.published_by[me]
@@ -219,9 +225,11 @@ class Simulation:
         if not self._unpublished[key]:
             del self._unpublished[key]
             self._published[key] = (time, *me)
+            for warp in self.warps:
+                warp.release = None
 
     def _arrive(self, number: int, time: int) -> None:
-        """Lets a warp wait at a barrier of the block, and goes on when the last one has come."""
+        """Lets a warp wait at a barrier of the block; lets all go on when the last has come."""
         warp = self.warps[number]
         i = self.instructions[warp.steps[warp.next - 1].place]
         operands = [o for o in i.operands if o.kind in ("integer", "register")]
@@ -230,17 +238,12 @@ class Simulation:
         waiting = self._barriers[name]
         waiting.append(number)
         warp.at_barrier = "ARV" not in i.modifiers
-        running = sum(w.next < len(w.steps) or w.at_barrier for w in self.warps)
-        if len(waiting) < (threads // 32 or running):
+        running = sum(not w.ended or w.at_barrier for w in self.warps)
+        if len(waiting) < (threads // WARP or running):
             return
-        for other in waiting:
-            if self.warps[other].at_barrier:
-                self._go_on(self.warps[other], number, time)
+        last = Pending(time + self.latencies.barrier, "barrier", number, warp.next - 1)
+        for other in (self.warps[n] for n in waiting):
+            if other.at_barrier:
+                other.at_barrier, other.release = False, None
+                other.ready = max(other.ready, last, key=lambda p: p.done)
         waiting.clear()
-
-    def _go_on(self, warp: _Warp, last: int, time: int) -> None:
-        warp.at_barrier = False
-        ready = time + self.latencies.barrier
-        if ready > warp.ready:
-            warp.ready, warp.cause = ready, "barrier"
-            warp.origin = (last, self.warps[last].next - 1)

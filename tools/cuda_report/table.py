@@ -11,25 +11,22 @@ from collections.abc import Iterable, Sequence
 from tools.cuda_report import bounds
 from tools.cuda_report.cubins import Resources, cubin_path, kernel_sources, source_name
 from tools.cuda_report.emulation import STEPS, Counts
-from tools.cuda_report.estimate import FORMULA, estimate, stepwise_microseconds
 from tools.cuda_report.facts import DEVICES
 from tools.cuda_report.occupancy import blocks_per_sm, occupancy
-from tools.cuda_report.plans import plan_of, work_of
 from tools.cuda_report.sass.decode import disassemble
 from tools.cuda_report.sass.flow import Flow
+from tools.cuda_report.stepwise import FORMULA
+from tools.cuda_report.times import CAUSES, REST, Time
 
-# (product, N, H): one block, a group, and the shape of cuDNN's best published figure (H = 768).
-SHAPES = (
-    *(("bf16", 1, 64), ("bf16", 64, 128), ("bf16", 16, 256), ("bf16", 16, 768)),
-    *(("bf16", 64, 512), ("bf16", 64, 1024)),
-    *(("tf32", 64, 96), ("tf32", 16, 256), ("tf32", 16, 512), ("tf32", 64, 1024)),
-    *(("fp32", 1, 64), ("fp32", 64, 96), ("fp32", 16, 256), ("fp32", 16, 512)),
-)
 _STEP_KERNELS = ("persistent", "forward_step", "backward_step")
 
 
 def compose(
-    nvcc: str, nvdisasm: str, resources: Sequence[Resources], counts: Sequence[Counts]
+    nvcc: str,
+    nvdisasm: str,
+    resources: Sequence[Resources],
+    counts: Sequence[Counts],
+    times: Sequence[Time],
 ) -> str:
     version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True)
     release = re.search(r"release [^\n]*", version.stdout)
@@ -39,30 +36,39 @@ def compose(
         f"Written by `make cuda-report`; nvcc {release[0] if release else ''}. "
         "Registers, spills and shared memory are ptxas's; instructions are counted in the machine "
         "code; sectors, wavefronts and bytes are counted by the emulated device of "
-        "`tools/cuda_on_cpu`; times come from a formula, given below.",
+        "`tools/cuda_on_cpu`; times come from a model of the machine code.",
         "## Registers, memory, occupancy, machine code of a step",
         "A `!` marks spills or local memory. Dynamic shared memory is the plan's, and depends on "
         "the shape: here the most that any shape of a grid of plans takes on the device. "
         "Occupancy: resident warps, of those that the SM has room for. Loop: instructions in the "
-        "loop of time steps, as they stand in SASS: both sides of a branch, inner loops once. "
+        "loop of time steps, as they stand in SASS: both sides of a branch, inner loops once, cold "
+        "blocks behind the kernel's end too. "
         "Stepwise kernels have no such loop: a launch is a step.",
         _resource_table(nvdisasm, resources),
         "## Counted by the emulated device, a time step",
         f"PTX of compute_80 on an A100's facts, in training: the difference between calls of "
         f"{STEPS[1]} and {STEPS[0]} steps, of all blocks together. Instructions are PTX's, of a "
         "thread. Shared bytes are wavefronts × 128. Conflicts: shared-memory wavefronts beyond "
-        "those that the bytes need; `formula's`: the bytes that the estimate below has. Sector "
-        "use: bytes asked for / bytes of the sectors touched. "
+        "those that the bytes need. Sector use: bytes asked for / bytes of the sectors touched. "
         "All global accesses are counted as if they reached L2; in groups the polls of flags are "
         "among them, and their number depends on the order of threads.",
         _count_table(counts) if counts else "Left out of this run.",
-        "## Estimated time of a step",
-        "Estimated, not measured on a GPU. Training, one direction; the plan is the product's own.",
+        "## Modelled time of a step",
+        "Modelled, not measured on a GPU: one direction, dense rows, boost clocks, the product's "
+        "own plan. The instructions of a step are found by walking all warps of a block through "
+        "the kernel's machine code; they are timed by ptxas's control codes and by assumed "
+        "latencies, which stand with their sources in `tools/cuda_report/latencies.py`. Blocks are "
+        "taken to run alike; fetching of instructions and traffic of other blocks are left out, so "
+        "that times are rather too short. `python -m tools.cuda_report.model --trace` lists what a "
+        "warp issues when, and why not before.",
+        "Cycles of a step are split by what each instruction on the critical path waited for: "
+        "`products` mma.sync; `exchange` a store of another block, and fences; `other warps` the "
+        f"scheduler or a pipe taken; `{REST}` constants, operands read, shuffles. KiB are a "
+        "block's, a step: sectors of L2, wavefronts of shared memory × 128. Where the grid of the "
+        "one-block kernel has more blocks than fit at once, the time is that of the first wave. "
+        "For comparison the stepwise kernels' time, by a formula:",
         f"```\n{FORMULA}```",
-        "Constants and their sources stand in `tools/cuda_report/facts.py`; clocks are boost "
-        "clocks. KiB columns: of a block, a step; exchanged: between blocks through L2; stream: "
-        "pre-activations, gates, cells, outputs.",
-        _time_table(),
+        _time_table(times) if times else "Left out of this run.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -137,41 +143,27 @@ def _count_table(counts: Sequence[Counts]) -> str:
                 f"{c.sectors_per_request:.2f}",
                 f"{c.sector_use:.0%}",
                 f"{wavefronts * 128 / 1024:.1f}",
-                f"{c.formula_shared / 1024:.1f}" if c.formula_shared else "",
                 f"{c.conflicts:.1%}",
             )
         )
     head = ["kernel", "shape", "blocks × threads", "PTX instructions", "L2 KiB"]
-    head += ["sectors/request", "sector use", "shared KiB", "formula's", "conflicts"]
+    head += ["sectors/request", "sector use", "shared KiB", "conflicts"]
     return _markdown(head, rows)
 
 
-def _time_table() -> str:
+def _time_table(times: Iterable[Time]) -> str:
     rows: list[tuple[object, ...]] = []
-    for product, batch, hidden in SHAPES:
-        for backward in (False, True):
-            for device in DEVICES.values():
-                way = "backward" if backward else "forward"
-                start = (f"{product} N={batch} H={hidden}", way, device.name)
-                plan = plan_of(product, batch, hidden, backward, device)
-                stepwise = stepwise_microseconds(product, batch, hidden, backward, device)
-                if plan is None:
-                    rows.append((*start, "stepwise", *[""] * 8, f"{stepwise:.2f}", ""))
-                    continue
-                work, time = work_of(plan), estimate(plan, device)
-                shape = f"{plan.groups} × {plan.group_blocks}" if plan.group else plan.groups
-                cycles = (time.tensor, time.shared, time.l2, time.exchange + time.latency)
-                sizes = (work.exchanged_bytes, work.stream_bytes, work.shared_bytes)
-                rows.append(
-                    (
-                        *(*start, "group" if plan.group else "one block", shape),
-                        *(f"{size / 1024:.1f}" for size in sizes),
-                        *(f"{part:.0f}" for part in cycles),
-                        f"**{time.microseconds:.2f}** ({time.bound})",
-                        f"{stepwise:.2f}",
-                    )
-                )
-    head = ["shape", "pass", "device", "plan", "groups × blocks", "exchanged KiB", "stream KiB"]
-    head += ["shared KiB", "products cycles", "shared cycles", "L2 cycles", "latency cycles"]
-    head += ["estimated µs/step (bound)", "stepwise µs/step"]
+    for t in times:
+        case = t.case
+        way = "backward" if case.backward else "inference" if case.inference else "forward"
+        start = (f"{case.product} N={case.rows} H={case.hidden}", way, case.device, t.plan)
+        if not t.split:
+            rows.append((*start, *[""] * (len(CAUSES) + 6), f"{t.stepwise:.2f}"))
+            continue
+        sizes = (f"{size / 1024:.1f}" for size in (t.l2_bytes, t.shared_bytes))
+        split = (f"{cycles:.0f}" for cycles in t.split)
+        ends = (f"**{t.microseconds:.2f}**", f"{t.stepwise:.2f}")
+        rows.append((*start, t.blocks, *sizes, f"{t.cycles:.0f}", *split, *ends))
+    head = ["shape", "pass", "device", "plan", "groups × blocks", "L2 KiB", "shared KiB", "cycles"]
+    head += [*CAUSES, REST, "µs/step", "stepwise µs/step"]
     return _markdown(head, rows)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tools.cuda_report.latencies import Latencies
 from tools.cuda_report.sass.decode import Instruction
-from tools.cuda_report.sass.memory import LOADS, SPACES
+from tools.cuda_report.sass.memory import SPACES, STORES
 
 _MMA = {"HMMA", "IMMA", "QMMA", "OMMA", "BMMA", "DMMA"}
 _FMA = {"FFMA", "FADD", "FMUL", "FFMA2", "FADD2", "FMUL2", "FSWZADD"}
@@ -35,17 +35,11 @@ class Unit:
 def unit_of(i: Instruction, latencies: Latencies) -> Unit:
     base, x = i.base, latencies
     if base in SPACES:
-        space = SPACES[base]
-        latency, cause = (
-            (x.shared_load, "shared memory")
-            if space == "shared"
-            else (
-                x.l2_load,
-                "L2 load" if base in LOADS else "store",
-            )
-        )
-        if base not in LOADS and space != "shared":
-            latency = x.other if base.startswith("ST") else x.l2_load
+        latency, cause = x.l2_load, "L2 load"
+        if SPACES[base] == "shared":
+            latency, cause = x.shared_load, "shared memory"
+        elif base in STORES:
+            latency, cause = x.other, "store"
         return Unit("memory", x.memory_pipe, latency, cause, True)
     if base in _SHUFFLE:
         return Unit("memory", x.memory_pipe, x.shuffle, "SHFL", True)

@@ -102,4 +102,6 @@ class Branches:
         near = {p for p, d in before.items() if p != meeting}
         if meeting is None:
             return False
-        return any(self._instructions[p].base == "CALL" for p in near)
+        return any(
+            self._instructions[p].base == "CALL" and not self._instructions[p].is_jump for p in near
+        )

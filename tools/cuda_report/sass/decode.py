@@ -31,12 +31,8 @@ class Control:
     may_yield: bool
     write_barrier: int  # scoreboard that is released when the result is there; 7: none
     read_barrier: int  # scoreboard that is released when the operands have been read; 7: none
-    wait_mask: int  # scoreboards that must be released before this instruction issues
-    reuse: int  # operands kept in the register file's cache
-
-    @property
-    def waits(self) -> list[int]:
-        return [i for i in range(6) if self.wait_mask >> i & 1]
+    waits: tuple[int, ...]  # scoreboards that must be released before this instruction issues
+    reuse: int  # operands kept in the register file's cache, a bit each
 
 
 def decode_control(high_word: int) -> Control:
@@ -47,7 +43,7 @@ def decode_control(high_word: int) -> Control:
         may_yield=not code >> 4 & 1,
         write_barrier=code >> 5 & 7,
         read_barrier=code >> 8 & 7,
-        wait_mask=code >> 11 & 63,
+        waits=tuple(i for i in range(6) if code >> 11 + i & 1),
         reuse=code >> 17 & 15,
     )
 
@@ -56,24 +52,26 @@ def decode_control(high_word: int) -> Control:
 class Instruction:
     address: int
     predicate: Operand | None
-    name: str  # with modifiers: LDG.E.128.STRONG.GPU
+    base: str  # the name without modifiers: LDG
+    modifiers: tuple[str, ...]  # E, 128, STRONG, GPU
     operands: tuple[Operand, ...]
     control: Control
-    text: str
+    text: str  # of all, without the semicolon
 
     @property
-    def base(self) -> str:
-        """The name without modifiers."""
-        return self.name.partition(".")[0]
-
-    @property
-    def modifiers(self) -> tuple[str, ...]:
-        return tuple(self.name.split(".")[1:])
+    def name(self) -> str:
+        return ".".join((self.base, *self.modifiers))
 
     @property
     def label(self) -> str | None:
         """The label that a branch names."""
-        return next((o.text for o in self.operands if o.kind == "label"), None)
+        return next((o.label for o in self.operands if o.kind == "label"), None)
+
+    @property
+    def is_jump(self) -> bool:
+        """Whether it goes to a label for good. NOTE: ptxas may leave a loop by a CALL of a label of
+        the kernel's own, which never returns; functions have other names."""
+        return self.base == "BRA" or (self.base == "CALL" and (self.label or "").startswith(".L_"))
 
 
 @dataclass
@@ -140,10 +138,12 @@ def decode(address: int, text: str, high_word: int) -> Instruction:
     predicate = _PREDICATE.match(text)
     body = text[predicate.end() :] if predicate else text
     name, _, rest = body.partition(" ")
+    base, *modifiers = name.split(".")
     return Instruction(
         address=address,
         predicate=parse_operand(predicate[1]) if predicate else None,
-        name=name,
+        base=base,
+        modifiers=tuple(modifiers),
         operands=tuple(parse_operand(part) for part in split_operands(rest)),
         control=decode_control(high_word),
         text=text,

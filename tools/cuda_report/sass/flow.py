@@ -33,7 +33,7 @@ class Flow:
 
     def _next(self, place: int, instruction: Instruction) -> list[int]:
         base = instruction.base
-        if base == "BRA":
+        if instruction.is_jump:
             target = self.listing.labels[instruction.label or ""]
             return [place + 1, target] if is_conditional(instruction) else [target]
         if base in _ENDS and instruction.predicate is None:
@@ -157,7 +157,7 @@ def _strongly_connected(following: list[list[int]], places: frozenset[int]) -> l
             if descended:
                 continue
             if low[place] == index[place]:
-                part = []
+                part: list[int] = []
                 while not part or part[-1] != place:
                     part.append(stack.pop())
                     on_stack.discard(part[-1])

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from tools.cuda_report.sass.decode import Instruction
-from tools.cuda_report.sass.lanes import MASK32, WARP, Flags, Lanes, Truth, constant, joined
+from tools.cuda_report.sass.lanes import MASK32, WARP, Bits, Flags, Lanes, Truth, constant, joined
 from tools.cuda_report.sass.operands import Operand
 from tools.cuda_report.sass.warp import Warp, operation, predicates, values
 
@@ -60,18 +60,15 @@ def multiply_add(warp: Warp, i: Instruction, lanes: Truth) -> None:
     x, y = warp.integer(a), warp.integer(b)
     if "WIDE" in i.modifiers or "HI" in i.modifiers:
         unsigned = "U32" in i.modifiers
-        if unsigned:
-            product = x.bits * y.bits
-        else:
-            product = (x.signed * y.signed).view(np.uint64)
+        product = x.bits * y.bits if unsigned else (x.signed * y.signed).view(np.uint64)
         z = warp.wide(c, sign_extend=not unsigned)
         total = product + z.bits
-        carry_out = total < product
+        overflow = total < product
         known, origin = joined(x, y, z)
         if "X" in i.modifiers and read:
             carry = _carry(warp.truth(read[0]))
             total = total + carry.bits
-            carry_out = carry_out | (total < carry.bits)
+            overflow = overflow | (total < carry.bits)
             known, origin = joined(x, y, z, carry)
         value = Lanes(total, known, origin)
         if "HI" in i.modifiers:
@@ -79,7 +76,7 @@ def multiply_add(warp: Warp, i: Instruction, lanes: Truth) -> None:
         else:
             warp.registers.write_pair(result.index, value, lanes)
         for predicate in written[:1]:
-            warp.registers.write_predicate(predicate, Truth(carry_out, known, origin), lanes)
+            warp.registers.write_predicate(predicate, Truth(overflow, known, origin), lanes)
         return
     z = _addend(warp, c)
     terms = [z]
@@ -164,11 +161,10 @@ def extend_sign(warp: Warp, i: Instruction, lanes: Truth) -> None:
     result, _, (a, n), _ = _split(i)
     value, width = warp.integer(a), warp.integer(n)
     unused = np.uint64(64) - np.minimum(width.bits, _32)
-    up = np.where(width.bits == _0, _0, value.bits << np.minimum(unused, np.uint64(63)))
-    if "U32" in i.modifiers:
-        bits = up >> np.minimum(unused, np.uint64(63))
-    else:
-        bits = (up.view(np.int64) >> unused.view(np.int64)).view(np.uint64)
+    unused = np.minimum(unused, np.uint64(63))
+    up = np.where(width.bits == _0, _0, value.bits << unused)
+    signed = (up.view(np.int64) >> unused.view(np.int64)).view(np.uint64)
+    bits = up >> unused if "U32" in i.modifiers else signed
     warp.registers.write(result.index, Lanes(bits, *joined(value, width)), lanes)
 
 
@@ -184,7 +180,8 @@ def make_mask(warp: Warp, i: Instruction, lanes: Truth) -> None:
 @operation("IABS", "UIABS")
 def absolute(warp: Warp, i: Instruction, lanes: Truth) -> None:
     value = warp.integer(i.operands[1])
-    bits = np.abs(value.signed).view(np.uint64)
+    negative = value.signed < 0
+    bits: Bits = np.where(negative, (~value.bits & MASK32) + _1, value.bits)
     warp.registers.write(i.operands[0].index, Lanes(bits, value.known, value.origin), lanes)
 
 

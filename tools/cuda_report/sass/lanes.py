@@ -143,7 +143,7 @@ class Registers:
             return
         if index >= UNIFORM_REGISTERS:  # one thread writes for all
             lanes = TRUE if lanes.surely.any() else lanes
-        if lanes.known.all() and lanes.true.all():
+        if lanes is TRUE:
             self.bits[index] = value.bits & MASK32
             self.known[index] = value.known
             self.origin[index] = value.origin

@@ -114,6 +114,12 @@ class Memory:
             self._access_shared(warp, i, places, size, lanes)
         elif i.base in LOADS:
             self._load_global(warp, i, places, size, lanes)
+        elif i.base in ASYNC:
+            target = next(o for o in i.operands if o.kind == "memory").address
+            assert target is not None
+            for n in range(size // _WORD):
+                word = replace(target, offset=target.offset + n * _WORD)
+                self.shared.forget(warp.address(word), lanes)
         if i.base in ATOMICS and not i.base.startswith("RED"):
             self._forget_results(warp, i, 1, lanes)
         if not touched.any():

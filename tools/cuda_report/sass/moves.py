@@ -26,6 +26,11 @@ from tools.cuda_report.sass.lanes import (
 from tools.cuda_report.sass.predicate import choose
 from tools.cuda_report.sass.warp import Warp, operation, predicates, values
 
+_REDUCTIONS: dict[str, np.ufunc] = {
+    **{"MAX": np.maximum, "MIN": np.minimum, "SUM": np.add},
+    **{"OR": np.bitwise_or, "AND": np.bitwise_and, "XOR": np.bitwise_xor},
+}
+
 
 @operation("MOV", "UMOV", "S2R", "S2UR", "UR2R")
 def move(warp: Warp, i: Instruction, lanes: Truth) -> None:
@@ -106,10 +111,8 @@ def reduce(warp: Warp, i: Instruction, lanes: Truth) -> None:
         warp.registers.write(result.index, unknown(value.origin or i.name), lanes)
         return
     numbers = (value.signed if "S32" in i.modifiers else value.bits)[lanes.surely]
-    ways = {"MAX": np.max, "MIN": np.min, "OR": np.bitwise_or.reduce, "SUM": np.sum}
-    ways |= {"AND": np.bitwise_and.reduce, "XOR": np.bitwise_xor.reduce}
-    way = next((ways[m] for m in i.modifiers if m in ways), np.bitwise_or.reduce)
-    warp.registers.write(result.index, constant(int(way(numbers)) & 0xFFFFFFFF), lanes)
+    way = next((_REDUCTIONS[m] for m in i.modifiers if m in _REDUCTIONS), np.bitwise_or)
+    warp.registers.write(result.index, constant(int(way.reduce(numbers)) & 0xFFFFFFFF), lanes)
 
 
 @operation("I2F", "I2FP", "UI2F", "UI2FP")
@@ -137,11 +140,12 @@ def to_integer(warp: Warp, i: Instruction, lanes: Truth) -> None:
 def special_function(warp: Warp, i: Instruction, lanes: Truth) -> None:
     value = warp.floating(i.operands[1])
     x = value.floats
+    found = unknown(value.origin or i.name)
     with np.errstate(all="ignore"):
-        ways = {"RCP": lambda: 1 / x, "RSQ": lambda: 1 / np.sqrt(x), "EX2": lambda: np.exp2(x)}
-        ways |= {"LG2": lambda: np.log2(x), "TANH": lambda: np.tanh(x), "SQRT": lambda: np.sqrt(x)}
-        way = ways.get(i.modifiers[0])
-        found = from_floats(way(), value) if way else unknown(i.name)
+        if i.modifiers[0] == "RCP":
+            found = from_floats(1 / x, value)
+        elif i.modifiers[0] == "EX2":
+            found = from_floats(np.exp2(x), value)
     warp.registers.write(i.operands[0].index, found, lanes)
 
 
@@ -176,7 +180,7 @@ def float_minimum(warp: Warp, i: Instruction, lanes: Truth) -> None:
     warp.registers.write(result.index, choose(choice, low, high), lanes)
 
 
-@operation("HFMA2", "HADD2", "HMUL2", "HMNMX2", "HFMA2_MMA")
+@operation("HFMA2", "HADD2", "HMUL2")
 def half_arithmetic(warp: Warp, i: Instruction, lanes: Truth) -> None:
     """Known only as the move that it is with zero factors: two halves, the upper one first."""
     result, *sources = values(i.operands)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Registers are numbered through: R0 … R254 and RZ, then UR0 … and URZ.
 ZERO_REGISTER, UNIFORM_REGISTERS, REGISTERS = 255, 256, 512
@@ -39,12 +39,7 @@ class Operand:
     absolute: bool = False  # |R0|
     value: int = 0  # 32 bits of an integer or float
     address: Address | None = None  # of memory, or within a constant bank
-    parts: tuple[str, ...] = ()  # modifiers: H0_H0, 64, reuse
-
-    @property
-    def is_uniform(self) -> bool:
-        first = UNIFORM_REGISTERS if self.kind == "register" else UNIFORM_PREDICATES
-        return self.kind in ("register", "predicate") and self.index >= first
+    label: str = ""
 
 
 def split_operands(text: str) -> list[str]:
@@ -60,30 +55,32 @@ def parse_operand(text: str) -> Operand:
         plain, inverted = plain[1:], True
     if plain.startswith("|"):
         plain, absolute = plain.replace("|", ""), True
-    signs = {"negated": negated, "inverted": inverted, "absolute": absolute}
-    if label := re.match(r"`\((.*?)\)", plain):
-        return Operand("label", label[1])
-    if constant := _CONSTANT.match(plain[: plain.rfind("]") + 1]):
+    operand = _parse_plain(plain)
+    return replace(operand, text=text, negated=negated, inverted=inverted, absolute=absolute)
+
+
+def _parse_plain(text: str) -> Operand:
+    """An operand without a sign."""
+    if label := re.match(r"`\((.*?)\)", text):
+        return Operand("label", text, label=label[1])
+    if constant := _CONSTANT.match(text[: text.rfind("]") + 1]):
         address = _parse_address(constant[2])
-        return Operand("constant", text, index=int(constant[1], 16), address=address, **signs)
-    if plain.endswith("]"):
-        return Operand("memory", text, address=_parse_address(plain[plain.rfind("[") + 1 : -1]))
-    if plain.startswith("SR"):
-        return Operand("special", plain)
-    name, *parts = plain.split(".")
+        return Operand("constant", text, index=int(constant[1], 16), address=address)
+    if text.endswith("]"):
+        return Operand("memory", text, address=_parse_address(text[text.rfind("[") + 1 : -1]))
+    if text.startswith("SR"):
+        return Operand("special", text)
+    name = text.partition(".")[0]
     if found := _REGISTER.match(name):
         index = ZERO_REGISTER if found[2] == "Z" else int(found[2])
-        index += UNIFORM_REGISTERS if found[1] else 0
-        return Operand("register", text, index=index, parts=tuple(parts), **signs)
+        return Operand("register", text, index=index + (UNIFORM_REGISTERS if found[1] else 0))
     if found := _PREDICATE.match(name):
         index = TRUE_PREDICATE if found[2] == "T" else int(found[2])
-        index += UNIFORM_PREDICATES if found[1] else 0
-        return Operand("predicate", text, index=index, **signs)
-    if re.match(r"[-+]?0x", plain):
-        value = int(plain, 16) & 0xFFFFFFFF
-        return Operand("integer", text, value=value, **signs)
-    if _NUMBER.match(plain):
-        return Operand("float", text, value=float_bits(plain), **signs)
+        return Operand("predicate", text, index=index + (UNIFORM_PREDICATES if found[1] else 0))
+    if re.match(r"[-+]?0x", text):
+        return Operand("integer", text, value=int(text, 16) & 0xFFFFFFFF)
+    if _NUMBER.match(text):
+        return Operand("float", text, value=float_bits(text))
     return Operand("other", text)
 
 

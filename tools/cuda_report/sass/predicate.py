@@ -20,7 +20,7 @@ from tools.cuda_report.sass.lanes import (
     exclusive,
     joined,
 )
-from tools.cuda_report.sass.operands import Operand
+from tools.cuda_report.sass.operands import UNIFORM_PREDICATES, Operand
 from tools.cuda_report.sass.warp import Warp, operation, predicates, values
 
 _COMBINE = {"AND": conjunction, "OR": disjunction, "XOR": exclusive}
@@ -53,7 +53,7 @@ def _write_pair(warp: Warp, i: Instruction, found: Truth, operands: list[Operand
 
 def executing(warp: Warp, i: Instruction) -> Truth:
     """The lanes that execute an instruction."""
-    active = Truth(warp.active)
+    active = TRUE if warp.active.all() else Truth(warp.active)
     return active if i.predicate is None else conjunction(active, warp.truth(i.predicate))
 
 
@@ -63,6 +63,8 @@ def compare_integers(warp: Warp, i: Instruction, lanes: Truth) -> None:
     wide = "64" in i.modifiers or "U64" in i.modifiers or "S64" in i.modifiers
     x, y = (warp.wide(o, sign_extend=True) if wide else warp.integer(o) for o in (a, b))
     unsigned = "U32" in i.modifiers or "U64" in i.modifiers
+    left: Any
+    right: Any
     if unsigned:
         left, right = x.bits, y.bits
     elif wide:
@@ -139,7 +141,7 @@ def choose(choice: Truth, x: Lanes, y: Lanes) -> Lanes:
     return Lanes(bits, known, origin)
 
 
-@operation("IMNMX", "VIMNMX", "UIMNMX", "UVIMNMX", "VIADDMNMX", "UVIADDMNMX")
+@operation("IMNMX", "VIMNMX", "UIMNMX", "UVIMNMX", "VIADDMNMX", "UVIADDMNMX", "VIMNMX3", "UVIMNMX3")
 def minimum(warp: Warp, i: Instruction, lanes: Truth) -> None:
     result, *sources = values(i.operands)
     read = [warp.integer(o) for o in sources]
@@ -148,8 +150,8 @@ def minimum(warp: Warp, i: Instruction, lanes: Truth) -> None:
         total = Lanes(read[0].bits + read[1].bits & np.uint64(0xFFFFFFFF))
         read = [total, read[2]]
     unsigned = "U32" in i.modifiers
-    x, y = (v.bits if unsigned else v.signed for v in read)
-    low, high = np.minimum(x, y), np.maximum(x, y)
+    numbers = [v.bits if unsigned else v.signed for v in read]
+    low, high = np.minimum.reduce(numbers), np.maximum.reduce(numbers)
     if "RELU" in i.modifiers:
         low, high = np.maximum(low, 0), np.maximum(high, 0)
     choice = warp.truth(predicates(i.operands)[-1])
@@ -185,21 +187,21 @@ def vote(warp: Warp, i: Instruction, lanes: Truth) -> None:
         warp.registers.write(register.index, value, lanes)
 
 
-@operation("P2R")
+@operation("P2R", "UP2UR")
 def predicates_to_register(warp: Warp, i: Instruction, lanes: Truth) -> None:
     result, _, base, mask = i.operands
     shift = _byte(i)
     value = warp.integer(base)
     bits = value.bits & ~np.uint64(mask.value << shift)
-    truths = [warp.truth(Operand("predicate", f"P{n}", n)) for n in range(7)]
-    read = [t for n, t in enumerate(truths) if mask.value >> n & 1]
-    for n, truth in enumerate(truths):
+    read = []
+    for n in range(7):
         if mask.value >> n & 1:
-            bits = bits | truth.true.astype(np.uint64) << np.uint64(n + shift)
+            read.append(warp.truth(_predicate(i, n)))
+            bits = bits | read[-1].true.astype(np.uint64) << np.uint64(n + shift)
     warp.registers.write(result.index, Lanes(bits, *joined(value, *read)), lanes)
 
 
-@operation("R2P")
+@operation("R2P", "UR2UP")
 def register_to_predicates(warp: Warp, i: Instruction, lanes: Truth) -> None:
     _, source, mask = i.operands
     value = warp.integer(source)
@@ -207,7 +209,13 @@ def register_to_predicates(warp: Warp, i: Instruction, lanes: Truth) -> None:
         if mask.value >> n & 1:
             true = value.bits >> np.uint64(n + _byte(i)) & np.uint64(1) != np.uint64(0)
             truth = Truth(true, value.known, value.origin)
-            warp.registers.write_predicate(Operand("predicate", f"P{n}", n), truth, lanes)
+            warp.registers.write_predicate(_predicate(i, n), truth, lanes)
+
+
+def _predicate(i: Instruction, n: int) -> Operand:
+    """The n-th predicate, of the uniform ones for an instruction of the uniform unit."""
+    uniform = i.base.startswith("U")
+    return Operand("predicate", f"P{n}", n + (UNIFORM_PREDICATES if uniform else 0))
 
 
 def _byte(i: Instruction) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from tools.cuda_report.sass import integer, moves, predicate  # noqa: F401
 from tools.cuda_report.sass.branches import Branches, Decision
-from tools.cuda_report.sass.decode import Instruction, Listing
+from tools.cuda_report.sass.decode import Instruction
 from tools.cuda_report.sass.flow import Flow
 from tools.cuda_report.sass.lanes import (
     ALL,
@@ -40,6 +40,13 @@ _NOTHING = {
     *("YIELD", "NANOSLEEP", "FENCE", "PREEXIT", "ACQBULK", "BMOV", "LEPC", "ENDCOLLECTIVE"),
     *("BSSY", "BSYNC", "BREAK", "WARPSYNC", "BRA", "CALL", "RET", "EXIT", "UCGABAR_ARV"),
 }
+# What computes data, on which no branch depends whose way must be known. NOTE: a branch on any
+# other instruction without a meaning here is refused, lest it goes by a rule made for data.
+_DATA = {
+    *("HMMA", "IMMA", "F2F", "F2FP", "FRND", "I2IP", "FSWZADD", "FADD2", "FMUL2", "FFMA2"),
+    *("DADD", "DMUL", "DFMA", "LDTM", "UTCHMMA", "MATCH", "B2R", "HMNMX2", "FMNMX3"),
+}
+NO_MEANING = "no meaning is known of"
 _LIMIT = 300_000
 
 
@@ -109,6 +116,8 @@ class _Walker:
 
     def _next_group(self) -> _Group:
         """The group that is furthest behind, with all that are at the same place."""
+        if len(self.groups) == 1:
+            return self.groups[0]
         first = min(self.groups, key=lambda g: g.place)
         for other in [g for g in self.groups if g is not first and g.place == first.place]:
             first.lanes = first.lanes | other.lanes
@@ -118,12 +127,10 @@ class _Walker:
     def _advance(self, group: _Group, i: Instruction, lanes: Truth) -> bool:
         """Moves a group on; whether it is at a barrier of the block."""
         base = i.base
-        if base == "BRA":
+        if base == "BRA" or (base == "CALL" and i.label in self.branches.flow.listing.labels):
             self._branch(group, i)
         elif base == "EXIT":
             self._leave(group, lanes.surely)
-        elif base == "CALL" and i.label in self.branches.flow.listing.labels:
-            group.place = self.branches.flow.listing.labels[i.label or ""]
         elif base == "RET":
             self._return(group, i)
         elif base == "BSSY":
@@ -153,6 +160,8 @@ class _Walker:
         taken = group.lanes & condition.surely
         unsure = group.lanes & ~condition.known
         if unsure.any():
+            if condition.origin.startswith(NO_MEANING):
+                raise NotImplementedError(f"{i.text} at {i.address:#x}: {condition.origin}")
             decision = self.branches.decide(group.place)
             self.decisions[group.place] = (decision, condition.origin)
             taken = taken | unsure if decision.taken else taken
@@ -207,6 +216,8 @@ class _Walker:
     def _forget_results(self, i: Instruction, lanes: Truth) -> None:
         """Marks as unknown what an instruction without a meaning here may write."""
         origin = f"{i.name} at {i.address:#x}"
+        if i.base not in _DATA:
+            origin = f"{NO_MEANING} {origin}"
         for operand in i.operands:
             if operand.kind == "predicate":
                 self.warp.registers.write_predicate(operand, Truth(NONE, NONE, origin), lanes)
@@ -237,11 +248,9 @@ class Launch:
     block: tuple[int, int, int] = (0, 0, 0)  # the block that is walked
 
 
-def walk(
-    listing: Listing, constants: Constants, launch: Launch, memory: Memory, flow: Flow | None = None
-) -> Walk:
+def walk(flow: Flow, constants: Constants, launch: Launch, memory: Memory) -> Walk:
     """Walks all warps of a block through a kernel, from barrier to barrier."""
-    branches = Branches(flow or Flow(listing))
+    branches = Branches(flow)
     decisions: dict[int, tuple[Decision, str]] = {}
     walkers = [
         _Walker(Warp(constants, _special(launch, n)), memory, branches, decisions)

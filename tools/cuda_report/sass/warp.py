@@ -99,8 +99,11 @@ class Warp:
 
     def constant_at(self, operand: Operand, size: int) -> Lanes:
         assert operand.address is not None
-        places = self.address(operand.address)
         origin = f"constant {operand.text}"
+        if operand.address.register is None and operand.address.uniform is None:
+            value = self.constants.load(operand.index, operand.address.offset, size)
+            return unknown(origin) if value is None else constant(value)
+        places = self.address(operand.address)
         if not places.known.all():
             return unknown(origin)
         found = {int(p): self.constants.load(operand.index, int(p), size) for p in places.bits}
