@@ -215,6 +215,26 @@ struct TileProduct<F32Product, kWeightRows> {
   }
 };
 
+// The sum of the parts of K, in their order; a warp's are kWarpSize apart.
+template <int kSplits>
+__device__ __forceinline__ float4 sum_parts(const float4* parts) {
+  float4 part[kSplits];
+#pragma unroll
+  for (int k = 0; k < kSplits; ++k) part[k] = parts[k * kWarpSize];
+#pragma unroll
+  for (int k = 1; k < kSplits; ++k) {
+    part[0] = make_float4(part[0].x + part[k].x, part[0].y + part[k].y, part[0].z + part[k].z,
+                          part[0].w + part[k].w);
+  }
+  return part[0];
+}
+__device__ __forceinline__ float4 sum_parts(const float4* parts, int k_splits) {
+  static_assert(kGroupWarps == 8, "the powers of two up to it");
+  if (k_splits == 4) return sum_parts<4>(parts);
+  if (k_splits == 2) return sum_parts<2>(parts);
+  return k_splits == 8 ? sum_parts<8>(parts) : sum_parts<1>(parts);
+}
+
 // Steps in which row n takes part; 0 where it does not exist.
 template <typename Args>
 __device__ __forceinline__ int row_length(const Args& args, int n) {
