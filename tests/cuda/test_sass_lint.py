@@ -67,7 +67,12 @@ def faults_of(*lines: str, array: str = "exchange") -> list[str]:
     code = listing(
         *("MOV R30, RZ", "MOV R3, 0x1800", "MOV R2, RZ", ".L_x_0:", *lines),
         *("IADD3 R30, R30, 0x1, RZ", "ISETP.NE.AND P0, PT, R30, 0x3, PT", "@P0 BRA `(.L_x_0)"),
-        *("EXIT", "$__internal_0_$__slowpath:", "RET.REL.NODEC R4 `(kernel)"),
+        *(
+            "EXIT",
+            "$__internal_0_$__slowpath:",
+            "$__internal_1_$__cuda_sm70_warpsync:",
+            "RET.REL.NODEC R4 `(kernel)",
+        ),
     )
     memory = Memory(Arguments(b"", b"", [array]), {})
     walked = walk(Flow(code), Constants(b"", b""), Launch(32, (1, 1, 1)), memory)
@@ -119,6 +124,7 @@ LOAD, STORE = "LDG.E.128.STRONG.GPU", "STG.E.STRONG.GPU [R2.64], R16"
             [],
         ),
         ((BARRIER, "@!PT MEMBAR.SC.GPU"), []),
+        ((BARRIER, "@!PT CALL.REL.NOINC `($__internal_1_$__cuda_sm70_warpsync)"), []),
     ],
 )
 def test_faults_are_found(lines: tuple[str, ...], faults: list[str]) -> None:
