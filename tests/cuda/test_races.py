@@ -43,7 +43,7 @@ CASES: dict[str, tuple[LayerCase, int, str]] = {
     ),
     "wide group": (LayerCase(2, 1, 4, 520), 33, "auto"),
     # More pieces of h for a lane than it has in flight at once.
-    "tall group": (LayerCase(2, 25, 4, 520), 33, "auto"),
+    "tall group": (LayerCase(2, 50, 4, 136, bidirectional=True), 18, "auto"),
 }
 
 

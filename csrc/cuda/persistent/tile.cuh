@@ -230,9 +230,9 @@ __device__ __forceinline__ float4 sum_parts(const float4* parts) {
 }
 __device__ __forceinline__ float4 sum_parts(const float4* parts, int k_splits) {
   static_assert(kGroupWarps == 8, "the powers of two up to it");
-  if (k_splits == 4) return sum_parts<4>(parts);
-  if (k_splits == 2) return sum_parts<2>(parts);
-  return k_splits == 8 ? sum_parts<8>(parts) : sum_parts<1>(parts);
+  // NOTE: not a row of comparisons, of which the compiler makes a jump by a table.
+  if (k_splits > 2) return k_splits > 4 ? sum_parts<8>(parts) : sum_parts<4>(parts);
+  return k_splits > 1 ? sum_parts<2>(parts) : sum_parts<1>(parts);
 }
 
 // Steps in which row n takes part; 0 where it does not exist.
