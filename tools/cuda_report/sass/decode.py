@@ -21,6 +21,7 @@ _CODE = re.compile(r"\s*/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;\s+/\* 0x([0-9a-f]{16}) 
 _HIGH_WORD = re.compile(r"\s+/\* 0x([0-9a-f]{16}) \*/\s*$")
 _LABEL = re.compile(r"^\s*([.$\w]+):\s*$")
 _TABLE = re.compile(r"(\w+)\s+(-?0x[0-9a-f]+)\s+\(\*\"BRANCH_TARGETS (.*)\"\*\)")
+_REMARK = re.compile(r"\s*\(\*.*?\*\)\s*")  # (*"SpillRefill"*)
 _PREDICATE = re.compile(r"@(!?U?P[T0-9])\s+")
 
 
@@ -144,6 +145,7 @@ def decode(address: int, text: str, high_word: int) -> Instruction:
     targets: tuple[str, ...] = ()
     if table := _TABLE.match(rest):  # a register and what is added to it, as an address
         rest, targets = f"[{table[1]}.64+{table[2]}]", tuple(table[3].split(","))
+    rest = _REMARK.sub("", rest)
     return Instruction(
         address=address,
         predicate=parse_operand(predicate[1]) if predicate else None,
