@@ -41,6 +41,16 @@ def test_instructions_are_taken_apart() -> None:
     assert (address.register, address.wide, address.offset) == (12, True, -0x200)
 
 
+def test_remarks_are_no_operands() -> None:
+    refill = decode(0, '@!P0 LDL.LU R4, [R1+0x8]       (*"SpillRefill"*)', 0)
+    assert [o.kind for o in refill.operands] == ["register", "memory"]
+    table = decode(0, 'BRX R12 -0xa5e0     (*"BRANCH_TARGETS .L_x_6,.L_x_8"*)', 0)
+    assert table.targets == (".L_x_6", ".L_x_8")
+    address = table.operands[0].address
+    assert address is not None
+    assert (address.register, address.wide, address.offset) == (12, True, -0xA5E0)
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "fields"),
     [

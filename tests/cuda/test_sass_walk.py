@@ -105,6 +105,49 @@ BODIES: dict[str, Callable[[int, int, int, int], int]] = {
     "if (t < 13) { for (int i = 0; i < c; ++i) r ^= i + t; }": diverging,
 }
 
+SWITCH = """
+__global__ void k(int* out, int a, int b, int c) {
+  __shared__ int result[64];
+  const int t = threadIdx.x;
+  int r = 0;
+  for (int i = 0; i < a; ++i) {
+    switch ((t + i) % 11 * b) {
+      case 0: r += 7; result[t] = i; break;
+      case 1: r = r * 3 + t; out[t] = 1; break;
+      case 2: r -= out == nullptr; break;
+      case 3: r ^= 0x55; result[t] = 9; break;
+      case 4: r <<= 1; out[t] = 2; break;
+      case 5: r = -r; out[t + 1] = 2; break;
+      case 6: r += c; out[t + 2] = 2; break;
+      case 7: r |= 6; out[t + 3] = 2; break;
+    }
+    __syncthreads();
+  }
+  result[t] = r;
+  __syncthreads();
+  out[t] = result[63 - t];
+}
+"""
+
+
+def switched(t: int, a: int, b: int, c: int) -> int:
+    r = 0
+    for i in range(a):
+        ways = [r + 7, r * 3 + t, r, r ^ 0x55, r << 1, -r, r + c, r | 6]
+        way = (t + i) % 11 * b
+        r = signed(ways[way]) if way < len(ways) else r
+    return r
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_jumps_by_tables_are_followed(arch: int) -> None:
+    kernel = compiled(SWITCH, arch)
+    assert any(i.targets for i in kernel.listing.instructions)
+    _, memory = kernel.walk(Launch(THREADS, GRID), POINTER + words(9, 1, 40), ["out"])
+    first = min(memory.shared.words)
+    found = {(place - first) // 4: signed(x) for place, x in memory.shared.words.items()}
+    assert found == {t: switched(t, 9, 1, 40) for t in range(THREADS)}
+
 
 def permuted(x: int, y: int, selector: int) -> int:
     data = (x % 2**32).to_bytes(4, "little") + (y % 2**32).to_bytes(4, "little")

@@ -163,7 +163,21 @@ def parameter_place(cubin: Path, symbol: str) -> tuple[int, int]:
     raise ValueError(f"{cubin}: {symbol} does not say where its parameters lie")
 
 
+def constant_tables(cubin: Path, symbol: str) -> dict[int, bytes]:
+    """The constant banks, by number, that the compiler has filled: tables of jumps, for one."""
+    data = cubin.read_bytes()
+    banks = {bank: _find_section(data, f".nv.constant{bank}.{symbol}") for bank in (2, 3, 4)}
+    return {bank: found for bank, found in banks.items() if found is not None}
+
+
 def _section(elf: bytes, name: str) -> bytes:
+    found = _find_section(elf, name)
+    if found is None:
+        raise ValueError(f"no section {name}")
+    return found
+
+
+def _find_section(elf: bytes, name: str) -> bytes | None:
     """A section of a 64-bit ELF file."""
 
     def number(place: int, size: int) -> int:
@@ -177,4 +191,4 @@ def _section(elf: bytes, name: str) -> bytes:
         if elf[start : elf.index(b"\0", start)].decode() == name:
             offset, size = number(header + 24, 8), number(header + 32, 8)
             return elf[offset : offset + size]
-    raise ValueError(f"no section {name}")
+    return None

@@ -10,6 +10,7 @@ from pathlib import Path
 from tools.cuda_report.arguments import (
     MAX_DIRECTIONS,
     Arguments,
+    constant_tables,
     make_arguments,
     parameter_place,
 )
@@ -75,7 +76,7 @@ def launch_constants(launch: Launch, arguments: Arguments, cubin: Path, symbol: 
     for start, words in zip(places, ((launch.threads, 1, 1), launch.grid), strict=True):
         data[start : start + 12] = struct.pack("<3I", *words)
         known[start : start + 12] = b"\1" * 12
-    return Constants(bytes(data), bytes(known))
+    return Constants(bytes(data), bytes(known), constant_tables(cubin, symbol))
 
 
 def kernel_code(plan: Plan, device: Device) -> tuple[Listing, Path]:

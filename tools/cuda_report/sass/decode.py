@@ -20,6 +20,8 @@ NO_BARRIER = 7
 _CODE = re.compile(r"\s*/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;\s+/\* 0x([0-9a-f]{16}) \*/")
 _HIGH_WORD = re.compile(r"\s+/\* 0x([0-9a-f]{16}) \*/\s*$")
 _LABEL = re.compile(r"^\s*([.$\w]+):\s*$")
+_TABLE = re.compile(r"(\w+)\s+(-?0x[0-9a-f]+)\s+\(\*\"BRANCH_TARGETS (.*)\"\*\)")
+_REMARK = re.compile(r"\s*\(\*.*?\*\)\s*")  # (*"SpillRefill"*)
 _PREDICATE = re.compile(r"@(!?U?P[T0-9])\s+")
 
 
@@ -57,6 +59,7 @@ class Instruction:
     operands: tuple[Operand, ...]
     control: Control
     text: str  # of all, without the semicolon
+    targets: tuple[str, ...] = ()  # labels to which a jump by a table may go
 
     @property
     def name(self) -> str:
@@ -139,6 +142,10 @@ def decode(address: int, text: str, high_word: int) -> Instruction:
     body = text[predicate.end() :] if predicate else text
     name, _, rest = body.partition(" ")
     base, *modifiers = name.split(".")
+    targets: tuple[str, ...] = ()
+    if table := _TABLE.match(rest):  # a register and what is added to it, as an address
+        rest, targets = f"[{table[1]}.64+{table[2]}]", tuple(table[3].split(","))
+    rest = _REMARK.sub("", rest)
     return Instruction(
         address=address,
         predicate=parse_operand(predicate[1]) if predicate else None,
@@ -147,4 +154,5 @@ def decode(address: int, text: str, high_word: int) -> Instruction:
         operands=tuple(parse_operand(part) for part in split_operands(rest)),
         control=decode_control(high_word),
         text=text,
+        targets=targets,
     )

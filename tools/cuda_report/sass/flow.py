@@ -38,6 +38,9 @@ class Flow:
             return [place + 1, target] if is_conditional(instruction) else [target]
         if base in _ENDS and instruction.predicate is None:
             return []
+        if instruction.targets:
+            fall = [] if instruction.predicate is None else [place + 1]
+            return [*fall, *(self.listing.labels[target] for target in instruction.targets)]
         if base in ("BRX", "BRXU", "JMX", "JMP"):
             raise ValueError(
                 f"{self.listing.symbol} at {instruction.address:#x}: {instruction.name}, whose "

@@ -38,7 +38,7 @@ from tools.cuda_report.sass.warp import OPERATIONS, Constants, Warp, predicates,
 _NOTHING = {
     *("NOP", "BAR", "MEMBAR", "ERRBAR", "CGAERRBAR", "CCTL", "CCTLL", "DEPBAR", "LDGDEPBAR"),
     *("YIELD", "NANOSLEEP", "FENCE", "PREEXIT", "ACQBULK", "BMOV", "LEPC", "ENDCOLLECTIVE"),
-    *("BSSY", "BSYNC", "BREAK", "WARPSYNC", "BRA", "CALL", "RET", "EXIT", "UCGABAR_ARV"),
+    *("BSSY", "BSYNC", "BREAK", "WARPSYNC", "BRA", "BRX", "BRXU", "CALL", "RET", "EXIT"),
 }
 # What computes data, on which no branch depends whose way must be known. NOTE: a branch on any
 # other instruction without a meaning here is refused, lest it goes by a rule made for data.
@@ -129,6 +129,8 @@ class _Walker:
         base = i.base
         if base == "BRA" or (base == "CALL" and i.label in self.branches.flow.listing.labels):
             self._branch(group, i)
+        elif i.targets:
+            self._jump_by_table(group, i, lanes)
         elif base == "EXIT":
             self._leave(group, lanes.surely)
         elif base == "RET":
@@ -171,6 +173,21 @@ class _Walker:
             group.place, group.lanes = group.place + 1, rest
         else:
             group.place = target if taken.any() else group.place + 1
+
+    def _jump_by_table(self, group: _Group, i: Instruction, lanes: Truth) -> None:
+        """Each lane goes to the address that it has: a register's, counted from the next
+        instruction."""
+        address = i.operands[0].address
+        assert address is not None
+        goals = self.warp.address(address)
+        going = group.lanes & ~lanes.surely_not
+        if not goals.known[going].all():
+            raise ValueError(f"{i.text} at {i.address:#x}: where to go is not known")
+        places = (goals.bits + np.uint64(i.address + 16)) // np.uint64(16)
+        places = np.where(going, places, np.uint64(group.place + 1))
+        self.groups.remove(group)
+        for place in np.unique(places[group.lanes]):
+            self.groups.append(_Group(int(place), group.lanes & (places == place)))
 
     def _leave(self, group: _Group, lanes: Flags) -> None:
         self.alive = self.alive & ~lanes

@@ -28,17 +28,19 @@ _MASK64 = (1 << 64) - 1
 
 @dataclass(frozen=True)
 class Constants:
-    """Constant bank 0: the launch and the kernel's parameters."""
+    """Bank 0: the launch and the kernel's parameters. Others: the compiler's tables."""
 
     data: bytes
     known: bytes  # 1 for each known byte
+    others: Mapping[int, bytes] = field(default_factory=dict)
 
     def load(self, bank: int, place: int, size: int) -> int | None:
-        if bank != 0 or not 0 <= place <= len(self.data) - size:
+        data = self.data if bank == 0 else self.others.get(bank, b"")
+        if not 0 <= place <= len(data) - size:
             return None
-        if not all(self.known[place : place + size]):
+        if bank == 0 and not all(self.known[place : place + size]):
             return None
-        return int.from_bytes(self.data[place : place + size], "little")
+        return int.from_bytes(data[place : place + size], "little")
 
 
 @dataclass
