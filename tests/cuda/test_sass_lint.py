@@ -17,14 +17,13 @@ from tools.cuda_report.sass.walk import Launch, walk
 from tools.cuda_report.sass.warp import Constants
 from tools.nvcc import find_nvcc
 
-NAMES = ("A100", "H100")
+NAMES = ("H100",)  # each more target takes minutes to compile
 SOURCES = [source for source in kernel_sources() if source.parent.name == "persistent"]
 # Of groups of blocks, as (product, N, H, backward): both numbers of units of the backward kernels.
-# bfloat16 is as float16.
+# bfloat16 is as float16, and TF32 has the same code but for the products.
 GROUPS = (
     *(("fp16", 16, 768, False), ("fp16", 16, 768, True), ("fp16", 64, 512, True)),
-    *(("tf32", 16, 256, False), ("tf32", 16, 256, True)),
-    *(("fp32", 16, 256, False), ("fp32", 16, 256, True)),
+    ("fp32", 16, 256, False),
 )
 
 needs_compiler = pytest.mark.skipif(
