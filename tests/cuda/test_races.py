@@ -49,7 +49,7 @@ CASES: dict[str, tuple[LayerCase, int, str]] = {
 
 @pytest.fixture
 def checked() -> Iterator[EmulatedOps]:
-    ops = emulated_ops(CHECKED_TARGET, checked=True)
+    ops = emulated_ops(CHECKED_TARGET)
     yield ops
     ops.device.set(race_check=0, statistics=0, mutation=0)
     ops.device.clear_error()
@@ -87,7 +87,7 @@ def run(ops: EmulatedOps, name: str, kind: str, **settings: int) -> dict[str, Te
 @cache
 def kernels_of(name: str, kind: str) -> frozenset[str]:
     """The kernels that a case runs, by their mangled names."""
-    ops = emulated_ops(CHECKED_TARGET, checked=True)
+    ops = emulated_ops(CHECKED_TARGET)
     ops.device.clear_statistics()
     run(ops, name, kind, statistics=1)
     return frozenset(ops.device.statistics)
@@ -96,7 +96,7 @@ def kernels_of(name: str, kind: str) -> frozenset[str]:
 @cache
 def unbroken(name: str, kind: str) -> dict[str, Tensor | None]:
     """The results of a case."""
-    return run(emulated_ops(CHECKED_TARGET, checked=True), name, kind, seed=1)
+    return run(emulated_ops(CHECKED_TARGET), name, kind, seed=1)
 
 
 def mutations(ops: EmulatedOps) -> list[LoadedMutation]:

@@ -79,26 +79,27 @@ class EmulatedOps:
             yield
 
 
-def emulated_ops(target: int, checked: bool = False) -> EmulatedOps:
+def emulated_ops(target: int) -> EmulatedOps:
     """The ops of a PTX target. Skips the test where the machine lacks what that takes.
 
-    With `checked`, for CHECKED_TARGET alone, the kernels can be searched for races, and broken
+    The kernels of CHECKED_TARGET can be searched for races, and broken
     (tools/cuda_on_cpu/README.md).
     """
     if reason := missing():
         pytest.skip(reason)
-    return _all_emulated_ops()[_name(target, checked)]
+    return _all_emulated_ops()[_name(target)]
 
 
-def _name(target: int, checked: bool) -> str:
-    return f"lstm_fused_emulated_{target}" + ("_checked" if checked else "")
+def _name(target: int) -> str:
+    return f"lstm_fused_emulated_{target}"
 
 
 @cache
 def _all_emulated_ops() -> dict[str, EmulatedOps]:
     """Build and load them: in one build, in which what nvcc makes is shared."""
-    kinds = [(target, False) for target in TARGETS] + [(CHECKED_TARGET, True)]
-    libraries = [ops_library(_name(*kind), *kind) for kind in kinds]
+    libraries = [
+        ops_library(_name(target), target, checked=target == CHECKED_TARGET) for target in TARGETS
+    ]
     device, loaded = load_ops(libraries, ROOT / "build" / "cuda_on_cpu")
     return {
         library.name: EmulatedOps(device, loaded[library.name], library) for library in libraries
