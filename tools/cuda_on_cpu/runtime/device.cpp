@@ -92,6 +92,7 @@ constexpr Setting kSettings[] = {
     {"global_bytes", &Device::global_bytes},
     {"stream_sm_count", &Device::stream_sm_count},
     {"refuse_cooperative", &Device::refuse_cooperative},
+    {"stream_capturing", &Device::stream_capturing},
     {"seed", &Device::seed},
     {"strict_memory", &Device::strict_memory},
     {"race_check", &Device::race_check},

@@ -28,6 +28,7 @@ struct Device {
 
   int64_t stream_sm_count = 0;     // that streams may use, as a green context's; 0: the device's
   int64_t refuse_cooperative = 0;  // 1: no cooperative launch fits, whatever occupancy says
+  int64_t stream_capturing = 0;    // 1: streams say that they are captured; launches run
 
   int64_t seed = 1;           // of the order of threads; 0: blocks start in order too
   int64_t strict_memory = 0;  // 1: memory that is not registered is an error
