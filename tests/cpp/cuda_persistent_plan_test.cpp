@@ -110,7 +110,10 @@ void test_bounds() {
                 CHECK_LE(hidden, plan.group_blocks * plan.units);
                 CHECK_LT((plan.group_blocks - 1) * plan.units, hidden);
                 CHECK_LE(plan.tiles, int64_t{plan.groups} * plan.group_tiles);
-                CHECK_LE(plan.flag_bytes, plan.workspace_bytes);
+                // The workspace: a word for each group, the exchange area, a copy of the lengths.
+                CHECK_LE(plan.groups * directions * 4, plan.exchange_begin);
+                CHECK_LT(plan.exchange_begin, plan.lengths_begin);
+                CHECK_EQ(plan.workspace_bytes - plan.lengths_begin, batch * 8);
               }
             }
           }

@@ -15,8 +15,7 @@ _FACTS = {**FACTS_H100, "sm_count": 4}
 def device() -> Iterator[Device]:
     device = the_device()
     device.set(**_FACTS, seed=1, strict_memory=1, race_check=0, statistics=0, mutation=0)
-    device.set(refuse_cooperative=0, stream_capturing=0, weak_memory=0)
-    device.set(stall_block=-1, stall_after=0)
+    device.set(refuse_cooperative=0, stall_block=-1, stall_after=0, weak_memory=0)
     device.clear_error()
     device.clear_races()
     device.clear_statistics()

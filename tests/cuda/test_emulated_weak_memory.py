@@ -53,10 +53,25 @@ def test_a_message_without_a_fence_is_stale(weak: Samples, order: str) -> None:
         np.testing.assert_array_equal(received(weak, order, seed), 0)
 
 
+def test_a_block_sees_its_own_stores(weak: Samples) -> None:
+    for seed in SEEDS:
+        weak.device.set(seed=seed)
+        x, out = zeros(64), zeros(3 * 64)
+        weak.run("run_own", x, out)
+        np.testing.assert_array_equal(out.reshape(3, 64), [101 + np.arange(64)[::-1]] * 3)
+        np.testing.assert_array_equal(x, 102 + np.arange(64))
+
+
 def test_memory_is_not_weak_where_not_asked(checked: Samples) -> None:
     checked.device.set(race_check=0)
     for seed in SEEDS:
         np.testing.assert_array_equal(received(checked, "none", seed), np.arange(100, 164))
+
+
+def test_memory_is_not_weak_in_a_library_without_checks(samples: Samples) -> None:
+    samples.device.set(weak_memory=1)
+    for order in ("none", "release"):
+        np.testing.assert_array_equal(received(samples, order, 1), np.arange(100, 164))
 
 
 # ---- Relaxed stores ------------------------------------------------------------------------------

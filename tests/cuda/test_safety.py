@@ -6,6 +6,7 @@ wrong results. The user is told, no result is wrong without a word, and later ca
 import ctypes
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from kit.cases import LayerCase, LayerInputs, make_inputs
 from kit.emulated import CHECKED_TARGET, EmulatedOps, emulated_ops
+from kit.numeric import assert_bitwise_equal
 from kit.ours import assert_results, expected_of, in_dtype, run_ours
 from torch import Tensor
 
@@ -44,7 +46,6 @@ class Tried:
     def forget(self) -> None:
         """As a new process on a device that works."""
         self.device.set(stall_block=-1, stall_after=0, refuse_cooperative=0, mutation=0)
-        self.device.set(stream_capturing=0)
         self.device.clear_error()
         self.check_first_use(False)
         self.library.lstm_emulated_forget()
@@ -103,6 +104,39 @@ def tried(tried_once: Tried) -> Iterator[Tried]:
         tried_once.forget()
         yield tried_once
         tried_once.forget()
+
+
+class Graph:
+    """What a stream of the emulated device was given while it was captured."""
+
+    def __init__(self, runtime: Any, stream: ctypes.c_void_p) -> None:
+        self.runtime, self.stream = runtime, stream
+        self.executable = ctypes.c_void_p()
+
+    def launch(self) -> None:
+        graph = ctypes.c_void_p()
+        assert self.runtime.cudaStreamEndCapture(self.stream, ctypes.byref(graph)) == 0
+        executable = ctypes.byref(self.executable)
+        assert self.runtime.cudaGraphInstantiate(executable, graph, ctypes.c_ulonglong(0)) == 0
+        assert self.runtime.cudaGraphLaunch(self.executable, self.stream) == 0
+
+
+@contextmanager
+def captured_stream(tried: Tried) -> Iterator[Graph]:
+    """Have calls run on a stream of their own that is captured, until its graph is launched."""
+    runtime, stream = ctypes.CDLL(None), ctypes.c_void_p()
+    non_blocking, relaxed = 1, 2
+    assert runtime.cudaStreamCreateWithFlags(ctypes.byref(stream), non_blocking) == 0
+    tried.library.lstm_emulated_set_stream(stream)
+    mode = ctypes.c_int(relaxed)
+    runtime.cudaThreadExchangeStreamCaptureMode(ctypes.byref(mode))
+    assert runtime.cudaStreamBeginCapture(stream, relaxed) == 0
+    try:
+        yield Graph(runtime, stream)
+    finally:
+        runtime.cudaThreadExchangeStreamCaptureMode(ctypes.byref(mode))
+        tried.library.lstm_emulated_set_stream(None)
+        runtime.cudaStreamDestroy(stream)
 
 
 def assert_right(case: LayerCase) -> None:
@@ -309,13 +343,21 @@ def test_each_kernel_is_checked(tried: Tried) -> None:
 
 
 def test_captured_streams_are_not_checked(tried: Tried) -> None:
-    tried.check_first_use(True)
-    tried.device.set(stream_capturing=1)
-    inputs = make_inputs(in_dtype(BLOCK, torch.float16))
-    tried.launches()
-    tried.forward(inputs)
+    """Nothing can be waited for in a capture. The graph that comes of it runs the call."""
+    case = in_dtype(BLOCK, torch.float16)
+    inputs = make_inputs(case)
+    with captured_stream(tried) as graph:
+        tried.check_first_use(True)
+        tried.launches()
+        results = tried.forward(inputs)
+        assert tried.launches() == 0
+        tried.check_first_use(False)
+        graph.launch()
     captured = tried.launches()
-    tried.device.set(stream_capturing=0)
+    for ours, called in zip(results, tried.forward(inputs), strict=True):
+        assert_bitwise_equal(ours, called)
+    assert tried.launches() == captured
+    tried.check_first_use(True)
     tried.forward(inputs)
     assert tried.launches() > captured + 7
 

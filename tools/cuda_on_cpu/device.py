@@ -41,7 +41,8 @@ class Device:
         if Device._runtime is None:
             Device._runtime = ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
         self._lib = Device._runtime
-        for name in ("emu_last_error", "emu_races", "emu_statistics", "emu_mutations"):
+        texts = ("last_error", "races", "statistics", "mutations", "gemm_math_modes")
+        for name in (f"emu_{text}" for text in texts):
             getattr(self._lib, name).restype = ctypes.c_char_p
         self._lib.cudaGetErrorName.restype = ctypes.c_char_p
         for name in ("emu_get", "emu_race_count", "emu_switches", "emu_mutation_hits"):
@@ -115,6 +116,14 @@ class Device:
 
     def clear_statistics(self) -> None:
         self._lib.emu_clear_statistics()
+
+    @property
+    def gemm_math_modes(self) -> list[int]:
+        """The math modes that cuBLAS's GEMMs ran with, in their order."""
+        return [int(mode) for mode in self._lib.emu_gemm_math_modes().decode().split()]
+
+    def clear_gemm_math_modes(self) -> None:
+        self._lib.emu_clear_gemm_math_modes()
 
     @property
     def switches(self) -> int:

@@ -13,7 +13,7 @@ from .device import Device
 
 ARCHS = (80, 90)
 _BUILD = HERE.parents[1] / "build" / "cuda_on_cpu" / "samples"
-_FAST = ("arithmetic", "machine", "matrices", "memory", "polling")
+_FAST = ("arithmetic", "machine", "matrices", "memory", "polling", "weak_memory", "graphs")
 _CHECKED = ("races", "machine", "polling", "weak_memory")
 
 

@@ -19,18 +19,17 @@ struct DeviceMath {
   static LSTM_HOST_DEVICE float sigmoid(float x) {
     return ptx::reciprocal(1.0f + ptx::exp2(-kLog2E * x));
   }
-  // (e^2|x| - 1) / (e^2|x| + 1); near 0, where that cancels, the odd polynomial whose largest
-  // relative error on [-0.55, 0.55] is least: 4e-8.
   static LSTM_HOST_DEVICE float tanh(float x) {
-    constexpr float kPolynomialEnd = 0.55f;
-    const float magnitude = fabsf(x);
-    const float far = fmaf(-2.0f, ptx::reciprocal(1.0f + ptx::exp2(2 * kLog2E * magnitude)), 1.0f);
-    const float square = x * x;
-    float sum = fmaf(0x1.0d5034p-6f, square, -0x1.af7cccp-5f);
-    sum = fmaf(sum, square, 0x1.10cef6p-3f);
-    sum = fmaf(sum, square, -0x1.555452p-2f);
-    const float near = fmaf(x * square, sum, x);
-    return magnitude < kPolynomialEnd ? near : copysignf(far, x);
+    return tanh_of(x, ptx::reciprocal(1.0f + ptx::exp2(2 * kLog2E * fabsf(x))));
+  }
+  // The four gates of a cell. NOTE: stage by stage, so that the special function unit has all four
+  // in flight; the compiler, short of registers, would take one after the other.
+  static LSTM_HOST_DEVICE Gates<float> activate(float a_i, float a_f, float a_g, float a_o) {
+    const float e_i = ptx::exp2(-kLog2E * a_i), e_f = ptx::exp2(-kLog2E * a_f);
+    const float e_g = ptx::exp2(2 * kLog2E * fabsf(a_g)), e_o = ptx::exp2(-kLog2E * a_o);
+    const float i = ptx::reciprocal(1.0f + e_i), f = ptx::reciprocal(1.0f + e_f);
+    const float g = ptx::reciprocal(1.0f + e_g), o = ptx::reciprocal(1.0f + e_o);
+    return {i, f, tanh_of(a_g, g), o};
   }
   static LSTM_HOST_DEVICE float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 
@@ -40,6 +39,19 @@ struct DeviceMath {
 
  private:
   static constexpr float kLog2E = 1.44269504f;
+
+  // tanh from x and 1 / (1 + e^2|x|); near 0, where their difference cancels, by the odd polynomial
+  // whose largest relative error on [-0.55, 0.55] is least: 4e-8.
+  static LSTM_HOST_DEVICE float tanh_of(float x, float part) {
+    constexpr float kPolynomialEnd = 0.55f;
+    const float square = x * x;
+    float sum = fmaf(0x1.0d5034p-6f, square, -0x1.af7cccp-5f);
+    sum = fmaf(sum, square, 0x1.10cef6p-3f);
+    sum = fmaf(sum, square, -0x1.555452p-2f);
+    const float near = fmaf(x * square, sum, x);
+    const float far = copysignf(fmaf(-2.0f, part, 1.0f), x);
+    return fabsf(x) < kPolynomialEnd ? near : far;
+  }
 };
 
 }  // namespace lstm_fused::cuda

@@ -56,7 +56,7 @@ __device__ __forceinline__ float round_to_tf32(float x) {
 __host__ __device__ __forceinline__ float exp2(float x) {
 #ifdef __CUDA_ARCH__
   float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
   return result;
 #else
   return exp2f(x);
@@ -67,7 +67,7 @@ __host__ __device__ __forceinline__ float exp2(float x) {
 __host__ __device__ __forceinline__ float reciprocal(float x) {
 #ifdef __CUDA_ARCH__
   float result;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  asm volatile("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
   return result;
 #else
   return 1.0f / x;
@@ -101,12 +101,22 @@ __device__ __forceinline__ void store_relaxed(uint2* address, uint2 value) {
                : "memory");
 }
 
+// An address in shared memory as its instructions take it, and ld.shared at one. NOTE: for a place
+// that is far from all others: of a pointer the compiler makes the address anew each time.
+__device__ __forceinline__ uint32_t shared_address(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+__device__ __forceinline__ uint32_t load_shared(uint32_t address) {
+  uint32_t value;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
+
 // cp.async (section 9.7.9.25.3.1), sm_80: copies four bytes from global to shared memory, behind
 // the thread's back until it waits. NOTE: no memory clobber: a volatile asm keeps its place among
 // the others, and what is copied is read after wait_for_copies only.
 __device__ __forceinline__ void copy_async(float* shared, const float* global) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(shared)),
                "l"(global));
 }
 // cp.async.wait_all: all copies of this thread have arrived, and it may read them.
@@ -137,6 +147,10 @@ __device__ __forceinline__ const T* opaque(const T* pointer) {
   return pointer;
 }
 __device__ __forceinline__ int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+__device__ __forceinline__ uint32_t opaque(uint32_t x) {
   asm volatile("" : "+r"(x));
   return x;
 }

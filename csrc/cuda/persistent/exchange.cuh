@@ -101,17 +101,22 @@ class BoundedWait {
 };
 
 // Waits for 16-byte pieces, the distance of a warp's lanes apart, and copies them to shared memory
-// without their tags; a piece for each bit of `pending`. All are loaded at once. Returns early
-// where the wait is over.
-template <int kPieces, uint32_t kTag>
+// without their tags; a piece for each bit of `pending`. All are loaded at once, and `meanwhile` is
+// called while the first loads are under way. Returns early where the wait is over.
+template <int kPieces, uint32_t kTag, typename Meanwhile>
 __device__ __forceinline__ void receive(const uint4* source, uint4* target, uint32_t pending,
-                                        uint32_t tag, BoundedWait& wait) {
-  while (pending != 0) {
-    uint4 words[kPieces];
+                                        uint32_t tag, BoundedWait& wait,
+                                        const Meanwhile& meanwhile) {
+  uint4 words[kPieces];
+  const auto load = [&] {
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
       if (pending >> i & 1) words[i] = ptx::load_relaxed(source + i * kWarpSize);
     }
+  };
+  load();
+  meanwhile();
+  while (true) {
     uint32_t missing = 0;
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
@@ -125,7 +130,8 @@ __device__ __forceinline__ void receive(const uint4* source, uint4* target, uint
       }
     }
     pending = missing;
-    if (pending != 0 && wait.is_over()) return;
+    if (pending == 0 || wait.is_over()) return;
+    load();
   }
 }
 

@@ -171,8 +171,8 @@ __device__ __forceinline__ void forward_tile(const PersistentForwardArgs& args,
     Gates<float> gates[kLaneRows];
 #pragma unroll
     for (int j = 0; j < kLaneRows; ++j) {
-      gates[j] = activate_gates<DeviceMath>(a[kInputGate][j], a[kForgetGate][j], a[kCellGate][j],
-                                            a[kOutputGate][j]);
+      gates[j] = DeviceMath::activate(a[kInputGate][j], a[kForgetGate][j], a[kCellGate][j],
+                                      a[kOutputGate][j]);
       const CellOutput<float> cell = lstm_cell_forward<DeviceMath>(gates[j], c[j]);
       if (t < length[j]) {
         c[j] = cell.c;

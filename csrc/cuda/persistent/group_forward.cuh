@@ -25,14 +25,35 @@
 
 namespace lstm_fused::cuda {
 
-template <typename Product>
-__global__ void __launch_bounds__(kGroupThreads, 1)
-    persistent_group_forward_kernel(const __grid_constant__ PersistentForwardArgs args,
-                                    const __grid_constant__ GroupArgs group) {
+// The sum of the parts of K, in their order; a warp's are kWarpSize apart.
+template <int kSplits>
+__device__ __forceinline__ float4 sum_parts(const float4* parts) {
+  float4 part[kSplits];
+#pragma unroll
+  for (int k = 0; k < kSplits; ++k) part[k] = parts[k * kWarpSize];
+#pragma unroll
+  for (int k = 1; k < kSplits; ++k) {
+    part[0] = make_float4(part[0].x + part[k].x, part[0].y + part[k].y, part[0].z + part[k].z,
+                          part[0].w + part[k].w);
+  }
+  return part[0];
+}
+__device__ __forceinline__ float4 sum_parts(const float4* parts, int k_splits) {
+  static_assert(kGroupWarps == 8, "the powers of two up to it");
+  if (k_splits == 4) return sum_parts<4>(parts);
+  if (k_splits == 2) return sum_parts<2>(parts);
+  return k_splits == 8 ? sum_parts<8>(parts) : sum_parts<1>(parts);
+}
+
+// One direction of one group.
+template <typename Product, bool kReverse>
+__device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
+                                              const ForwardRecurrence& d, const GroupArgs& group) {
   using Storage = typename Product::Storage;
   using Operand = typename Product::Operand;
   using Word = StateWord<Product>;
   constexpr int kPieces = 6;  // 16-byte pieces of h that a lane has in flight
+  constexpr uint32_t kPieceMask = (1u << kPieces) - 1;
   extern __shared__ __align__(16) char shared[];
 
   const Lane lane;
@@ -44,8 +65,6 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   const int block_units = kGroupWarps / group.k_splits * kWarpUnits;
   const int unit = static_cast<int>(blockIdx.x) * block_units + unit_warp * kWarpUnits + lane.g;
   const bool real_unit = unit < hidden;
-  const bool reverse = blockIdx.z == 1;
-  const ForwardRecurrence& d = args.direction[blockIdx.z];
 
   // Divide the memory. A row of a tile, in shared memory and in the exchange area alike, lies
   // beside the rows of its number in the group's other tiles.
@@ -125,6 +144,10 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   // Load the initial states of this lane's cells.
   const int columns = group.tiles * kLaneRows;
   const auto column_of = [&](int cell) { return k_warp + cell * group.k_splits; };
+  // NOTE: what depends on a cell's column is kept in registers for the first cell only.
+  const auto step_column_of = [&](int cell) {
+    return cell == 0 ? k_warp : ptx::opaque(column_of(cell));
+  };
   const auto row_of_column = [&](int column) {  // counted within the group
     return column / kLaneRows * kTileRows + lane.t * kLaneRows + column % kLaneRows;
   };
@@ -145,27 +168,33 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   }
 
   // Step s runs at the time that `time_of` gives.
-  const auto time_of = [&](int s) { return reverse ? group_steps - 1 - s : s; };
-  // NOTE: addresses are those of the group's first row, which all lanes share and the uniform
-  // registers hold, and 32-bit offsets of a lane, made anew in every step, for there are no
-  // registers to keep them in.
+  const auto time_of = [&](int s) { return kReverse ? group_steps - 1 - s : s; };
   const auto first_row_at = [&](int t) { return int64_t{t} * args.batch + first_row; };
-  const auto lane_offset = [&](int row, int row_elements) {
-    return static_cast<uint32_t>(row * row_elements + unit);
+  // Pointers to the first cell of this lane, which run along with the steps; the other cells' rows
+  // lie at 32-bit offsets from it.
+  const int64_t step_rows = int64_t{kReverse ? -1 : 1} * args.batch;
+  const int64_t lane_row = first_row_at(time_of(0)) + row_of(0);
+  const int y_columns = args.directions * hidden;
+  const float* next_preactivations =
+      static_cast<const float*>(d.preactivations) + lane_row * kGates * hidden + unit;
+  float* cells_out = static_cast<float*>(d.cells) + lane_row * hidden + unit;
+  Storage* y_out = static_cast<Storage*>(d.y) + lane_row * y_columns + unit;
+  Storage* gates_out = static_cast<Storage*>(d.gates) + lane_row * kGates * hidden + unit;
+  const auto offset_of = [&](int cell, int row, int row_elements) {
+    return cell == 0 ? 0 : (row - row_of(0)) * row_elements;
   };
   const auto fetch_preactivations = [&](int t) {
-    const float* first =
-        static_cast<const float*>(d.preactivations) + first_row_at(t) * kGates * hidden;
 #pragma unroll
     for (int cell = 0; cell < kGroupCells; ++cell) {
-      const int column = ptx::opaque(column_of(cell));
+      const int column = step_column_of(cell);
       if (column >= columns) break;
       const int row = row_of_column(column);
       if (t >= length_of(row)) continue;
 #pragma unroll
       for (int gate = 0; gate < kGates; ++gate) {
-        ptx::copy_async(&own_preactivations[cell * kGroupThreads].x + gate,
-                        first + gate * hidden + lane_offset(row, kGates * hidden));
+        ptx::copy_async(
+            &own_preactivations[cell * kGroupThreads].x + gate,
+            next_preactivations + gate * hidden + offset_of(cell, row, kGates * hidden));
       }
     }
   };
@@ -177,7 +206,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
     const int t = time_of(s);
 #pragma unroll
     for (int cell = 0; cell < kGroupCells; ++cell) {
-      const int column = ptx::opaque(column_of(cell));
+      const int column = step_column_of(cell);
       if (column >= columns) break;
       const int row = row_of_column(column);
       reset[cell] = s < group_steps && t < length_of(row) ? (args.reset_mask + first_row_at(t))[row]
@@ -192,7 +221,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
     for (int tile = 0; tile < group.tiles; ++tile) {
       const int row = tile * kTileRows + warp;
       const int steps = row_lengths[row];
-      if (steps == 0 || s != (reverse ? group_steps - steps : 0)) continue;
+      if (steps == 0 || s != (kReverse ? group_steps - steps : 0)) continue;
       const bool is_reset =
           args.reset_mask != nullptr && args.reset_mask[first_row_at(t) + row] != 0;
       const Storage* source =
@@ -229,13 +258,15 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   load_reset(1);
   __syncthreads();
 
+  const uint32_t abandoned_address = ptx::opaque(ptx::shared_address(abandoned));
   int s = 0;
   for (; s < group_steps; ++s) {
     const int t = time_of(s);
     const bool last = s + 1 == group_steps;
 
     // The recurrent GEMM: multiply this warp's part of W_hh by h_prev.
-    for (int tile = 0; tile < group.tiles; ++tile) {
+    int tile = 0;
+    do {
       float sums[kGates][kLaneRows];
       TileProduct<Product, kGates>::template multiply<kGroupChunks>(
           sums, weights, register_chunks, shared_weights,
@@ -245,32 +276,25 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
         partials[(tile * kLaneRows + j) * kGroupThreads + threadIdx.x] =
             make_float4(sums[0][j], sums[1][j], sums[2][j], sums[3][j]);
       }
-    }
+    } while (++tile < group.tiles);
     __syncthreads();
     ptx::wait_for_copies();
-    if (*abandoned != 0) break;  // set before the last barrier but one, hence for all threads
 
     // The epilogue: add up the parts of K, in their order, and apply the cell; publish h to the
     // group, zero where the next step is reset; write the outputs and what the backward needs.
-    const int64_t first = first_row_at(t);
-    const int y_columns = args.directions * hidden;
     char* const buffer = exchange + s % 2 * buffer_bytes;
     const uint32_t tag = tag_of_step<Word::kTag>(s);
 #pragma unroll
     for (int cell = 0; cell < kGroupCells; ++cell) {
-      const int column = ptx::opaque(column_of(cell));
+      const int column = step_column_of(cell);
       if (column >= columns) break;
       const int row_in_group = row_of_column(column);
       const float4* part = partials + column * kGroupThreads + threadIdx.x - k_warp * kWarpSize;
-      float4 a = part[0];
-      for (int k = 1; k < group.k_splits; ++k) {
-        const float4 b = part[k * kWarpSize];
-        a = make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
-      }
+      const float4 a = sum_parts(part, group.k_splits);
       const float4 bias = biases[unit_warp * kWarpUnits + lane.g];
       const float4 x = own_preactivations[cell * kGroupThreads];
-      const Gates<float> gates = activate_gates<DeviceMath>(a.x + x.x + bias.x, a.y + x.y + bias.y,
-                                                            a.z + x.z + bias.z, a.w + x.w + bias.w);
+      const Gates<float> gates = DeviceMath::activate(a.x + x.x + bias.x, a.y + x.y + bias.y,
+                                                      a.z + x.z + bias.z, a.w + x.w + bias.w);
       const CellOutput<float> output = lstm_cell_forward<DeviceMath>(gates, c[cell]);
       const bool active = t < length_of(row_in_group);
       const Storage h = active ? to_storage<Storage>(output.h) : zero;
@@ -285,40 +309,51 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
       }
 
       if (active && d.gates != nullptr) {
-        Storage* out = static_cast<Storage*>(d.gates) + first * kGates * hidden;
-        const uint32_t offset = lane_offset(row_in_group, kGates * hidden);
-        (out + kInputGate * hidden)[offset] = to_storage<Storage>(gates.i);
-        (out + kForgetGate * hidden)[offset] = to_storage<Storage>(gates.f);
-        (out + kCellGate * hidden)[offset] = to_storage<Storage>(gates.g);
-        (out + kOutputGate * hidden)[offset] = to_storage<Storage>(gates.o);
+        Storage* out = gates_out + offset_of(cell, row_in_group, kGates * hidden);
+        out[kInputGate * hidden] = to_storage<Storage>(gates.i);
+        out[kForgetGate * hidden] = to_storage<Storage>(gates.f);
+        out[kCellGate * hidden] = to_storage<Storage>(gates.g);
+        out[kOutputGate * hidden] = to_storage<Storage>(gates.o);
       }
       if (active && d.cells != nullptr) {
-        (static_cast<float*>(d.cells) + first * hidden)[lane_offset(row_in_group, hidden)] =
-            c[cell];
+        cells_out[offset_of(cell, row_in_group, hidden)] = c[cell];
       }
       if (real_unit && first_row + row_in_group < args.batch) {
-        const uint32_t offset = lane_offset(row_in_group, y_columns);
-        (static_cast<Storage*>(d.y) + first * y_columns)[offset] = h;
+        Storage* out = y_out + offset_of(cell, row_in_group, y_columns);
+        *out = h;
         if (d.cell_states != nullptr) {
-          (static_cast<Storage*>(d.cell_states) + first * y_columns)[offset] =
+          static_cast<Storage*>(d.cell_states)[out - static_cast<Storage*>(d.y)] =
               active ? to_storage<Storage>(c[cell]) : zero;
         }
       }
       if (reset[cell] != 0) c[cell] = 0.0f;
     }
+    y_out += step_rows * y_columns;
+    cells_out += step_rows * hidden;
+    gates_out += step_rows * kGates * hidden;
+
+    // NOTE: looked at here, where the others' h is on its way anyway. It was set before the barrier
+    // ahead of this step's products, so all threads see it.
+    if (ptx::load_shared(abandoned_address) != 0) break;
     if (last) continue;
 
-    // Fetch what the next step needs of memory, and wait for the others' h.
-    fetch_preactivations(time_of(s + 1));
-    load_reset(s + 2);
+    // Wait for the others' h; fetch what the next step needs of memory meanwhile.
     BoundedWait wait(group, group_index, s, abandoned);
     const uint4* source = reinterpret_cast<const uint4*>(buffer + warp * slot_bytes) + lane_index;
     uint4* target = reinterpret_cast<uint4*>(tiles + tile_row(warp) * stride) + lane_index;
-    for (int piece = 0; piece < slot_pieces; piece += kPieces * kWarpSize) {
-      const auto pending = static_cast<uint32_t>(real_pieces >> piece / kWarpSize) & 0xffu;
-      receive<kPieces, Word::kTag>(source + piece, target + piece, pending, tag, wait);
+    const auto fetch = [&] {
+      next_preactivations += step_rows * kGates * hidden;
+      fetch_preactivations(time_of(s + 1));
+      load_reset(s + 2);
+    };
+    receive<kPieces, Word::kTag>(source, target, static_cast<uint32_t>(real_pieces) & kPieceMask,
+                                 tag, wait, fetch);
+    for (int i = kPieces; i * kWarpSize < slot_pieces; i += kPieces) {
+      receive<kPieces, Word::kTag>(source + i * kWarpSize, target + i * kWarpSize,
+                                   static_cast<uint32_t>(real_pieces >> i) & kPieceMask, tag, wait,
+                                   [] {});
     }
-    if (reverse && args.lengths != nullptr) {
+    if (kReverse && args.lengths != nullptr) {
       __syncwarp();
       begin_rows(s + 1);
     }
@@ -336,7 +371,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
     Storage h = nan;
     if (complete) {  // the row's last output, which this thread has written
       const int length = row_lengths[row_of(cell)];
-      const int64_t t = reverse ? 0 : length - 1;
+      const int64_t t = kReverse ? 0 : length - 1;
       h = length > 0 ? static_cast<const Storage*>(
                            d.y)[(t * args.batch + n) * args.directions * hidden + unit]
                      : static_cast<const Storage*>(d.h_0)[n * hidden + unit];
@@ -350,6 +385,18 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
       static_cast<Storage*>(d.y)[output] = value;
       if (d.cell_states != nullptr) static_cast<Storage*>(d.cell_states)[output] = value;
     }
+  }
+}
+
+// NOTE: each direction has code of its own, for then its pointers are constants of the launch.
+template <typename Product>
+__global__ void __launch_bounds__(kGroupThreads, 1)
+    persistent_group_forward_kernel(const __grid_constant__ PersistentForwardArgs args,
+                                    const __grid_constant__ GroupArgs group) {
+  if (blockIdx.z == 0) {
+    group_forward<Product, false>(args, args.direction[0], group);
+  } else {
+    group_forward<Product, true>(args, args.direction[1], group);
   }
 }
 

@@ -116,6 +116,22 @@ __global__ void upward_kernel(unsigned* x, unsigned* out, unsigned last) {
   }
 }
 
+// What threads of one block see of each other's stores: rows of what a load, an asynchronous copy
+// and an atomic operation find.
+__global__ void own_kernel(unsigned* x, unsigned* out) {
+  __shared__ unsigned copied[64];
+  const int t = threadIdx.x, other = 63 - t;
+  x[t] = 100 + t;
+  x[t] += 1;
+  __syncthreads();
+  out[t] = x[other];
+  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(&copied[t]));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(x + other) : "memory");
+  asm volatile("cp.async.wait_all;" ::: "memory");
+  out[64 + t] = copied[t];
+  out[128 + t] = atomicAdd(x + other, 1u);
+}
+
 enum class Exchange { kRight, kNoTag, kOneBuffer, kWeakStores };
 constexpr int kWords = 32, kMostBlocks = 8;
 constexpr uint64_t kLimit = 2000000000;
@@ -204,6 +220,10 @@ extern "C" int run_message_atomic(unsigned* data, unsigned* flag, unsigned* out)
 }
 extern "C" int run_message_block_fence(unsigned* data, unsigned* flag, unsigned* out) {
   return run_message<Order::kBlockFence>(data, flag, out);
+}
+extern "C" int run_own(unsigned* x, unsigned* out) {
+  own_kernel<<<1, 64>>>(x, out);
+  return cudaGetLastError();
 }
 extern "C" int run_orders(unsigned* x, unsigned* seen) {
   orders_kernel<<<2, 1>>>(x, seen);

@@ -25,6 +25,7 @@
 #define LSTM_EXPORT extern "C" __attribute__((visibility("default")))
 
 extern "C" int cublasCreate_v2(void** handle);
+extern "C" int cublasSetStream_v2(void* handle, cudaStream_t stream);
 
 namespace lstm_fused {
 namespace {
@@ -32,6 +33,9 @@ namespace {
 // Elements between a boundary of allocation and a tensor's first one; not for a workspace, which
 // torch aligns.
 int offset = 0;
+
+// The stream that calls run on.
+cudaStream_t stream = nullptr;
 
 // What the ops have warned of, since it was last asked for.
 std::string warnings;
@@ -133,9 +137,10 @@ Tensor new_tensor(const Sizes& sizes, ScalarType dtype, const Device&) {
                                   [memory](void*) { cudaFree(memory); });
 }
 
-// The emulated device is number 0, and has one stream.
+// The emulated device is number 0.
 CudaContext current_cuda_context(const Device&) {
   CudaContext context;
+  context.stream = stream;
   context.blas_handle = blas_handle();
   context.facts = cuda::query_device_facts(0);
   return context;
@@ -150,6 +155,12 @@ LSTM_EXPORT void* lstm_emulated_blas_handle() { return lstm_fused::blas_handle()
 
 // Has every tensor from now on begin so many elements behind a boundary.
 LSTM_EXPORT void lstm_emulated_set_offset(int elements) { lstm_fused::offset = elements; }
+
+// Has calls run on a stream from now on, and the handle with them; null: the legacy stream.
+LSTM_EXPORT void lstm_emulated_set_stream(void* stream) {
+  lstm_fused::stream = static_cast<cudaStream_t>(stream);
+  cublasSetStream_v2(lstm_fused::blas_handle(), lstm_fused::stream);
+}
 
 // Puts a name in the place of LSTM_FUSED_CUDA_VARIANT.
 LSTM_EXPORT void lstm_emulated_set_variant(const char* name) {

@@ -96,8 +96,11 @@ def _barrier_reduction(body: Body, instruction: Instruction, site: int) -> str:
     result, barrier, *rest = instruction.operands
     count = body.value(rest[0], "u32") if len(rest) > 1 else "kWholeBlock"
     test = body.value(rest[-1], "pred")
-    text = "uint32_t arrived; const uint32_t true_count = barrier_popc(th, "
-    text += f"{body.value(barrier, 'u32')}, {count}, {test}, &arrived, {site}); "
+    # Mutations name `alone`: see emitter.py. They are of checked builds.
+    text = f"uint32_t arrived = 1, true_count = {test}; "
+    text += "if (!alone) " if body.checked else ""
+    text += f"true_count = barrier_popc(th, {body.value(barrier, 'u32')}, {count}, "
+    text += f"true_count != 0, &arrived, {site}); "
     if "popc" in instruction.modifiers:
         return text + body.assign(result, "u32", "true_count")
     how = "true_count == arrived" if "and" in instruction.modifiers else "true_count != 0"

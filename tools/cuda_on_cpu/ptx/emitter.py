@@ -94,9 +94,9 @@ def _emit_instruction(file: _File, body: Body, instruction: Instruction) -> str:
     if mutation is None:
         return f"if ({guard}) {{ {text} }}" if guard else f"{{ {text} }}"
     number = mutation.number(file.name, file.module.target)
-    if mutation.kind == "weaken":
-        # The hook of the access sees the number, and drops the order.
-        text = f"const bool weaken = mutated(th, {number}); {text}"
+    if mutation.kind in ("weaken", "alone"):
+        # The hook of the access looks at it, and drops the order; or the vote, and does not wait.
+        text = f"const bool {mutation.kind} = mutated(th, {number}); {text}"
         return f"if ({guard}) {{ {text} }}" if guard else f"{{ {text} }}"
     if mutation.kind == "take":
         return f"if (({guard}) || mutated(th, {number})) {{ {text} }}"

@@ -30,7 +30,7 @@ def _scope(instruction: Instruction) -> str:
     return "kSys" if "volatile" in instruction.modifiers else "kGpu"
 
 
-def _kind(instruction: Instruction, access: str, atomic: bool = False) -> str:
+def _kind(body: Body, instruction: Instruction, access: str, atomic: bool = False) -> str:
     flags = [access]
     modifiers = instruction.modifiers
     if atomic or any(m in modifiers for m in _STRONG):
@@ -41,8 +41,8 @@ def _kind(instruction: Instruction, access: str, atomic: bool = False) -> str:
     if ("release" in modifiers or "acq_rel" in modifiers) and "kWrite" in access:
         flags.append("kRelease")
     kind = " | ".join(flags)
-    # Mutations name `weaken`: see emitter.py.
-    orders = "kAcquire" in flags or "kRelease" in flags
+    # Mutations name `weaken`: see emitter.py. They are of checked builds.
+    orders = body.checked and ("kAcquire" in flags or "kRelease" in flags)
     return f"({kind}) & ~(weaken ? kAcquire | kRelease : 0u)" if orders else kind
 
 
@@ -72,7 +72,7 @@ def _load(body: Body, instruction: Instruction) -> str:
     site = body.add_site(instruction) if space not in ("param", "const") else 0
     at = pointer(body, address, space, size * len(parts), site)
     text = f"const char* at = {at}; "
-    text += _hook(body, space, size * len(parts), _kind(instruction, "kRead"), site)
+    text += _hook(body, space, size * len(parts), _kind(body, instruction, "kRead"), site)
     source = "at"
     if body.checked and space in (None, "global"):
         source = "from"
@@ -98,7 +98,7 @@ def _store(body: Body, instruction: Instruction) -> str:
     size, cpp = SIZES[type_], CPP_TYPES[type_]
     site = body.add_site(instruction) if space not in ("param", "const") else 0
     text = f"char* at = {pointer(body, address, space, size * len(parts), site)}; "
-    total, kind = size * len(parts), _kind(instruction, "kWrite")
+    total, kind = size * len(parts), _kind(body, instruction, "kWrite")
     text += _hook(body, space, total, kind, site)
     is_global = space in (None, "global")
     calls = (body.checked and is_global) or (_is_strong(instruction) and space != "local")
@@ -141,7 +141,7 @@ def _atomic(body: Body, instruction: Instruction) -> str:
         raise UnsupportedError("this atomic operation")
     size, cpp, site = SIZES[type_], CPP_TYPES[type_], body.add_site(instruction)
     text = f"char* at = {pointer(body, operands[0], space, size, site)}; "
-    text += _hook(body, space, size, _kind(instruction, "kRead | kWrite", atomic=True), site)
+    text += _hook(body, space, size, _kind(body, instruction, "kRead | kWrite", atomic=True), site)
     text += f"const {cpp} old = load<{cpp}>(at), b = {body.value(operands[1], type_)}; "
     if operation == "cas":
         text += f"const {cpp} c = {body.value(operands[2], type_)}; "

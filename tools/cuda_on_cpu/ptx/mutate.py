@@ -10,19 +10,18 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .syntax import Function, Instruction, Label, Module, parse_module
+from .loops import wait_exits
+from .syntax import Function, Instruction, Label, Module, parse_instruction, parse_module
 
-_STRONG = {"volatile", "relaxed", "acquire", "acq_rel"}
 _ORDERS = {"acquire", "release", "acq_rel"}
-_LONGEST_WAIT = 40  # instructions in a loop that does nothing but wait
 
 
 @dataclass(frozen=True)
 class Mutation:
     line: int
     function: str  # mangled
-    # "remove" the instruction, "weaken" it to relaxed, or leave the wait loop: "fall through" its
-    # branch back, or "take" its branch out.
+    # "remove" the instruction; "weaken" it to relaxed; let a thread vote "alone", and not wait; or
+    # leave a loop that waits: "take" its branch out, or "fall through" its branch back.
     kind: str
     text: str
 
@@ -34,33 +33,10 @@ class Mutation:
 def _is_synchronisation(instruction: Instruction) -> bool:
     opcode, modifiers = instruction.opcode, instruction.modifiers
     if opcode in ("bar", "barrier"):
-        return "red" not in modifiers
+        return True
     if opcode in ("fence", "membar"):
         return True
     return opcode == "cp" and ("wait_group" in modifiers or "wait_all" in modifiers)
-
-
-def _waits(region: list[Instruction | Label]) -> bool:
-    """Whether the loop only waits: it reads a flag, and writes nothing."""
-    instructions = [item for item in region if isinstance(item, Instruction)]
-    if len(instructions) > _LONGEST_WAIT:
-        return False
-    if any(i.opcode in ("st", "bar", "barrier", "mma", "call", "red") for i in instructions):
-        return False
-    return any(i.opcode in ("ld", "atom") and _STRONG & set(i.modifiers) for i in instructions)
-
-
-def _way_out(function: Function, begin: int, end: int) -> tuple[Instruction, str] | None:
-    """Return the branch that decides over another turn of a loop, and what to do with it."""
-    back = function.body[end]
-    assert isinstance(back, Instruction)
-    if back.guard is not None:
-        return back, "fall through"
-    inside = {item.name for item in function.body[begin:end] if isinstance(item, Label)}
-    for item in reversed(function.body[begin:end]):
-        if isinstance(item, Instruction) and item.opcode == "bra" and item.guard is not None:
-            return None if item.operands[0] in inside else (item, "take")
-    return None
 
 
 def find_mutations(module: Module) -> list[Mutation]:
@@ -71,21 +47,28 @@ def find_mutations(module: Module) -> list[Mutation]:
         found.setdefault(instruction.line, mutation)
 
     for function in module.functions:
-        places: dict[str, int] = {}
-        for index, item in enumerate(function.body):
+        for item in function.body:
             if isinstance(item, Label):
-                places[item.name] = index
                 continue
             if _is_synchronisation(item):
-                add(function, item, "remove")
+                add(function, item, "alone" if "red" in item.modifiers else "remove")
             elif item.opcode in ("ld", "st", "atom", "red") and _ORDERS & set(item.modifiers):
                 add(function, item, "weaken")
-            elif item.opcode == "bra" and item.operands[0] in places:
-                begin = places[item.operands[0]]
-                way_out = _way_out(function, begin, index)
-                if way_out and _waits(function.body[begin:index]):
-                    add(function, *way_out)
+        for item, is_taken in wait_exits(function):
+            add(function, item, "take" if is_taken else "fall through")
     return sorted(found.values(), key=lambda mutation: mutation.line)
+
+
+def _vote_alone(text: str) -> str:
+    """Return the instruction that gives a thread its own vote for that of all."""
+    instruction = parse_instruction(text, 0)
+    result, vote = instruction.operands[0], instruction.operands[-1]
+    guard = f"@{'!' * instruction.negated}{instruction.guard} " if instruction.guard else ""
+    if "popc" in instruction.modifiers:
+        ayes = "0, 1" if vote.startswith("!") else "1, 0"
+        return f"{guard}selp.u32 {result}, {ayes}, {vote.lstrip('!')};"
+    opcode = "not.pred" if vote.startswith("!") else "mov.pred"
+    return f"{guard}{opcode} {result}, {vote.lstrip('!')};"
 
 
 def _apply(line: str, mutation: Mutation) -> str:
@@ -95,6 +78,9 @@ def _apply(line: str, mutation: Mutation) -> str:
         return statement.sub("", line, count=1)
     if mutation.kind == "take":
         return re.sub(r"@!?[%\w]+\s+", "", line, count=1)
+    if mutation.kind == "alone":
+        # The names of the line, which are not yet made unique.
+        return statement.sub(lambda m: _vote_alone(" ".join(m[0].rstrip(";").split())), line, 1)
     return re.sub(r"\.(acquire|release|acq_rel)\b", ".relaxed", line, count=1)
 
 

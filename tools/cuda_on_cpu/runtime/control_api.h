@@ -35,5 +35,9 @@ EMU_API void emu_clear_races();
 EMU_API const char* emu_statistics();
 EMU_API void emu_clear_statistics();
 
+// The math modes that cuBLAS's GEMMs ran with since the last clearing, with spaces between.
+EMU_API const char* emu_gemm_math_modes();
+EMU_API void emu_clear_gemm_math_modes();
+
 // Fiber switches since the process began.
 EMU_API uint64_t emu_switches();

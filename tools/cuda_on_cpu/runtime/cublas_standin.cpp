@@ -9,6 +9,7 @@
 
 #include "device.h"
 #include "floating.h"
+#include "streams.h"
 
 namespace {
 
@@ -156,10 +157,25 @@ std::vector<double> gather(const char* at, cudaDataType_t type, bool transpose, 
   return out;
 }
 
-void multiply(const Gemm& g, const char* a, const char* b, char* c, double alpha, double beta,
-              bool is_tf32) {
-  const auto left = gather(a, g.a_type, g.transa != kN, g.m, g.k, g.lda, is_tf32);
-  const auto right = gather(b, g.b_type, g.transb != kN, g.k, g.n, g.ldb, is_tf32);
+// A GEMM with all that it depends on, so that it may run later.
+struct Call {
+  Gemm gemm;
+  double alpha, beta;
+  int math_mode;
+};
+
+bool is_tf32(const Call& call) {
+  const Gemm& g = call.gemm;
+  if (g.compute == k32FFastTf32) return true;
+  return g.compute == k32F && g.a_type == CUDA_R_32F &&
+         call.math_mode % kMathDisallowReducedPrecision == kMathTf32;
+}
+
+void multiply(const Call& call, const char* a, const char* b, char* c) {
+  const Gemm& g = call.gemm;
+  const double alpha = call.alpha, beta = call.beta;
+  const auto left = gather(a, g.a_type, g.transa != kN, g.m, g.k, g.lda, is_tf32(call));
+  const auto right = gather(b, g.b_type, g.transb != kN, g.k, g.n, g.ldb, is_tf32(call));
   const int size = size_of(g.c_type);
   std::vector<double> row(g.n);
   for (int i = 0; i < g.m; ++i) {
@@ -176,6 +192,35 @@ void multiply(const Gemm& g, const char* a, const char* b, char* c, double alpha
       write(at, g.c_type, alpha * row[j] + old);
     }
   }
+}
+
+// An empty text where the matrices lie in the device's memory.
+std::string check_matrices(const Gemm& g, const char* a, const char* b, const char* c) {
+  const bool ta = g.transa != kN, tb = g.transb != kN;
+  for (const std::string& what :
+       {check_matrix("A", a, ta ? g.k : g.m, ta ? g.m : g.k, g.lda, size_of(g.a_type)),
+        check_matrix("B", b, tb ? g.n : g.k, tb ? g.k : g.n, g.ldb, size_of(g.b_type)),
+        check_matrix("C", c, g.m, g.n, g.ldc, size_of(g.c_type))}) {
+    if (!what.empty()) return what;
+  }
+  return "";
+}
+
+cudaError_t run(const Call& call) {
+  const Gemm& g = call.gemm;
+  ++device().gemm_calls;
+  device().gemm_math_modes.push_back(call.math_mode);
+  for (int batch = 0; batch < g.batches; ++batch) {
+    const char* a = static_cast<const char*>(g.a) + batch * g.stride_a * size_of(g.a_type);
+    const char* b = static_cast<const char*>(g.b) + batch * g.stride_b * size_of(g.b_type);
+    char* c = static_cast<char*>(g.c) + batch * g.stride_c * size_of(g.c_type);
+    if (const std::string what = check_matrices(g, a, b, c); !what.empty()) {
+      refuse(kExecutionFailed, what);
+      return cudaErrorIllegalAddress;
+    }
+    multiply(call, a, b, c);
+  }
+  return cudaSuccess;
 }
 
 int gemm(Handle* handle, const Gemm& g) {
@@ -201,23 +246,10 @@ int gemm(Handle* handle, const Gemm& g) {
   const bool is_double = g.compute == k64F || g.compute == k64FPedantic;
   const double alpha = read(static_cast<const char*>(g.alpha), is_double ? CUDA_R_64F : CUDA_R_32F);
   const double beta = read(static_cast<const char*>(g.beta), is_double ? CUDA_R_64F : CUDA_R_32F);
-  const bool is_tf32 =
-      g.compute == k32FFastTf32 || (g.compute == k32F && g.a_type == CUDA_R_32F &&
-                                    handle->math_mode % kMathDisallowReducedPrecision == kMathTf32);
-  ++device().gemm_calls;
-  for (int batch = 0; batch < g.batches; ++batch) {
-    const char* a = static_cast<const char*>(g.a) + batch * g.stride_a * size_of(g.a_type);
-    const char* b = static_cast<const char*>(g.b) + batch * g.stride_b * size_of(g.b_type);
-    char* c = static_cast<char*>(g.c) + batch * g.stride_c * size_of(g.c_type);
-    for (const std::string& what :
-         {check_matrix("A", a, a_rows, ta ? g.m : g.k, g.lda, size_of(g.a_type)),
-          check_matrix("B", b, b_rows, tb ? g.k : g.n, g.ldb, size_of(g.b_type)),
-          check_matrix("C", c, g.m, g.n, g.ldc, size_of(g.c_type))}) {
-      if (!what.empty()) return refuse(kExecutionFailed, what);
-    }
-    multiply(g, a, b, c, alpha, beta, is_tf32);
-  }
-  return kSuccess;
+  const Call call = {g, alpha, beta, handle->math_mode};
+  const auto status = cuda_on_cpu::submit(static_cast<cudaStream_t>(handle->stream), "gemm",
+                                          [call] { return run(call); });
+  return status == cudaSuccess ? kSuccess : kExecutionFailed;
 }
 
 }  // namespace

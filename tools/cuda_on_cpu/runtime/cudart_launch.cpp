@@ -12,6 +12,7 @@
 #include "race.h"
 #include "statistics.h"
 #include "store_buffer.h"
+#include "streams.h"
 
 namespace cuda_on_cpu {
 
@@ -39,6 +40,26 @@ cudaError_t refuse(cudaError_t error, const HostFunction& function, const std::s
   return set_error(error, "launch of " + function.name + ": " + what);
 }
 
+cudaError_t run(const Launch& what) {
+  static std::mutex one_at_a_time;
+  const std::lock_guard<std::mutex> lock(one_at_a_time);
+  Device& d = device();
+  ++d.kernel_launches;
+  Grid running(what);
+  if (what.module->checked) {
+    if (d.race_check || d.weak_memory) running.race = RaceChecker::create(d.race_check != 0);
+    if (d.weak_memory) running.stores = StoreBuffers::create();
+    if (d.statistics) running.statistics = Statistics::create(running);
+  }
+  const Failure failure = running.run();
+  total_switches += running.switches;
+  d.nanoseconds += static_cast<int64_t>(running.nanoseconds());
+  RaceChecker::destroy(running.race);
+  StoreBuffers::destroy(running.stores);
+  Statistics::destroy(running.statistics, running);
+  return set_error(failure.status, failure.text, true);
+}
+
 }  // namespace
 
 size_t dynamic_shared_limit(const HostFunction& function, const KernelInfo& kernel) {
@@ -47,9 +68,7 @@ size_t dynamic_shared_limit(const HostFunction& function, const KernelInfo& kern
 }
 
 cudaError_t launch(const void* stub, dim3 grid_size, dim3 block, void** arguments,
-                   size_t dynamic_shared_bytes, bool is_cooperative) {
-  static std::mutex one_at_a_time;
-  const std::lock_guard<std::mutex> lock(one_at_a_time);
+                   size_t dynamic_shared_bytes, cudaStream_t stream, bool is_cooperative) {
   Device& d = device();
   if (d.is_sticky) return d.error;
   const HostFunction* function = find_function(stub);
@@ -97,21 +116,12 @@ cudaError_t launch(const void* stub, dim3 grid_size, dim3 block, void** argument
                        {block.x, block.y, block.z},
                        static_cast<uint32_t>(dynamic_shared_bytes),
                        static_cast<uint32_t>(std::min<uint64_t>(capacity, UINT32_MAX)),
-                       bytes};
-  ++d.kernel_launches;
-  Grid running(what);
-  if (translated.module->checked) {
-    if (d.race_check || d.weak_memory) running.race = RaceChecker::create(d.race_check != 0);
-    if (d.weak_memory) running.stores = StoreBuffers::create();
-    if (d.statistics) running.statistics = Statistics::create(running);
-  }
-  const Failure failure = running.run();
-  total_switches += running.switches;
-  d.nanoseconds += static_cast<int64_t>(running.nanoseconds());
-  RaceChecker::destroy(running.race);
-  StoreBuffers::destroy(running.stores);
-  Statistics::destroy(running.statistics, running);
-  return set_error(failure.status, failure.text, true);
+                       nullptr};
+  return submit(stream, "kernel", [what, parameters] {
+    Launch with_parameters = what;
+    with_parameters.parameters = reinterpret_cast<const char*>(parameters.data());
+    return run(with_parameters);
+  });
 }
 
 }  // namespace cuda_on_cpu
@@ -157,19 +167,19 @@ cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* stub) {
 }
 
 cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid_size, dim3 block, void** arguments,
-                               size_t dynamic_shared_bytes, cudaStream_t) {
-  return launch(kernel, grid_size, block, arguments, dynamic_shared_bytes, false);
+                               size_t dynamic_shared_bytes, cudaStream_t stream) {
+  return launch(kernel, grid_size, block, arguments, dynamic_shared_bytes, stream, false);
 }
 
 cudaError_t cudaLaunchKernel(const void* stub, dim3 grid_size, dim3 block, void** arguments,
-                             size_t dynamic_shared_bytes, cudaStream_t) {
-  return launch(stub, grid_size, block, arguments, dynamic_shared_bytes, false);
+                             size_t dynamic_shared_bytes, cudaStream_t stream) {
+  return launch(stub, grid_size, block, arguments, dynamic_shared_bytes, stream, false);
 }
 
 cudaError_t cudaLaunchCooperativeKernel(const void* stub, dim3 grid_size, dim3 block,
                                         void** arguments, size_t dynamic_shared_bytes,
-                                        cudaStream_t) {
-  return launch(stub, grid_size, block, arguments, dynamic_shared_bytes, true);
+                                        cudaStream_t stream) {
+  return launch(stub, grid_size, block, arguments, dynamic_shared_bytes, stream, true);
 }
 
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* stub,
@@ -197,7 +207,7 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* st
     }
   }
   return launch(stub, config->gridDim, config->blockDim, arguments, config->dynamicSmemBytes,
-                is_cooperative);
+                config->stream, is_cooperative);
 }
 
 cudaError_t cudaFuncSetAttribute(const void* stub, cudaFuncAttribute attribute, int value) {

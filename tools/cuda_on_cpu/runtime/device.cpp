@@ -92,7 +92,6 @@ constexpr Setting kSettings[] = {
     {"global_bytes", &Device::global_bytes},
     {"stream_sm_count", &Device::stream_sm_count},
     {"refuse_cooperative", &Device::refuse_cooperative},
-    {"stream_capturing", &Device::stream_capturing},
     {"seed", &Device::seed},
     {"strict_memory", &Device::strict_memory},
     {"race_check", &Device::race_check},
@@ -154,6 +153,15 @@ void emu_register(const void* at, uint64_t bytes, const char* name) {
 }
 
 void emu_unregister(const void* at) { device().memory.remove(at); }
+
+const char* emu_gemm_math_modes() {
+  static std::string text;
+  text.clear();
+  for (const int mode : device().gemm_math_modes) text += std::to_string(mode) + " ";
+  return text.c_str();
+}
+
+void emu_clear_gemm_math_modes() { device().gemm_math_modes.clear(); }
 
 const char* emu_last_error() { return device().error_text.c_str(); }
 

@@ -28,7 +28,6 @@ struct Device {
 
   int64_t stream_sm_count = 0;     // that streams may use, as a green context's; 0: the device's
   int64_t refuse_cooperative = 0;  // 1: no cooperative launch fits, whatever occupancy says
-  int64_t stream_capturing = 0;    // 1: streams say that they are captured; launches run
 
   int64_t seed = 1;           // of the order of threads; 0: blocks start in order too
   int64_t strict_memory = 0;  // 1: memory that is not registered is an error
@@ -45,7 +44,8 @@ struct Device {
 
   // Counted until they are set to 0.
   int64_t kernel_launches = 0;
-  int64_t gemm_calls = 0;  // of cuBLAS; a batch is one
+  int64_t gemm_calls = 0;            // of cuBLAS; a batch is one
+  std::vector<int> gemm_math_modes;  // that they ran with, by cublasSetMathMode
 
   int64_t nanoseconds = 1000000000;  // that had gone by when the last launch ended
   uint64_t mutation_hits = 0;        // how often the mutation took effect

@@ -32,8 +32,9 @@ Translated find_translated(const HostFunction& function);
 // How much dynamic shared memory a launch may ask for.
 size_t dynamic_shared_limit(const HostFunction& function, const KernelInfo& kernel);
 
-// Checks all that CUDA checks, runs the grid to its end, and returns what became of it.
+// Checks all that CUDA checks, and submits the grid to the stream: it runs to its end, unless it is
+// captured.
 cudaError_t launch(const void* stub, dim3 grid, dim3 block, void** arguments,
-                   size_t dynamic_shared_bytes, bool is_cooperative);
+                   size_t dynamic_shared_bytes, cudaStream_t stream, bool is_cooperative);
 
 }  // namespace cuda_on_cpu
