@@ -316,7 +316,7 @@ def test_kernels_that_work_are_checked_once(
 KERNELS = (
     (BLOCK, 20),
     (LayerCase(2, 1, 4, 70), 20),
-    (GROUP, 20),
+    (GROUP, 40),
     (LayerCase(2, 3, 4, 136), 6),
 )
 
