@@ -34,4 +34,6 @@ def cuda_plan_text(
     backward: bool,
     facts: Mapping[str, int],
     recompute: bool = False,
+    cta_refusal: str = "",
+    group_refusal: str = "",
 ) -> str: ...

@@ -13,6 +13,7 @@ from lstm_fused._torch.fork import protect_forked_children
 from lstm_fused.autograd import FusedLSTMFunction
 from lstm_fused.cell import FusedLSTMCell
 from lstm_fused.convert import convert, revert
+from lstm_fused.devices import check_cuda
 from lstm_fused.info import build_info, explain
 from lstm_fused.module import FusedLSTM
 from lstm_fused.onnx import from_onnx
@@ -30,6 +31,7 @@ __all__ = [
     "FusedLSTMFunction",
     "__version__",
     "build_info",
+    "check_cuda",
     "convert",
     "explain",
     "from_onnx",

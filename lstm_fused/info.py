@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from lstm_fused._torch.autocast import compute_dtype
 from lstm_fused._torch.private import call_on_shapes
 from lstm_fused.cell import FusedLSTMCell
 from lstm_fused.module import FusedLSTM
+
+_NO_REFUSALS = {"cta": "", "group": ""}
 
 
 def build_info() -> dict[str, Any]:
@@ -57,12 +60,13 @@ def explain(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence) -> st
         TypeError: another module.
         ValueError, RuntimeError: an input that the module would refuse.
     """
-    text = "\n".join(_explain_lines(module, x))
+    text = "\n".join(explain_lines(module, x))
     print(text)
     return text
 
 
-def _explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence) -> list[str]:
+def explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence) -> list[str]:
+    """What `explain` prints: a line of the call, and then one for each layer's plan."""
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
     if not isinstance(module, FusedLSTM | FusedLSTMCell):
         raise TypeError(
@@ -86,6 +90,7 @@ def _explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence
         directions = 2 if module.bidirectional else 1
     recompute = getattr(module, "recompute", False)
     is_cuda = data.device.type == "cuda"
+    facts, refusals = _of_device(data.device) if is_cuda else ({}, {})
     lines = [
         f"{data.device.type}, {dtype}: T={steps} N={batch} layers={layers} directions={directions}"
         + ("" if is_cuda else f" threads={torch.get_num_threads()}")
@@ -95,7 +100,7 @@ def _explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence
         shape = (steps, batch, input_size, hidden, proj, directions, dtype)
         for backward in (False, True):
             if is_cuda:
-                plan = cuda_plan_text(*shape, backward, _device_facts(data.device), recompute)
+                plan = cuda_plan_text(*shape, backward, facts, recompute, refusals)
             else:
                 plan = native.compiled.plan_text(
                     *shape, torch.get_num_threads(), backward, data_rows
@@ -118,11 +123,13 @@ def cuda_plan_text(
     backward: bool,
     facts: dict[str, int],
     recompute: bool = False,
+    refusals: Mapping[str, str] = _NO_REFUSALS,
 ) -> str:
     """The plan of one layer on a CUDA device of the given facts, in one line, and why.
 
     Facts are those of csrc/cuda/device_facts.h: major, minor, sm_count, shared_per_sm,
-    shared_per_block, registers_per_sm, max_threads_per_sm, l2_bytes. No GPU is needed.
+    shared_per_block, registers_per_sm, max_threads_per_sm, l2_bytes. Refusals: why kernels of one
+    block ("cta") and groups of blocks ("group") are off there, if they are. No GPU is needed.
     """
     assert native.compiled is not None
     return native.compiled.cuda_plan_text(
@@ -138,13 +145,16 @@ def cuda_plan_text(
         backward,
         facts,
         recompute,
+        refusals["cta"],
+        refusals["group"],
     )
 
 
-def _device_facts(device: torch.device) -> dict[str, int]:
+def _of_device(device: torch.device) -> tuple[dict[str, int], dict[str, str]]:
+    """The facts of a CUDA device, and the refusals."""
     assert native.compiled_cuda is not None
     index = torch.cuda.current_device() if device.index is None else device.index
-    return native.compiled_cuda.device_facts(index)
+    return native.compiled_cuda.device_facts(index), native.compiled_cuda.refusals(index)
 
 
 def _steps_and_batch(

@@ -2,7 +2,11 @@
 #include "common/setting.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
+#include <limits>
+#include <locale>
+#include <sstream>
 #include <utility>
 
 #include "common/error.h"
@@ -13,6 +17,16 @@ namespace {
 std::string environment(const char* variable) {
   const char* value = std::getenv(variable);
   return value ? value : "";
+}
+
+// NaN for what is no number. Takes a point for the decimal point, whatever the locale.
+double parse_number(const std::string& text) {
+  std::istringstream stream(text);
+  stream.imbue(std::locale::classic());
+  double value = 0;
+  stream >> value;
+  const bool is_whole = !stream.fail() && stream.peek() == std::istringstream::traits_type::eof();
+  return is_whole ? value : std::numeric_limits<double>::quiet_NaN();
 }
 
 }  // namespace
@@ -44,6 +58,36 @@ std::string Setting::set(const std::string& value) {
   if (index < 0) refuse(value);
   const int before = index_.exchange(index);
   return before < 0 ? values_.front() : values_[before];
+}
+
+NumberSetting::NumberSetting(const char* variable, double unset, double least, double most)
+    : variable_(variable),
+      unset_(unset),
+      least_(least),
+      most_(most),
+      at_load_(environment(variable)) {
+  const double value = at_load_.empty() ? unset : parse_number(at_load_);
+  value_ = is_allowed(value) ? value : std::numeric_limits<double>::quiet_NaN();
+}
+
+void NumberSetting::refuse(const std::string& value) const {
+  fail(variable_, " must be a number from ", least_, " to ", most_, ", got ", value);
+}
+
+double NumberSetting::value() const {
+  const double value = value_.load(std::memory_order_relaxed);
+  if (std::isnan(value)) refuse(at_load_);
+  return value;
+}
+
+double NumberSetting::set(double value) {
+  if (!is_allowed(value)) {
+    std::ostringstream text;
+    text << value;
+    refuse(text.str());
+  }
+  const double before = value_.exchange(value);
+  return std::isnan(before) ? unset_ : before;
 }
 
 }  // namespace lstm_fused

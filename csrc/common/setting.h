@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A choice that the user makes by an environment variable.
+// Choices and numbers that the user sets by environment variables.
 //
-// The variable is read once, when the library that holds the setting is loaded. NOTE: not in a
-// call, which runs beside threads that may write the environment: getenv then reads freed memory.
+// A variable is read once, when the library that holds the setting is loaded. NOTE: not in a call,
+// which runs beside threads that may write the environment: getenv then reads freed memory.
 #pragma once
 
 #include <atomic>
@@ -33,6 +33,28 @@ class Setting {
   const std::string wanted_;
   const std::string at_load_;
   std::atomic<int> index_;  // -1: at_load_ is no value
+};
+
+// A number, as Setting is a choice.
+class NumberSetting {
+ public:
+  // `unset`: the value where the variable is not set. All must lie between `least` and `most`.
+  NumberSetting(const char* variable, double unset, double least, double most);
+
+  // The value in use. Throws Error where the variable had none.
+  double value() const;
+
+  // As Setting::set.
+  double set(double value);
+
+ private:
+  bool is_allowed(double value) const { return value >= least_ && value <= most_; }
+  [[noreturn]] void refuse(const std::string& value) const;
+
+  const std::string variable_;
+  const double unset_, least_, most_;
+  const std::string at_load_;
+  std::atomic<double> value_;  // NaN: at_load_ is no value
 };
 
 }  // namespace lstm_fused

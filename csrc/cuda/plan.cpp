@@ -13,7 +13,9 @@
 namespace lstm_fused::cuda {
 namespace {
 
-Setting variant_setting("LSTM_FUSED_CUDA_VARIANT", {"auto", "stepwise"}, "auto or stepwise");
+// In the order of VariantChoice.
+Setting variant_setting("LSTM_FUSED_CUDA_VARIANT", {"auto", "stepwise", "persistent"},
+                        "auto, stepwise or persistent");
 
 // With projection: one product a step, unless the estimates are against it, as they are where W_hh
 // and W_hr have far fewer elements than their product, or steps are few.
@@ -28,8 +30,38 @@ void choose_products(const LstmShape& shape, DType dtype, bool backward,
                  std::to_string(two) + " with one after the other";
 }
 
-// The variant. A block that holds all of W_hh is taken wherever it can: it spares two launches a
-// step, which take longer than the step. A group is, unless the estimates are against it.
+// Whether to take the persistent kernel that can take the call, and why. A block that holds all of
+// W_hh is taken wherever it can: it spares two launches a step, which take longer than the step. A
+// group is, unless the estimates are against it.
+bool prefers_persistent(const LstmShape& shape, DType dtype, bool backward,
+                        const PlanSettings& settings, const PersistentPlan& persistent,
+                        std::string* reason) {
+  const std::string& refusal = persistent.group ? settings.group_refusal : settings.cta_refusal;
+  if (!refusal.empty()) {
+    *reason = (persistent.group ? "groups of blocks are off on this device: "
+                                : "kernels of one block are off on this device: ") +
+              refusal;
+    return false;
+  }
+  if (!persistent.group) {
+    *reason = "W_hh fits into a block";
+    return true;
+  }
+  const int64_t group = persistent.step_cycles;
+  const int64_t stepwise =
+      stepwise_cycles(shape, dtype, settings.allow_tf32, backward, false, settings.facts);
+  const std::string figures =
+      "estimated " + std::to_string(group) + " cycles a step, stepwise " + std::to_string(stepwise);
+  if (settings.choice == VariantChoice::kPersistent) {
+    *reason = "LSTM_FUSED_CUDA_VARIANT is persistent; " + figures;
+    return true;
+  }
+  *reason =
+      (group > stepwise ? "a group of blocks is slower: " : "W_hh fits into a group of blocks, ") +
+      figures;
+  return group <= stepwise;
+}
+
 void choose_variant(const LstmShape& shape, DType dtype, bool backward,
                     const PlanSettings& settings, LstmPlan& plan) {
   check_shape(shape);
@@ -37,22 +69,13 @@ void choose_variant(const LstmShape& shape, DType dtype, bool backward,
   plan.allow_tf32 = settings.allow_tf32;
   const auto can_run_persistent =
       backward ? can_run_persistent_backward : can_run_persistent_forward;
-  if (!settings.allow_persistent) {
+  if (settings.choice == VariantChoice::kStepwise) {
     plan.reason = "LSTM_FUSED_CUDA_VARIANT is stepwise";
   } else if (can_run_persistent(shape, dtype, settings.allow_tf32, settings.facts, &plan.persistent,
                                 &plan.reason)) {
-    const int64_t group = plan.persistent.step_cycles;
-    const int64_t stepwise =
-        stepwise_cycles(shape, dtype, settings.allow_tf32, backward, false, settings.facts);
-    const std::string figures = "estimated " + std::to_string(group) + " cycles a step, stepwise " +
-                                std::to_string(stepwise);
-    if (plan.persistent.group && group > stepwise) {
-      plan.reason = "a group of blocks is slower: " + figures;
-      return;
+    if (prefers_persistent(shape, dtype, backward, settings, plan.persistent, &plan.reason)) {
+      plan.variant = plan.persistent.group ? Variant::kPersistentGroup : Variant::kPersistentCta;
     }
-    plan.variant = plan.persistent.group ? Variant::kPersistentGroup : Variant::kPersistentCta;
-    plan.reason = plan.persistent.group ? "W_hh fits into a group of blocks, " + figures
-                                        : "W_hh fits into a block";
     return;
   }
   if (shape.projection) choose_products(shape, dtype, backward, settings, plan);
@@ -86,7 +109,7 @@ void check_facts(const DeviceFacts& facts) {
   in_range("l2_bytes", facts.l2_bytes, 0, kMaxBytes);
 }
 
-bool allows_persistent() { return variant_setting.index() == 0; }
+VariantChoice variant_choice() { return static_cast<VariantChoice>(variant_setting.index()); }
 
 std::string set_variant(const std::string& name) { return variant_setting.set(name); }
 

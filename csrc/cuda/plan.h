@@ -18,13 +18,19 @@ enum class Variant {
   kPersistentGroup,  // the whole sequence in one launch, W_hh split over a group of blocks
 };
 
-// What the environment variable LSTM_FUSED_CUDA_VARIANT said when this library was loaded:
-// "stepwise" keeps the persistent kernels from being chosen; unset, empty or "auto" leaves the
-// choice to the plan. Throws Error for anything else.
-bool allows_persistent();
+// What decides between the variants that can take a call.
+enum class VariantChoice {
+  kEstimates,   // those of a step's cycles
+  kStepwise,    // no persistent kernel is taken
+  kPersistent,  // one is, wherever it can, whatever the estimates say
+};
 
-// Puts "stepwise" or "auto" in the variable's place; gives the one before. Throws Error for another
-// name. For tests, which switch within a process.
+// What the environment variable LSTM_FUSED_CUDA_VARIANT said when this library was loaded: "auto"
+// (or nothing), "stepwise" or "persistent". Throws Error for anything else.
+VariantChoice variant_choice();
+
+// Puts one of these names in the variable's place; gives the one before. Throws Error for another
+// name. For tests and checks, which switch within a process.
 std::string set_variant(const std::string& name);
 
 struct LstmPlan {
@@ -44,7 +50,9 @@ struct PlanSettings {
   bool allow_tf32 = false;
   bool training = false;   // the forward saves what the backward needs,
   bool recompute = false;  // but for the gates
-  bool allow_persistent = true;
+  VariantChoice choice = VariantChoice::kEstimates;
+  // Why a variant must not be taken on this device (see availability.h); empty: it may be.
+  std::string cta_refusal, group_refusal;
   DeviceFacts facts;
 };
 

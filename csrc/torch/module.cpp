@@ -81,14 +81,17 @@ cuda::DeviceFacts parse_facts(const std::map<std::string, int64_t>& values) {
 std::string cuda_plan_text(int64_t steps, int64_t batch, int64_t input_size, int64_t hidden_size,
                            int64_t proj_size, int directions, const std::string& dtype,
                            bool allow_tf32, bool training, bool backward,
-                           const std::map<std::string, int64_t>& facts, bool recompute) {
+                           const std::map<std::string, int64_t>& facts, bool recompute,
+                           const std::string& cta_refusal, const std::string& group_refusal) {
   const LstmShape shape = make_shape(steps, batch, input_size, hidden_size, proj_size, directions);
   const DType type = parse_dtype(dtype);
   cuda::PlanSettings settings;
   settings.allow_tf32 = allow_tf32;
   settings.training = training;
   settings.recompute = recompute;
-  settings.allow_persistent = cuda::allows_persistent();
+  settings.choice = cuda::variant_choice();
+  settings.cta_refusal = cta_refusal;
+  settings.group_refusal = group_refusal;
   settings.facts = parse_facts(facts);
   return backward ? cuda::explain_backward(shape, type, settings)
                   : cuda::explain_forward(shape, type, settings);
@@ -123,8 +126,8 @@ PYBIND11_MODULE(_C, m) {
         "before.");
   m.def(
       "set_cuda_variant", &lstm_fused::cuda::set_variant, py::arg("name"),
-      "Puts \"auto\" or \"stepwise\" in the place of LSTM_FUSED_CUDA_VARIANT, for cuda_plan_text; "
-      "gives the one before.");
+      "Puts \"auto\", \"stepwise\" or \"persistent\" in the place of LSTM_FUSED_CUDA_VARIANT, for "
+      "cuda_plan_text; gives the one before.");
   m.def("release_scratch", &lstm_fused::cpu::release_scratch,
         "Frees the memory that the CPU kernels keep between calls; gives its bytes.");
   m.def(
@@ -140,7 +143,9 @@ PYBIND11_MODULE(_C, m) {
       "cuda_plan_text", &lstm_fused::cuda_plan_text, py::arg("steps"), py::arg("batch"),
       py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"),
       py::arg("dtype"), py::arg("allow_tf32"), py::arg("training"), py::arg("backward"),
-      py::arg("facts"), py::arg("recompute") = false,
+      py::arg("facts"), py::arg("recompute") = false, py::arg("cta_refusal") = "",
+      py::arg("group_refusal") = "",
       "How a call of this shape is carried out on a CUDA device of these facts, which need not be "
-      "there, in one line, and why.");
+      "there, in one line, and why. The refusals: why kernels of one block, and groups of blocks, "
+      "are off there; empty where they are not.");
 }

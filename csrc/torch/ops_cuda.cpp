@@ -1,30 +1,92 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Allocates by torch's allocator and launches on torch's current stream; waits for nothing.
+// Allocates by torch's allocator and launches on torch's current stream; waits for nothing, but for
+// the check before a kernel's first use.
 #include "torch/ops_cuda.h"
 
 #include "common/error.h"
+#include "cuda/availability.h"
 #include "cuda/blas.h"
+#include "cuda/first_use/check.h"
 #include "cuda/gradients/layer_backward.h"
 #include "cuda/gradients/sample_gradients.h"
 #include "cuda/lstm_forward.h"
+#include "cuda/persistent/wait_failure.h"
+#include "cuda/status.h"
 #include "torch/cuda_context.h"
 #include "torch/layer.h"
+#include "torch/warning.h"
 
 namespace lstm_fused {
 namespace {
 
-cuda::PlanSettings plan_settings(const CudaContext& context, bool training, bool recompute) {
-  cuda::PlanSettings settings;
-  settings.allow_tf32 = cuda::allows_tf32(context.blas_handle);
-  settings.training = training;
-  settings.recompute = recompute;
-  settings.allow_persistent = cuda::allows_persistent();
-  settings.facts = context.facts;
-  return settings;
+// Every call begins here: an earlier one on the device may have failed since it was launched.
+CudaContext begin_call(const Device& device) {
+  CudaContext context = current_cuda_context(device);
+  cuda::check_wait_failures(device.index);
+  return context;
 }
 
 Tensor new_workspace(int64_t bytes, const CudaLayer& layer) {
   return new_tensor({bytes}, ScalarType::Byte, layer.device);
+}
+
+enum class Recurrence { kForward, kBackward };
+
+cuda::LstmPlan plan_once(const CudaContext& context, const CudaLayer& layer, Recurrence recurrence,
+                         bool training, bool recompute) {
+  cuda::PlanSettings settings;
+  settings.allow_tf32 = cuda::allows_tf32(context.blas_handle);
+  settings.training = training;
+  settings.recompute = recompute;
+  settings.choice = cuda::variant_choice();
+  settings.cta_refusal = cuda::refusal_of(layer.device.index, cuda::Variant::kPersistentCta);
+  settings.group_refusal = cuda::refusal_of(layer.device.index, cuda::Variant::kPersistentGroup);
+  settings.facts = context.facts;
+  return recurrence == Recurrence::kForward
+             ? cuda::make_forward_plan(layer.shape, layer.dtype, settings)
+             : cuda::make_backward_plan(layer.shape, layer.dtype, settings);
+}
+
+// Plans a call, and checks the kernel that the plan takes if it is the first time.
+cuda::LstmPlan make_plan(const CudaContext& context, const CudaLayer& layer, Recurrence recurrence,
+                         bool training, bool recompute) {
+  const cuda::LstmPlan plan = plan_once(context, layer, recurrence, training, recompute);
+  std::optional<Tensor> memory;  // of the check, until it is over
+  cuda::CheckContext check;
+  check.device = layer.device.index;
+  check.facts = context.facts;
+  check.blas_handle = context.blas_handle;
+  check.stream = context.stream;
+  check.allocate = [&](int64_t bytes) {
+    memory = new_workspace(bytes, layer);
+    return memory->mutable_data_ptr();
+  };
+  const std::string fault =
+      cuda::check_first_use(plan, layer.dtype, recurrence == Recurrence::kBackward, check);
+  if (fault.empty()) return plan;
+  warn_user(fault);
+  return plan_once(context, layer, recurrence, training, recompute);
+}
+
+// Plans and runs a call by `run`; and once more, without groups of blocks, where the driver refuses
+// to launch them. That begins anew, input GEMM and all, with a workspace of the second plan's size:
+// what the first attempt has written is written again, and its inputs are as they were.
+//
+// NOTE: in a capture the driver may have ended it along with the launch. The launches of the second
+// attempt then fail, which is raised, and the next capture is planned without groups.
+template <typename Run>
+void run_or_do_without_groups(const CudaLayer& layer, const Run& run) {
+  try {
+    return run();
+  } catch (const cuda::LaunchRefused& refusal) {
+    if (cuda::refuse_variant(layer.device.index, cuda::Variant::kPersistentGroup, refusal.what())) {
+      warn_user("CUDA device " + std::to_string(layer.device.index) + ": " + refusal.what() +
+                ". Groups of blocks, which must run together, are off on this device from now on: "
+                "calls run stepwise, with right results. A stream or a process with a part of the "
+                "device's multiprocessors, a debugger or a sanitizer can be the reason");
+    }
+  }
+  run();
 }
 
 // The kernels leave what is saved for rows past a length unwritten: zeroes that, so that a backward
@@ -43,9 +105,7 @@ BackwardNeeds with_states(BackwardNeeds needs) {
 
 BackwardResult run_backward(const CudaLayer& layer, const BackwardTensors& tensors,
                             const BackwardNeeds& needs) {
-  const CudaContext context = current_cuda_context(layer.device);
-  const cuda::LstmPlan plan = cuda::make_backward_plan(
-      layer.shape, layer.dtype, plan_settings(context, /*training=*/true, /*recompute=*/false));
+  const CudaContext context = begin_call(layer.device);
   cuda::LayerBackwardCall call;
   call.shape = layer.shape;
   call.dtype = layer.dtype;
@@ -54,17 +114,21 @@ BackwardResult run_backward(const CudaLayer& layer, const BackwardTensors& tenso
   call.x = layer.input.const_data_ptr();
   call.grad_x = element(tensors.grad_input, 0, 1);
   for (int d = 0; d < layer.shape.directions; ++d) call.direction[d] = tensors.direction(layer, d);
-  const int64_t samples = needs.samples.value_or(1);
-  const Tensor workspace =
-      new_workspace(cuda::layer_backward_workspace_bytes(call, samples, plan), layer);
-  call.workspace = workspace.mutable_data_ptr();
   call.blas_handle = context.blas_handle;
   call.stream = context.stream;
-  if (needs.samples) {
-    cuda::sample_gradients(call, samples, plan);
-  } else {
-    cuda::layer_backward(call, plan);
-  }
+  const int64_t samples = needs.samples.value_or(1);
+  run_or_do_without_groups(layer, [&] {
+    const cuda::LstmPlan plan =
+        make_plan(context, layer, Recurrence::kBackward, /*training=*/true, /*recompute=*/false);
+    const Tensor workspace =
+        new_workspace(cuda::layer_backward_workspace_bytes(call, samples, plan), layer);
+    call.workspace = workspace.mutable_data_ptr();
+    if (needs.samples) {
+      cuda::sample_gradients(call, samples, plan);
+    } else {
+      cuda::layer_backward(call, plan);
+    }
+  });
   if (needs.states) return tensors.result();
   const auto none = [&] { return new_tensor({0}, layer.input.scalar_type(), layer.device); };
   return {tensors.grad_input, none(), none(), tensors.grad_weights};
@@ -78,15 +142,12 @@ ForwardResult lstm_forward_cuda(const Tensor& input, const Tensor& h_0, const Te
                                 const std::optional<Tensor>& batch_sizes,
                                 const std::optional<Tensor>& reset_mask, bool save_for_backward,
                                 bool return_cell_states, bool recompute) {
-  const CudaContext context = current_cuda_context(device_of(input));
+  const CudaContext context = begin_call(device_of(input));
   const CudaLayer layer =
       make_cuda_layer(input, h_0, c_0, weights, lengths, batch_sizes, reset_mask);
   const ForwardTensors tensors(layer, save_for_backward, save_for_backward && !recompute,
                                return_cell_states);
   clear_saved(layer, tensors);
-  const cuda::LstmPlan plan = cuda::make_forward_plan(
-      layer.shape, layer.dtype, plan_settings(context, save_for_backward, recompute));
-  const Tensor workspace = new_workspace(plan.workspace_bytes, layer);
 
   cuda::LstmForwardCall call;
   call.shape = layer.shape;
@@ -95,10 +156,15 @@ ForwardResult lstm_forward_cuda(const Tensor& input, const Tensor& h_0, const Te
   call.reset_mask = layer.reset_flags();
   call.x = layer.input.const_data_ptr();
   for (int d = 0; d < layer.shape.directions; ++d) call.direction[d] = tensors.direction(layer, d);
-  call.workspace = workspace.mutable_data_ptr();
   call.blas_handle = context.blas_handle;
   call.stream = context.stream;
-  cuda::lstm_forward(call, plan);
+  run_or_do_without_groups(layer, [&] {
+    const cuda::LstmPlan plan =
+        make_plan(context, layer, Recurrence::kForward, save_for_backward, recompute);
+    const Tensor workspace = new_workspace(plan.workspace_bytes, layer);
+    call.workspace = workspace.mutable_data_ptr();
+    cuda::lstm_forward(call, plan);
+  });
   return tensors.result();
 }
 

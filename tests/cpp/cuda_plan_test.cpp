@@ -17,6 +17,7 @@ using cuda::DeviceFacts;
 using cuda::LstmPlan;
 using cuda::PlanSettings;
 using cuda::Variant;
+using cuda::VariantChoice;
 
 struct NamedFacts {
   const char* name;
@@ -167,7 +168,7 @@ void test_texts() {
             .find("stepwise, 2 GEMMs and 1 kernel a step, ") == 0);
 
   // A refused persistent kernel is no choice, and no refusal is without a reason.
-  settings.allow_persistent = false;
+  settings.choice = VariantChoice::kStepwise;
   const LstmPlan plan = cuda::make_forward_plan(shape_of(7, 3, 11, 16), DType::kFloat32, settings);
   CHECK(plan.variant == Variant::kStepwise);
   CHECK_EQ(plan.reason, "LSTM_FUSED_CUDA_VARIANT is stepwise");
@@ -234,15 +235,56 @@ void test_projection() {
   CHECK(!cuda::make_forward_plan(shape_of(7, 3, 11, 16), DType::kFloat64, settings).composite);
 }
 
+// What has failed on a device is not taken there, and a choice of the user's is above the
+// estimates.
+void test_refusals() {
+  const LstmShape small = shape_of(100, 16, 64, 64), middle = shape_of(100, 16, 64, 256);
+  for (const auto make_plan : {cuda::make_forward_plan, cuda::make_backward_plan}) {
+    PlanSettings settings = settings_of(kDevices[2].facts);
+    settings.choice = VariantChoice::kPersistent;
+    CHECK(make_plan(small, DType::kFloat16, settings).variant == Variant::kPersistentCta);
+    CHECK(make_plan(middle, DType::kFloat16, settings).variant == Variant::kPersistentGroup);
+    settings.group_refusal = "it hung";
+    CHECK(make_plan(small, DType::kFloat16, settings).variant == Variant::kPersistentCta);
+    LstmPlan plan = make_plan(middle, DType::kFloat16, settings);
+    CHECK(plan.variant == Variant::kStepwise);
+    CHECK_EQ(plan.reason, "groups of blocks are off on this device: it hung");
+    CHECK_EQ(plan.recurrence_bytes, make_plan(middle, DType::kFloat16,
+                                              [&] {
+                                                PlanSettings stepwise = settings;
+                                                stepwise.choice = VariantChoice::kStepwise;
+                                                return stepwise;
+                                              }())
+                                        .recurrence_bytes);
+    settings.cta_refusal = "it was wrong";
+    plan = make_plan(small, DType::kFloat16, settings);
+    CHECK(plan.variant == Variant::kStepwise);
+    CHECK_EQ(plan.reason, "kernels of one block are off on this device: it was wrong");
+    // What no persistent kernel can do has its own reason.
+    plan = make_plan(small, DType::kFloat64, settings);
+    CHECK_EQ(plan.reason, "persistent kernels have no float64");
+  }
+  // Rows so many that the estimates are against a group.
+  const LstmShape large = shape_of(100, 64, 64, 1024);
+  PlanSettings settings = settings_of(kDevices[0].facts);
+  CHECK(cuda::make_backward_plan(large, DType::kBFloat16, settings).variant == Variant::kStepwise);
+  settings.choice = VariantChoice::kPersistent;
+  const LstmPlan plan = cuda::make_backward_plan(large, DType::kBFloat16, settings);
+  CHECK(plan.variant == Variant::kPersistentGroup);
+  CHECK(plan.reason.find("LSTM_FUSED_CUDA_VARIANT is persistent; estimated ") == 0);
+}
+
 void test_variant() {
-  CHECK(cuda::allows_persistent());
+  CHECK(cuda::variant_choice() == VariantChoice::kEstimates);
   CHECK_EQ(cuda::set_variant("stepwise"), "auto");
-  CHECK(!cuda::allows_persistent());
+  CHECK(cuda::variant_choice() == VariantChoice::kStepwise);
   CHECK_EQ(error_of([] { cuda::set_variant("cudnn"); }),
-           "LSTM_FUSED_CUDA_VARIANT must be auto or stepwise, got cudnn");
-  CHECK(!cuda::allows_persistent());
-  CHECK_EQ(cuda::set_variant("auto"), "stepwise");
-  CHECK(cuda::allows_persistent());
+           "LSTM_FUSED_CUDA_VARIANT must be auto, stepwise or persistent, got cudnn");
+  CHECK(cuda::variant_choice() == VariantChoice::kStepwise);
+  CHECK_EQ(cuda::set_variant("persistent"), "stepwise");
+  CHECK(cuda::variant_choice() == VariantChoice::kPersistent);
+  CHECK_EQ(cuda::set_variant("auto"), "persistent");
+  CHECK(cuda::variant_choice() == VariantChoice::kEstimates);
 }
 
 void test_errors() {
@@ -273,6 +315,7 @@ int main() {
   lstm_fused::test::test_texts();
   lstm_fused::test::test_choice();
   lstm_fused::test::test_projection();
+  lstm_fused::test::test_refusals();
   lstm_fused::test::test_variant();
   lstm_fused::test::test_errors();
   return lstm_fused::test::exit_status();

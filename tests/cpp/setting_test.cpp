@@ -2,6 +2,8 @@
 #include "common/setting.h"
 
 #include <cstdlib>
+#include <string>
+#include <utility>
 
 #include "check.h"
 
@@ -46,6 +48,28 @@ void test_set() {
   unsetenv(kVariable);
 }
 
+void test_numbers() {
+  constexpr const char* kError = "LSTM_FUSED_TEST_SETTING must be a number from 0.5 to 100, got ";
+  const auto make = [] { return NumberSetting(kVariable, 10, 0.5, 100).value(); };
+  unsetenv(kVariable);
+  CHECK_EQ(make(), 10);
+  const std::pair<const char*, double> values[] = {{"", 10}, {"2", 2}, {"0.5", 0.5}, {"1e2", 100}};
+  for (const auto& [text, value] : values) {
+    setenv(kVariable, text, 1);
+    CHECK_EQ(make(), value);
+  }
+  for (const char* text : {"0.4", "101", "ten", "2s", "2,5", "nan", "inf", "-3"}) {
+    setenv(kVariable, text, 1);
+    CHECK_EQ(error_of([&] { make(); }), std::string(kError) + text);
+  }
+  NumberSetting setting(kVariable, 10, 0.5, 100);
+  CHECK_EQ(setting.set(3), 10);  // -3 is no value
+  CHECK_EQ(setting.value(), 3);
+  CHECK_EQ(error_of([&] { setting.set(0.25); }), std::string(kError) + "0.25");
+  CHECK_EQ(setting.set(4), 3);
+  unsetenv(kVariable);
+}
+
 }  // namespace
 }  // namespace lstm_fused::test
 
@@ -53,5 +77,6 @@ int main() {
   lstm_fused::test::test_environment();
   lstm_fused::test::test_the_environment_is_read_once();
   lstm_fused::test::test_set();
+  lstm_fused::test::test_numbers();
   return lstm_fused::test::exit_status();
 }

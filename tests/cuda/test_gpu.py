@@ -14,6 +14,7 @@ from kit.cases import CORE, WIDE, LayerCase, LayerInputs, make_inputs
 from kit.gpu_cases import LARGE
 from kit.numeric import assert_bitwise_equal, make_module
 from kit.ours import assert_results, expected_of, in_dtype, run_ours
+from kit.process import run_python
 from kit.settings import DTYPES
 from torch import Tensor
 
@@ -184,6 +185,33 @@ def test_calls_follow_the_current_stream() -> None:
     stream.synchronize()
     for ours, called in zip(found, expected, strict=True):
         assert_bitwise_equal(ours, called)
+
+
+FIRST_USE = """
+import warnings
+import torch
+import lstm_fused
+
+warnings.simplefilter("error", RuntimeWarning)
+for name in ("float32", "bfloat16", "float16"):
+    for hidden in (40, 90, 300):
+        dtype = getattr(torch, name)
+        module = lstm_fused.FusedLSTM(8, hidden, device="cuda", dtype=dtype)
+        y, _ = module(torch.randn(5, 3, 8, device="cuda", dtype=dtype))
+        y.sum().backward()
+lstm_fused.check_cuda()
+print("right")
+"""
+
+
+def test_kernels_pass_the_check_before_their_first_use() -> None:
+    """In a new process, which warns of those that do not."""
+    assert run_python(FIRST_USE, LSTM_FUSED_CUDA_VARIANT="persistent") == "right\n"
+
+
+def test_the_check_command_finds_nothing() -> None:
+    code = 'from lstm_fused.__main__ import main\nprint(main(["check", "--no-times"]))'
+    assert "all is right\n0\n" in run_python(code, timeout=500)
 
 
 def test_explain_names_the_variant(variant: str) -> None:

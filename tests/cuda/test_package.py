@@ -72,3 +72,11 @@ def test_cuda_plans_need_all_facts() -> None:
     facts = {name: value for name, value in A100.items() if name != "sm_count"}
     with pytest.raises(RuntimeError, match="device facts must hold sm_count"):
         cuda_plan_text(100, 16, 64, 128, 0, 1, "float32", False, facts)
+
+
+def test_cuda_plans_say_what_is_off_on_the_device() -> None:
+    shape = (100, 16, 64, 64, 0, 1, "bfloat16", False, A100)
+    assert cuda_plan_text(*shape).startswith("persistent, bfloat16, a block of ")
+    text = cuda_plan_text(*shape, refusals={"cta": "it was wrong", "group": ""})
+    assert text.startswith("stepwise, 1 GEMM and 1 kernel a step")
+    assert text.endswith("(kernels of one block are off on this device: it was wrong)")

@@ -119,21 +119,6 @@ def test_groups_of_blocks(
         assert_results(case, ours, expected)
 
 
-def test_streams_of_fewer_multiprocessors_are_told_of_stepwise(target: EmulatedOps) -> None:
-    """The plan knows the device's alone; blocks that cannot all be resident are never launched."""
-    case, sm_count = GROUPS[1]
-    expected = expected_of(case)
-    with target.use("auto"):
-        target.device.set(sm_count=sm_count, stream_sm_count=sm_count - 1)
-        with pytest.raises(
-            RuntimeError, match=r"\(LSTM_FUSED_CUDA_VARIANT=stepwise does without\)"
-        ):
-            run_ours(expected.inputs)
-    with target.use("stepwise"):
-        target.device.set(sm_count=sm_count, stream_sm_count=sm_count - 1)
-        assert_results(case, run_ours(expected.inputs), expected)
-
-
 @pytest.mark.parametrize("case", TWO_PRODUCTS, ids=str)
 @dtypes
 def test_two_products_a_step(case: LayerCase, dtype: torch.dtype, target: EmulatedOps) -> None:

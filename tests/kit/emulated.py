@@ -34,9 +34,10 @@ class EmulatedOps:
 
     @contextmanager
     def use(self, variant: str) -> Iterator[Device]:
-        """Have FusedLSTM run these ops in place of the CPU's; "auto" leaves the choice to plans."""
+        """Have FusedLSTM run these ops in place of the CPU's; `variant` is a value of
+        LSTM_FUSED_CUDA_VARIANT."""
         with pytest.MonkeyPatch.context() as patch:
-            self.library.lstm_emulated_allow_persistent(ctypes.c_bool(variant == "auto"))
+            self.library.lstm_emulated_set_variant(variant.encode())
             patch.setattr(native, "lstm_forward_op", self.ops.lstm_forward.default)
             patch.setattr(native, "lstm_inference_op", None)
             patch.setattr(native, "lstm_backward_op", self.ops.lstm_backward.default)
@@ -45,6 +46,7 @@ class EmulatedOps:
             patch.setattr(native, "takes_batch_sizes", lambda device: False)
             patch.setattr(native, "saves_packed_rows", lambda device: False)
             self.device.clear_error()
+            self.library.lstm_emulated_forget()
             self.device.set(**FACTS[self.target])
             self.device.set(sm_count=SM_COUNT, stream_sm_count=0, strict_memory=1, seed=0)
             yield self.device

@@ -126,5 +126,5 @@ try:
 except RuntimeError as error:
     print(error)
 """
-    expected = "LSTM_FUSED_CUDA_VARIANT must be auto or stepwise, got cudnn\n"
+    expected = "LSTM_FUSED_CUDA_VARIANT must be auto, stepwise or persistent, got cudnn\n"
     assert run_python(code, LSTM_FUSED_CUDA_VARIANT="cudnn") == expected

@@ -145,7 +145,7 @@ class Emulation:
 
     @contextmanager
     def _settings(self, case: EmulatedCase) -> Iterator[None]:
-        self.library.lstm_emulated_allow_persistent(ctypes.c_bool(case.variant == "auto"))
+        self.library.lstm_emulated_set_variant(case.variant.encode())
         self.library.lstm_emulated_blas_handle.restype = ctypes.c_void_p
         handle = ctypes.c_void_p(self.library.lstm_emulated_blas_handle())
         tf32_math_mode = 3  # CUBLAS_TF32_TENSOR_OP_MATH
@@ -154,7 +154,7 @@ class Emulation:
             yield
         finally:
             self.library.cublasSetMathMode(handle, 0)
-            self.library.lstm_emulated_allow_persistent(ctypes.c_bool(True))
+            self.library.lstm_emulated_set_variant(b"auto")
 
 
 def _less(many: Any, few: Any, steps: int) -> Any:

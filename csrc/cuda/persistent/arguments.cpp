@@ -65,7 +65,7 @@ GroupArgs make_group_args(const RecurrenceArgs& args, const PersistentPlan& plan
   group.exchange = workspace + plan.exchange_begin;
   group.failure = record.failure;
   group.launch = record.launch;
-  group.wait_limit = kWaitLimit;
+  group.wait_limit = wait_limit();
   return group;
 }
 

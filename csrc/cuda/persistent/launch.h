@@ -35,7 +35,8 @@ void dispatch_product(ProductKind kind, const Run& run) {
   }
 }
 
-// Launches a group kernel so that its blocks are resident together, or not at all.
+// Launches a group kernel so that its blocks are resident together, or not at all: throws
+// LaunchRefused where the driver finds that they cannot be.
 template <typename Kernel, typename Args>
 void launch_group_kernel(Kernel* kernel, const char* name, const PersistentPlan& plan,
                          const Args& args, const GroupArgs& group, cudaStream_t stream) {
@@ -55,13 +56,8 @@ void launch_group_kernel(Kernel* kernel, const char* name, const PersistentPlan&
   config.attrs = &cooperative;
   config.numAttrs = 1;
   void* arguments[] = {const_cast<Args*>(&args), const_cast<GroupArgs*>(&group)};
-  const cudaError_t status =
-      cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments);
-  // NOTE: a stream may have fewer SMs than its device, which the plan is made for.
-  check_cuda(status, status == cudaErrorCooperativeLaunchTooLarge
-                         ? "a launch of blocks that run together (LSTM_FUSED_CUDA_VARIANT=stepwise "
-                           "does without)"
-                         : name);
+  check_group_launch(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments),
+                     name);
 }
 
 template <typename Product>

@@ -7,12 +7,15 @@
 #include <sstream>
 
 #include "common/error.h"
+#include "common/setting.h"
+#include "cuda/availability.h"
 #include "cuda/status.h"
 
 namespace lstm_fused::cuda {
 namespace {
 
-constexpr int kMaxDevices = 64;
+NumberSetting wait_seconds("LSTM_FUSED_CUDA_WAIT_SECONDS", 10, 1e-3, 1e6);
+
 constexpr uint32_t kRememberedLaunches = 256;
 
 // In memory of the host that all devices write to. Where several groups fail, the last one's.
@@ -65,12 +68,15 @@ Failure* failures() {
 int current_device() {
   int device = 0;
   check_cuda(cudaGetDevice(&device), "cudaGetDevice");
-  LSTM_CHECK(device < kMaxDevices, "the CUDA kernels know devices below ", kMaxDevices, ", got ",
-             device);
+  check_device(device);
   return device;
 }
 
 }  // namespace
+
+uint64_t wait_limit() { return static_cast<uint64_t>(wait_seconds.value() * 1e9); }
+
+double set_wait_seconds(double seconds) { return wait_seconds.set(seconds); }
 
 LaunchRecord record_launch(const char* what, const LstmShape& shape) {
   LaunchRecord record;
@@ -86,12 +92,13 @@ LaunchRecord record_launch(const char* what, const LstmShape& shape) {
   return record;
 }
 
-void check_wait_failures() {
+std::string take_wait_failure(int device) {
+  check_device(device);
   Failure* const all = failures_of_all.load(std::memory_order_acquire);
-  if (all == nullptr) return;
-  Failure& failure = all[current_device()];
+  if (all == nullptr) return "";
+  Failure& failure = all[device];
   const uint32_t launch = failure.launch;
-  if (launch == 0) return;
+  if (launch == 0) return "";
   const uint32_t group = failure.group, block = failure.block, step = failure.step;
   failure.launch = 0;
   RememberedLaunch from;
@@ -102,16 +109,25 @@ void check_wait_failures() {
     from = records().remembered[launch % kRememberedLaunches];
   }
   std::ostringstream what;
-  what << "launch " << launch;
+  what << "in launch " << launch;
   if (known) {
     what << ", " << from.what << " of T = " << from.shape.steps << ", N = " << from.shape.batch
          << ", H = " << from.shape.hidden_size << ", directions = " << from.shape.directions;
   }
-  fail("blocks of a CUDA kernel must hear from each other within ", kWaitLimit / 1'000'000'000,
-       " seconds, but in ", what.str(), ", block ", block, " of group ", group, " gave up at step ",
-       step,
-       ": outputs of that call are NaN. LSTM_FUSED_CUDA_VARIANT=stepwise does without such "
-       "kernels; please report this with the output of `python -m lstm_fused check`");
+  what << ", block " << block << " of group " << group << " gave up at step " << step
+       << " after waiting " << wait_seconds.value() << " seconds for the other blocks";
+  return what.str();
+}
+
+void check_wait_failures(int device) {
+  const std::string failure = take_wait_failure(device);
+  if (failure.empty()) return;
+  refuse_variant(device, Variant::kPersistentGroup, failure);
+  fail("CUDA device ", device, ": ", failure,
+       ". Outputs of that call are NaN from there on. Groups of blocks are off on this device from "
+       "now on: later calls run stepwise. Please report this with the output of `python -m "
+       "lstm_fused check`. If blocks are held up rightly, by a debugger or another process, "
+       "LSTM_FUSED_CUDA_WAIT_SECONDS lets them wait for longer");
 }
 
 }  // namespace lstm_fused::cuda

@@ -10,14 +10,22 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 
+#include "cuda/availability.h"
+#include "cuda/first_use/check.h"
+#include "cuda/persistent/wait_failure.h"
 #include "cuda/plan.h"
 #include "cuda/status.h"
 #include "torch/cuda_context.h"
 #include "torch/ops_cuda.h"
 #include "torch/schemas.h"
+#include "torch/warning.h"
+
+#define LSTM_EXPORT extern "C" __attribute__((visibility("default")))
 
 extern "C" int cublasCreate_v2(void** handle);
+extern "C" int cublasSetStream_v2(void* handle, cudaStream_t stream);
 
 namespace lstm_fused {
 namespace {
@@ -25,6 +33,12 @@ namespace {
 // Elements between a boundary of allocation and a tensor's first one; not for a workspace, which
 // torch aligns.
 int offset = 0;
+
+// The stream that calls run on.
+cudaStream_t stream = nullptr;
+
+// What the ops have warned of, since it was last asked for.
+std::string warnings;
 
 void* blas_handle() {
   static void* const handle = [] {
@@ -123,30 +137,75 @@ Tensor new_tensor(const Sizes& sizes, ScalarType dtype, const Device&) {
                                   [memory](void*) { cudaFree(memory); });
 }
 
-// The emulated device is number 0, and has one stream.
+// The emulated device is number 0.
 CudaContext current_cuda_context(const Device&) {
   CudaContext context;
+  context.stream = stream;
   context.blas_handle = blas_handle();
   context.facts = cuda::query_device_facts(0);
   return context;
 }
 
+void warn_user(const std::string& text) { warnings += text + "\n"; }
+
 }  // namespace lstm_fused
 
 // For tests that set its math mode.
-extern "C" __attribute__((visibility("default"))) void* lstm_emulated_blas_handle() {
-  return lstm_fused::blas_handle();
-}
+LSTM_EXPORT void* lstm_emulated_blas_handle() { return lstm_fused::blas_handle(); }
 
 // Has every tensor from now on begin so many elements behind a boundary.
-extern "C" __attribute__((visibility("default"))) void lstm_emulated_set_offset(int elements) {
-  lstm_fused::offset = elements;
+LSTM_EXPORT void lstm_emulated_set_offset(int elements) { lstm_fused::offset = elements; }
+
+// Has calls run on a stream from now on, and the handle with them; null: the legacy stream.
+LSTM_EXPORT void lstm_emulated_set_stream(void* stream) {
+  lstm_fused::stream = static_cast<cudaStream_t>(stream);
+  cublasSetStream_v2(lstm_fused::blas_handle(), lstm_fused::stream);
 }
 
-// Allows persistent kernels, or does not, in the place of LSTM_FUSED_CUDA_VARIANT.
-extern "C" __attribute__((visibility("default"))) void lstm_emulated_allow_persistent(
-    bool allowed) {
-  lstm_fused::cuda::set_variant(allowed ? "auto" : "stepwise");
+// Puts a name in the place of LSTM_FUSED_CUDA_VARIANT.
+LSTM_EXPORT void lstm_emulated_set_variant(const char* name) {
+  lstm_fused::cuda::set_variant(name);
+}
+
+// Puts "1" or "0" in the place of LSTM_FUSED_CUDA_CHECK.
+LSTM_EXPORT void lstm_emulated_set_first_use_checks(const char* value) {
+  lstm_fused::cuda::set_first_use_checks(value);
+}
+
+// Puts a number in the place of LSTM_FUSED_CUDA_WAIT_SECONDS; gives the one before.
+LSTM_EXPORT double lstm_emulated_set_wait_seconds(double seconds) {
+  return lstm_fused::cuda::set_wait_seconds(seconds);
+}
+
+// As take_wait_failure says; valid until the next call.
+LSTM_EXPORT const char* lstm_emulated_take_wait_failure() {
+  static std::string text;
+  text = lstm_fused::cuda::take_wait_failure(0);
+  return text.c_str();
+}
+
+// As a new process: all variants are allowed, nothing was checked, no failure is known.
+LSTM_EXPORT void lstm_emulated_forget() {
+  lstm_fused::cuda::allow_all_variants(0);
+  lstm_fused::cuda::forget_checks(0);
+  lstm_fused::cuda::take_wait_failure(0);
+  lstm_fused::warnings.clear();
+}
+
+// Why plans leave out groups of blocks, or else kernels of one block. Valid until the next call.
+LSTM_EXPORT const char* lstm_emulated_refusal(bool group) {
+  static std::string text;
+  text = lstm_fused::cuda::refusal_of(0, group ? lstm_fused::cuda::Variant::kPersistentGroup
+                                               : lstm_fused::cuda::Variant::kPersistentCta);
+  return text.c_str();
+}
+
+// The warnings since the last call, a line each; valid until the next one.
+LSTM_EXPORT const char* lstm_emulated_take_warnings() {
+  static std::string text;
+  text.swap(lstm_fused::warnings);
+  lstm_fused::warnings.clear();
+  return text.c_str();
 }
 
 // Expands LSTM_EMULATED_OPS before torch's macros make text of it.

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "cuda/first_use/check.h"
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#include "common/error.h"
+#include "common/integers.h"
+#include "common/setting.h"
+#include "cuda/availability.h"
+#include "cuda/first_use/plan.h"
+#include "cuda/first_use/problem.h"
+#include "cuda/lstm_backward.h"
+#include "cuda/lstm_forward.h"
+#include "cuda/persistent/wait_failure.h"
+#include "cuda/status.h"
+
+namespace lstm_fused::cuda {
+namespace {
+
+Setting check_setting("LSTM_FUSED_CUDA_CHECK", {"1", "0"}, "1 or 0");
+
+// The kernels that were checked on a device: a bit for each. NOTE: two threads may check one kernel
+// at the same time, which does no harm; a lock would be held while the device is waited for.
+using Checked = std::atomic<uint32_t>;
+static_assert(kPersistentKernels <= 32, "a bit for each kernel");
+Checked& checked_on(int device) {
+  static Checked checked[kMaxDevices];
+  check_device(device);
+  return checked[device];
+}
+
+// Lets this thread wait for the stream while another one is captured.
+class RelaxedCapture {
+ public:
+  RelaxedCapture() { exchange(); }
+  ~RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  RelaxedCapture(const RelaxedCapture&) = delete;
+  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
+
+ private:
+  void exchange() {
+    check_cuda(cudaThreadExchangeStreamCaptureMode(&mode_), "cudaThreadExchangeStreamCaptureMode");
+  }
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
+bool is_captured(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  if (cudaStreamIsCapturing(stream, &status) == cudaSuccess) {
+    return status != cudaStreamCaptureStatusNone;
+  }
+  cudaGetLastError();  // the default stream, which must not be asked while any stream is captured
+  return true;
+}
+
+class Check {
+ public:
+  Check(const CheckPlan& plan, DType dtype, bool backward, const CheckContext& context)
+      : plan_(plan),
+        shape_(plan.shape),
+        dtype_(dtype),
+        backward_(backward),
+        context_(context),
+        inputs_(lay_out_inputs(plan.shape, dtype)),
+        outputs_(lay_out_outputs(plan.shape, dtype)) {
+    const int64_t workspace =
+        std::max({plan.persistent.workspace_bytes, plan.forward.workspace_bytes,
+                  plan.backward.workspace_bytes});
+    memory_ = static_cast<char*>(
+        context.allocate(outputs_begin(kVariants) + round_up(workspace, int64_t{256})));
+  }
+
+  // What is wrong with the persistent kernel; empty: nothing.
+  std::string run() const {
+    const std::vector<char> inputs = make_inputs(shape_, dtype_);
+    copy(memory_, inputs.data(), inputs_.bytes, cudaMemcpyHostToDevice);
+    check_cuda(cudaMemsetAsync(memory_ + outputs_begin(0), 0,
+                               static_cast<size_t>(kVariants * outputs_.bytes), context_.stream),
+               "cudaMemsetAsync");
+    run_forward(plan_.forward, kStepwise);
+    if (backward_) run_backward(plan_.backward, kStepwise);
+    wait();
+    try {
+      backward_ ? run_backward(plan_.persistent, kPersistent)
+                : run_forward(plan_.persistent, kPersistent);
+      wait();
+    } catch (const Error& error) {  // of the persistent kernel: stepwise has run
+      return error.what();
+    }
+    const std::string failure = take_wait_failure(context_.device);
+    if (!failure.empty()) return failure;
+    return find_difference(shape_, dtype_, backward_,
+                           allowed_difference(dtype_, plan_.persistent.allow_tf32),
+                           outputs_of(kStepwise), outputs_of(kPersistent));
+  }
+
+ private:
+  // Whose outputs: those of the stepwise variant, or of the persistent one.
+  enum Outputs { kStepwise, kPersistent };
+  static constexpr int kVariants = 2;
+
+  int64_t outputs_begin(int which) const { return inputs_.bytes + which * outputs_.bytes; }
+  void copy(void* to, const void* from, int64_t bytes, cudaMemcpyKind kind) const {
+    check_cuda(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, context_.stream),
+               "cudaMemcpyAsync");
+  }
+  void wait() const { check_cuda(cudaStreamSynchronize(context_.stream), "cudaStreamSynchronize"); }
+  std::vector<char> outputs_of(Outputs which) const {
+    std::vector<char> found(static_cast<size_t>(outputs_.bytes));
+    copy(found.data(), memory_ + outputs_begin(which), outputs_.bytes, cudaMemcpyDeviceToHost);
+    wait();
+    return found;
+  }
+
+  const void* input(int64_t begin, int direction, int64_t elements) const {
+    return memory_ + begin + direction * elements * dtype_size(dtype_);
+  }
+  void* output(Outputs which, int64_t begin, int direction, int64_t elements, int64_t size) const {
+    return memory_ + outputs_begin(which) + begin + direction * elements * size;
+  }
+  template <typename Call>
+  void set_common(Call& call) const {
+    call.shape = shape_;
+    call.dtype = dtype_;
+    call.lengths = reinterpret_cast<const int64_t*>(memory_ + inputs_.lengths);
+    call.reset_mask = reinterpret_cast<const uint8_t*>(memory_ + inputs_.reset_mask);
+    call.workspace = memory_ + outputs_begin(kVariants);
+    call.blas_handle = context_.blas_handle;
+    call.stream = context_.stream;
+  }
+  LstmWeights weights(int direction) const;
+  void run_forward(const LstmPlan& plan, Outputs which) const;
+  void run_backward(const LstmPlan& plan, Outputs which) const;
+
+  const CheckPlan& plan_;
+  const LstmShape shape_;
+  const DType dtype_;
+  const bool backward_;
+  const CheckContext& context_;
+  const ProblemInputs inputs_;
+  const ProblemOutputs outputs_;
+  char* memory_;  // the inputs, both variants' outputs, and the workspace
+};
+
+LstmWeights Check::weights(int direction) const {
+  const int64_t gates = kGates * shape_.hidden_size;
+  LstmWeights weights;
+  weights.w_ih = input(inputs_.w_ih, direction, gates * shape_.input_size);
+  weights.w_hh = input(inputs_.w_hh, direction, gates * shape_.hidden_size);
+  weights.b_ih = input(inputs_.b_ih, direction, gates);
+  weights.b_hh = input(inputs_.b_hh, direction, gates);
+  return weights;
+}
+
+void Check::run_forward(const LstmPlan& plan, Outputs which) const {
+  const int64_t hidden = shape_.hidden_size, state = shape_.batch * hidden;
+  const int64_t sequence = shape_.steps * state, size = dtype_size(dtype_);
+  LstmForwardCall call;
+  set_common(call);
+  call.x = input(inputs_.x, 0, 0);
+  for (int d = 0; d < shape_.directions; ++d) {
+    LstmForwardDirection& to = call.direction[d];
+    to.weights = weights(d);
+    to.h_0 = input(inputs_.h_0, d, state);
+    to.c_0 = input(inputs_.c_0, d, state);
+    to.y = output(which, outputs_.y, d, hidden, size);
+    to.cell_states = output(which, outputs_.cell_states, d, hidden, size);
+    to.h_n = output(which, outputs_.h_n, d, state, size);
+    to.c_n = output(which, outputs_.c_n, d, state, size);
+    to.gates = output(which, outputs_.gates, d, kGates * sequence, size);
+    to.cells = output(which, outputs_.cells, d, sequence, accumulator_size(dtype_));
+  }
+  lstm_forward(call, plan);
+}
+
+// From what the stepwise forward has saved.
+void Check::run_backward(const LstmPlan& plan, Outputs which) const {
+  const int64_t hidden = shape_.hidden_size, state = shape_.batch * hidden;
+  const int64_t sequence = shape_.steps * state, size = dtype_size(dtype_);
+  LstmBackwardCall call;
+  set_common(call);
+  for (int d = 0; d < shape_.directions; ++d) {
+    LstmBackwardDirection& to = call.direction[d];
+    to.weights = weights(d);
+    to.c_0 = input(inputs_.c_0, d, state);
+    to.gates = output(kStepwise, outputs_.gates, d, kGates * sequence, size);
+    to.cells = output(kStepwise, outputs_.cells, d, sequence, accumulator_size(dtype_));
+    to.grad_y = input(inputs_.grad_y, d, hidden);
+    to.grad_cell_states = input(inputs_.grad_cell_states, d, hidden);
+    to.grad_h_n = input(inputs_.grad_h_n, d, state);
+    to.grad_c_n = input(inputs_.grad_c_n, d, state);
+    to.grad_gates = output(which, outputs_.grad_gates, d, kGates * sequence, size);
+    to.grad_h_0 = output(which, outputs_.grad_h_0, d, state, size);
+    to.grad_c_0 = output(which, outputs_.grad_c_0, d, state, size);
+  }
+  lstm_backward(call, plan);
+}
+
+}  // namespace
+
+std::string check_first_use(const LstmPlan& plan, DType dtype, bool backward,
+                            const CheckContext& context) {
+  if (plan.variant == Variant::kStepwise) return "";
+  Checked& checked = checked_on(context.device);
+  const uint32_t bit = uint32_t{1} << kernel_number(plan, backward);
+  if ((checked.load(std::memory_order_relaxed) & bit) != 0) return "";
+  if (check_setting.index() != 0 || is_captured(context.stream)) return "";
+  const std::optional<CheckPlan> check = make_check_plan(plan, dtype, backward, context.facts);
+  std::string fault;
+  if (check) {
+    const RelaxedCapture relaxed;
+    fault = Check(*check, dtype, backward, context).run();
+  }
+  checked.fetch_or(bit, std::memory_order_relaxed);
+  if (fault.empty()) return "";
+  const std::string why = std::string(backward ? "backward" : "forward") + ", " +
+                          describe(check->persistent.persistent) + ": " + fault;
+  refuse_variant(context.device, plan.variant, "in the check before its first use, " + why);
+  return "CUDA device " + std::to_string(context.device) +
+         ": a kernel does not work here, as was found in the check before its first use (" + why +
+         "). Kernels of " + (plan.persistent.group ? "groups of blocks" : "one block") +
+         " are off on this device from now on: calls run stepwise, with right results. Please "
+         "report this with the output of `python -m lstm_fused check`; LSTM_FUSED_CUDA_CHECK=0 "
+         "leaves such checks out";
+}
+
+std::string set_first_use_checks(const std::string& value) { return check_setting.set(value); }
+
+void forget_checks(int device) { checked_on(device) = 0; }
+
+}  // namespace lstm_fused::cuda

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "cuda/first_use/plan.h"
+
+#include <algorithm>
+
+#include "common/error.h"
+#include "common/integers.h"
+
+namespace lstm_fused::cuda {
+namespace {
+
+// Steps: groups use each of their two buffers three times, so that all tags come up again.
+// Features: few, for the input GEMM is not what is checked.
+constexpr int64_t kSteps = 7, kFeatures = 5;
+
+// Units that no tile divides: the most that fit a block of so many chunks, but for three, or the
+// fewest, and two more, that no block has room for.
+int64_t hidden_size_for(const PersistentPlan& plan) {
+  const int bytes = operand_bytes(plan.product);
+  if (!plan.group) return chunk_units(plan.chunks, bytes) - 3;
+  const int most = bytes == 2 ? kCtaChunks16[1] : kCtaChunks32[1];
+  return chunk_units(most, bytes) + 3;
+}
+
+}  // namespace
+
+int kernel_number(const LstmPlan& plan, bool backward) {
+  const PersistentPlan& p = plan.persistent;
+  LSTM_CHECK(plan.variant != Variant::kStepwise, "kernel_number takes persistent plans");
+  const bool is_16_bit = operand_bytes(p.product) == 2;
+  const bool is_second = p.group ? backward && p.units == kGroupUnits[1]
+                                 : p.chunks == (is_16_bit ? kCtaChunks16[1] : kCtaChunks32[1]);
+  return ((backward * 2 + p.group) * 4 + static_cast<int>(p.product)) * 2 + is_second;
+}
+
+std::optional<CheckPlan> make_check_plan(const LstmPlan& plan, DType dtype, bool backward,
+                                         const DeviceFacts& facts) {
+  const auto make_plan = backward ? make_backward_plan : make_forward_plan;
+  PlanSettings settings;
+  settings.allow_tf32 = plan.allow_tf32;
+  settings.training = true;
+  settings.facts = facts;
+  CheckPlan check;
+  const int64_t hidden = hidden_size_for(plan.persistent);
+  // Two directions of a tile and one row more, where that leads to this kernel; else less. The
+  // whole device, or, for blocks of many units, a part of it that leaves no other choice.
+  for (const int directions : {2, 1}) {
+    check.shape = {kSteps, 0, kFeatures, hidden, hidden, directions, false};
+    const int few = directions * static_cast<int>(ceil_div(hidden, kGroupUnits[1]));
+    for (const int64_t rows : {kTileRows + 1, kTileRows}) {
+      check.shape.batch = rows;
+      for (const int sm_count : {facts.sm_count, std::min(facts.sm_count, few)}) {
+        settings.facts.sm_count = sm_count;
+        settings.choice = VariantChoice::kPersistent;
+        check.persistent = make_plan(check.shape, dtype, settings);
+        if (check.persistent.variant != plan.variant ||
+            kernel_number(check.persistent, backward) != kernel_number(plan, backward)) {
+          continue;
+        }
+        settings.choice = VariantChoice::kStepwise;
+        check.forward = make_forward_plan(check.shape, dtype, settings);
+        check.backward = make_backward_plan(check.shape, dtype, settings);
+        return check;
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace lstm_fused::cuda

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`python -m lstm_fused check`: what is to be pasted into a report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from lstm_fused._check import check
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The commands, each of which sets `run`, a function of the options that gives the status."""
+    parser = argparse.ArgumentParser(prog="python -m lstm_fused", description=__doc__)
+    commands = parser.add_subparsers(title="commands", required=True)
+    command = commands.add_parser(
+        "check",
+        help="run every kernel, and compare it with float64 and nn.LSTM",
+        description="Runs every kernel on every CUDA device (where there is none, on the CPU), "
+        "forward and backward, and prints a table of errors and times. Exits with 1 where one is "
+        "wrong. Takes about a minute.",
+    )
+    command.add_argument("--device", help="check this device alone: cpu, cuda:0")
+    command.add_argument("--no-times", action="store_true", help="measure no times")
+    command.set_defaults(run=lambda options: check(options.device, not options.no_times))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; gives the process's status."""
+    options = make_parser().parse_args(arguments)
+    status: int = options.run(options)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

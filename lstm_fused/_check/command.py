@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Runs the check on all devices, and prints what a report needs."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lstm_fused._check.kernels import (
+    Kernel,
+    kernels_of,
+    no_checks_before_first_use,
+    use,
+    why_not_taken,
+)
+from lstm_fused._check.problem import Errors, find_errors, make_step
+from lstm_fused._check.table import Row, Times, format_table
+from lstm_fused._ops import native
+from lstm_fused.devices import check_cuda
+from lstm_fused.info import build_info
+from lstm_fused.module import FusedLSTM
+
+_SECONDS = 0.2  # for which each step is timed
+_DRIVER = Path("/proc/driver/nvidia/version")
+
+_LEGEND = (
+    "forward, backward: the largest error against float64, of all results and gradients, as a "
+    "share\nof what is allowed (twice nn.LSTM's error and a few units of rounding): at most 1 is "
+    "right.\nµs a step: the time of a call, divided by its steps of time; training: forward and "
+    "backward."
+)
+
+
+def check(device: str | None = None, timed: bool = True) -> int:
+    """Checks every kernel, and prints a table.
+
+    Args:
+        device: the device to check; None: every CUDA device, or the CPU where there is none.
+        timed: measure times too.
+
+    Returns:
+        0, or 1 where a kernel is wrong or fails, or where there are none.
+    """
+    for line in describe_environment():
+        print(line)
+    problem = why_unusable(device)
+    if problem:
+        print(problem)
+        return 1
+    rows = []
+    for found in [torch.device(device)] if device else find_devices():
+        print(f"{found}: {describe_device(found)}")
+        with no_checks_before_first_use():
+            for kernel in kernels_of(found):
+                print(f"  {kernel.name}, {kernel.kind}", file=sys.stderr, flush=True)
+                rows.append(check_kernel(kernel, found, timed))
+    print(f"\n{format_table(rows)}\n\n{_LEGEND}")
+    wrong = sum(row.is_wrong for row in rows)
+    print(f"\n{wrong} of {len(rows)} are wrong" if wrong else "\nall is right")
+    return 1 if wrong else 0
+
+
+def find_devices() -> list[torch.device]:
+    """Every CUDA device; where there is none, the CPU."""
+    count = torch.cuda.device_count() if torch.version.cuda is not None else 0
+    return [torch.device("cuda", index) for index in range(count)] or [torch.device("cpu")]
+
+
+def why_unusable(device: str | None) -> str:
+    """Why nothing can be checked; empty: it can."""
+    if native.compiled is None:
+        return "the compiled kernels did not load; the slow pure-PyTorch fallback runs"
+    devices = [torch.device(device)] if device else find_devices()
+    if any(found.type == "cuda" for found in devices) and native.compiled_cuda is None:
+        return f"no CUDA kernels: {native.cuda_problem}"
+    return ""
+
+
+def describe_environment() -> Iterator[str]:
+    """What was built, and what it runs on, a line each."""
+    info = build_info()
+    yield f"lstm_fused {info['version']}, torch {info['torch']}, Python {platform.python_version()}"
+    yield f"{platform.platform()}, {info['threads']} thread(s)"
+    if native.compiled is not None:
+        yield f"compiler {info['compiler']}, instruction set {info['isa']}"
+    if native.compiled_cuda is not None:
+        version = info["cuda_version"]
+        yield (
+            f"CUDA kernels built by CUDA {version // 1000}.{version % 1000 // 10} for "
+            f"{' '.join(info['cuda_architectures'])}; torch's CUDA {torch.version.cuda}"
+        )
+    if _DRIVER.exists():
+        found = re.search(r"Module\s+([\d.]+)", _DRIVER.read_text())
+        yield f"NVIDIA driver {found[1] if found else 'of an unknown version'}"
+    if find_devices()[0].type == "cpu":
+        yield f"no CUDA device: {native.cuda_problem or 'torch finds none'}"
+
+
+def describe_device(device: torch.device) -> str:
+    """The device's name and size."""
+    if device.type != "cuda":
+        return platform.processor() or platform.machine()
+    properties = torch.cuda.get_device_properties(device)
+    return (
+        f"{properties.name}, compute capability {properties.major}.{properties.minor}, "
+        f"{properties.multi_processor_count} multiprocessors, "
+        f"{properties.total_memory / 2**30:.0f} GiB"
+    )
+
+
+def check_kernel(kernel: Kernel, device: torch.device, timed: bool) -> Row:
+    """A row of the table. An error is its note: other kernels are still to be checked."""
+    name = str(device)
+    try:
+        with use(kernel, device):
+            refusals = {p: why_not_taken(kernel, p, device) for p in kernel.problems}
+            problems = [p for p, refusal in refusals.items() if not refusal]
+            if not problems:
+                note = refusals[kernel.problems[0]]
+                is_off = "off on this device" in note
+                return Row(name, kernel.name, kernel.kind, note=note, is_fault=is_off)
+            found = [find_errors(problem, kernel.kind, device) for problem in problems]
+            _check_waits(device)
+            errors = Errors(*(max(shares) for shares in zip(*found, strict=True)))
+            ours, theirs = (
+                time_steps(module_type, kernel, device) if timed else None
+                for module_type in (FusedLSTM, nn.LSTM)
+            )
+            return Row(name, kernel.name, kernel.kind, errors, ours, theirs)
+    except RuntimeError as error:
+        return Row(name, kernel.name, kernel.kind, note=str(error), is_fault=True)
+
+
+def _check_waits(device: torch.device) -> None:
+    if device.type == "cuda":
+        check_cuda(device)
+
+
+def time_steps(module_type: type[nn.Module], kernel: Kernel, device: torch.device) -> Times:
+    """The times of a step of a kernel's problem."""
+    problem = kernel.timed()
+    seconds = [
+        time_call(make_step(module_type, problem, kernel.kind, device, training), device)
+        for training in (False, True)
+    ]
+    return Times(*(s / problem.steps for s in seconds))
+
+
+def time_call(call: Callable[[], None], device: torch.device) -> float:
+    """Seconds of a call: the best of a few averages."""
+
+    def measure(count: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(count):
+            call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return (time.perf_counter() - begin) / count
+
+    seconds = min(measure(1), measure(1))
+    if seconds > _SECONDS:
+        return seconds
+    rounds = 5
+    count = max(1, int(_SECONDS / rounds / seconds))
+    return min(measure(count) for _ in range(rounds))

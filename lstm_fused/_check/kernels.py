@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The kernels of a device, and how the package is made to take one of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from lstm_fused._check.problem import KINDS, Problem, dtype_of, make_module
+from lstm_fused._ops import native
+from lstm_fused.info import explain_lines
+from lstm_fused.module import FusedLSTM
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An instruction set of the CPU or a variant on CUDA, for one kind of products."""
+
+    name: str
+    kind: str
+    problems: tuple[Problem, ...]
+
+    def timed(self) -> Problem:
+        """The problem whose time is told: the largest one, one direction, more steps."""
+        largest = max(problem.hidden_size for problem in self.problems)
+        return Problem(largest, bidirectional=False, steps=64, batch=16, input_size=largest)
+
+
+def _with_ragged(*problems: Problem) -> tuple[Problem, ...]:
+    """And the first one with lengths and resets."""
+    first = problems[0]
+    return (*problems, Problem(first.hidden_size, first.proj_size, ragged=True))
+
+
+# Sizes for each instance of the kernels: two of one block; weights of a group that fit registers
+# alone, and that do not.
+_CUDA = {
+    "one block": _with_ragged(Problem(40), Problem(90)),
+    "group": _with_ragged(Problem(200), Problem(520, bidirectional=False)),
+    "stepwise": _with_ragged(Problem(90), Problem(300), Problem(64, proj_size=24)),
+}
+_CPU = _with_ragged(Problem(40), Problem(200), Problem(64, proj_size=24))
+
+
+def kernels_of(device: torch.device) -> list[Kernel]:
+    """All kernels of a device; on the CPU of each instruction set that it has."""
+    if device.type == "cuda":
+        return [
+            Kernel(name, kind, problems)
+            for name, problems in _CUDA.items()
+            for kind in KINDS
+            if name == "stepwise" or kind != "float64"
+        ]
+    assert native.compiled is not None
+    return [
+        Kernel(isa, kind, _CPU)
+        for isa in native.compiled.available_isas()
+        for kind in KINDS
+        if kind != "tf32"
+    ]
+
+
+def _variant_of(plan: str) -> str:
+    if plan.startswith("stepwise"):
+        return "stepwise"
+    return "group" if " group(s) x " in plan else "one block"
+
+
+def why_not_taken(kernel: Kernel, problem: Problem, device: torch.device) -> str:
+    """Why a call does not take the kernel, within `use` of it; empty: it does."""
+    if device.type != "cuda":
+        return ""
+    dtype = dtype_of(kernel.kind)
+    module = make_module(FusedLSTM, problem, dtype, device)
+    x = torch.empty(problem.steps, problem.batch, problem.input_size, dtype=dtype, device=device)
+    for line in explain_lines(module, x)[1:]:
+        plan = line.split(": ", 1)[1]
+        if _variant_of(plan) != kernel.name:
+            return plan
+    return ""
+
+
+@contextmanager
+def use(kernel: Kernel, device: torch.device) -> Iterator[None]:
+    """Has calls take the kernel, if it can take them, and products of its kind."""
+    assert native.compiled is not None
+    if device.type != "cuda":
+        before = native.compiled.set_max_isa(kernel.name)
+        try:
+            yield
+        finally:
+            native.compiled.set_max_isa(before)
+        return
+    modules = [module for module in (native.compiled, native.compiled_cuda) if module is not None]
+    name = "stepwise" if kernel.name == "stepwise" else "persistent"
+    variants = [module.set_cuda_variant(name) for module in modules]
+    try:
+        with _precision(kernel.kind):
+            yield
+    finally:
+        for module, variant in zip(modules, variants, strict=True):
+            module.set_cuda_variant(variant)
+
+
+@contextmanager
+def _precision(kind: str) -> Iterator[None]:
+    """torch's precision of float32 products, its own and cuDNN's."""
+    own, rnn = torch.backends.cuda.matmul, cast(Any, torch.backends.cudnn.rnn)
+    before = own.fp32_precision, rnn.fp32_precision
+    own.fp32_precision = rnn.fp32_precision = "tf32" if kind == "tf32" else "ieee"
+    try:
+        yield
+    finally:
+        own.fp32_precision, rnn.fp32_precision = before
+
+
+@contextmanager
+def no_checks_before_first_use() -> Iterator[None]:
+    """A kernel that fails is to be measured and told of, not replaced."""
+    module = native.compiled_cuda
+    before = None if module is None else module.set_first_use_checks("0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nn.LSTM's of weights that are not one piece of memory
+        try:
+            yield
+        finally:
+            if module is not None and before is not None:
+                module.set_first_use_checks(before)

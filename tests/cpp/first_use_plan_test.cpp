@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The problems on which kernels are checked before their first use: for every kernel that a plan
+// may take, on every device, one that takes it.
+#include <set>
+
+#include "check.h"
+#include "common/types.h"
+#include "cuda/first_use/plan.h"
+
+namespace lstm_fused::test {
+namespace {
+
+using cuda::CheckPlan;
+using cuda::DeviceFacts;
+using cuda::LstmPlan;
+using cuda::PlanSettings;
+using cuda::Variant;
+using cuda::VariantChoice;
+
+// An A100, an RTX 4090, an H100, an RTX 5090; a seventh of an A100, and a device that has just the
+// multiprocessors that the smallest groups need.
+const DeviceFacts kDevices[] = {
+    {8, 0, 108, 164 << 10, 163 << 10, 65536, 2048, 40 << 20},
+    {8, 9, 128, 100 << 10, 99 << 10, 65536, 1536, 72 << 20},
+    {9, 0, 132, 228 << 10, 227 << 10, 65536, 2048, 50 << 20},
+    {12, 0, 170, 100 << 10, 99 << 10, 65536, 1536, 96 << 20},
+    {8, 0, 14, 164 << 10, 163 << 10, 65536, 2048, 5 << 20},
+    {8, 0, 5, 164 << 10, 163 << 10, 65536, 2048, 5 << 20},
+};
+
+struct Kind {
+  DType dtype;
+  bool allow_tf32;
+};
+constexpr Kind kKinds[] = {{DType::kFloat32, false},
+                           {DType::kFloat32, true},
+                           {DType::kBFloat16, false},
+                           {DType::kFloat16, false}};
+
+// The numbers of the kernels that the plans of all shapes take, each checked by a problem.
+std::set<int> checked_kernels(const DeviceFacts& facts) {
+  std::set<int> kernels;
+  for (const Kind& kind : kKinds) {
+    for (const bool backward : {false, true}) {
+      for (const int64_t hidden : {3, 40, 70, 96, 97, 128, 129, 200, 300, 512, 768, 1024}) {
+        for (const int64_t batch : {1, 8, 40, 130}) {
+          PlanSettings settings;
+          settings.facts = facts;
+          settings.allow_tf32 = kind.allow_tf32;
+          settings.choice = VariantChoice::kPersistent;
+          const LstmShape shape = {9, batch, 4, hidden, hidden, 1, false};
+          const LstmPlan plan = backward ? cuda::make_backward_plan(shape, kind.dtype, settings)
+                                         : cuda::make_forward_plan(shape, kind.dtype, settings);
+          if (plan.variant == Variant::kStepwise) continue;
+          const Scope scope(dtype_name(kind.dtype), " N=", batch, " H=", hidden,
+                            " backward=", backward, " SMs=", facts.sm_count);
+          const int kernel = cuda::kernel_number(plan, backward);
+          CHECK_LE(0, kernel);
+          CHECK_LT(kernel, cuda::kPersistentKernels);
+          kernels.insert(kernel);
+          const auto check = cuda::make_check_plan(plan, kind.dtype, backward, facts);
+          CHECK(check.has_value());
+          if (!check) continue;
+          CHECK_EQ(cuda::kernel_number(check->persistent, backward), kernel);
+          CHECK(check->persistent.variant == plan.variant);
+          CHECK(check->forward.variant == Variant::kStepwise);
+          CHECK(check->backward.variant == Variant::kStepwise);
+          if (plan.persistent.group) {
+            CHECK_LE(2, check->persistent.persistent.group_blocks);
+            CHECK_LE(check->persistent.persistent.group_blocks *
+                         check->persistent.persistent.groups * check->shape.directions,
+                     facts.sm_count);
+          }
+        }
+      }
+    }
+  }
+  return kernels;
+}
+
+// Each direction, product and variant; of one block two sizes, of groups' backward two.
+void test_every_kernel_has_a_problem() {
+  for (const DeviceFacts& facts : kDevices) {
+    const std::set<int> kernels = checked_kernels(facts);
+    if (facts.sm_count > 100) CHECK_EQ(kernels.size(), size_t{4 * (2 + 2 + 1 + 2)});
+    CHECK_LE(size_t{4 * (2 + 2)}, kernels.size());
+  }
+}
+
+}  // namespace
+}  // namespace lstm_fused::test
+
+int main() {
+  lstm_fused::test::test_every_kernel_has_a_problem();
+  return lstm_fused::test::exit_status();
+}
