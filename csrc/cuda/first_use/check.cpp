@@ -205,7 +205,7 @@ std::string check_first_use(const LstmPlan& plan, DType dtype, bool backward,
   if (plan.variant == Variant::kStepwise) return "";
   Checked& checked = checked_on(context.device);
   const uint32_t bit = uint32_t{1} << kernel_number(plan, backward);
-  if ((checked.load(std::memory_order_relaxed) & bit) != 0) return "";
+  if ((checked.load(std::memory_order_acquire) & bit) != 0) return "";
   if (check_setting.index() != 0 || is_captured(context.stream)) return "";
   const std::optional<CheckPlan> check = make_check_plan(plan, dtype, backward, context.facts);
   std::string fault;
@@ -213,17 +213,21 @@ std::string check_first_use(const LstmPlan& plan, DType dtype, bool backward,
     const RelaxedCapture relaxed;
     fault = Check(*check, dtype, backward, context).run();
   }
-  checked.fetch_or(bit, std::memory_order_relaxed);
-  if (fault.empty()) return "";
-  const std::string why = std::string(backward ? "backward" : "forward") + ", " +
-                          describe(check->persistent.persistent) + ": " + fault;
-  refuse_variant(context.device, plan.variant, "in the check before its first use, " + why);
-  return "CUDA device " + std::to_string(context.device) +
-         ": a kernel does not work here, as was found in the check before its first use (" + why +
-         "). Kernels of " + (plan.persistent.group ? "groups of blocks" : "one block") +
-         " are off on this device from now on: calls run stepwise, with right results. Please "
-         "report this with the output of `python -m lstm_fused check`; LSTM_FUSED_CUDA_CHECK=0 "
-         "leaves such checks out";
+  std::string warning;
+  if (!fault.empty()) {
+    const std::string why = std::string(backward ? "backward" : "forward") + ", " +
+                            describe(check->persistent.persistent) + ": " + fault;
+    refuse_variant(context.device, plan.variant, "in the check before its first use, " + why);
+    warning =
+        "CUDA device " + std::to_string(context.device) +
+        ": a kernel does not work here, as was found in the check before its first use (" + why +
+        "). Kernels of " + (plan.persistent.group ? "groups of blocks" : "one block") +
+        " are off on this device from now on: calls run stepwise, with right results. Please "
+        "report this with the output of `python -m lstm_fused check`; LSTM_FUSED_CUDA_CHECK=0 "
+        "leaves such checks out";
+  }
+  checked.fetch_or(bit, std::memory_order_release);  // no thread takes it before it is refused
+  return warning;
 }
 
 std::string set_first_use_checks(const std::string& value) { return check_setting.set(value); }
