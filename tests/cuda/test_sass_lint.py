@@ -56,8 +56,8 @@ def test_steps_of_groups_are_clean(name: str, shape: tuple[str, int, int, bool])
     plan = plan_of(*shape, device)
     assert plan is not None and plan.group
     code, cubin = kernel_code(plan, device)
-    walked = walk_plan(Flow(code), cubin, plan, steps=4)
-    faults = lint_steps(code, walked.warps)
+    flow = Flow(code)
+    faults = lint_steps(flow, walk_plan(flow, cubin, plan, steps=4))
     assert not faults, f"{plan.kernel}:\n" + "\n".join(faults)
 
 
@@ -74,8 +74,9 @@ def faults_of(*lines: str, array: str = "exchange") -> list[str]:
         ),
     )
     memory = Memory(Arguments(b"", b"", [array]), {})
-    walked = walk(Flow(code), Constants(b"", b""), Launch(32, (1, 1, 1)), memory)
-    return lint_loops(Flow(code)) + lint_steps(code, walked.warps)
+    flow = Flow(code)
+    walked = walk(flow, Constants(b"", b""), Launch(32, (1, 1, 1)), memory)
+    return lint_loops(flow) + lint_steps(flow, walked)
 
 
 BARRIER = "BAR.SYNC.DEFER_BLOCKING 0x0"
@@ -132,11 +133,16 @@ def test_faults_are_found(lines: tuple[str, ...], faults: list[str]) -> None:
     assert all(text.startswith(fault) for text, fault in zip(found, faults, strict=True))
 
 
-def test_code_behind_the_loop_may_have_what_loops_may_not() -> None:
+def test_code_outside_of_loops_may_have_what_loops_may_not() -> None:
+    chain = ("LDG.E R4, [R2.64]", "STS [RZ], R4", "LDG.E R4, [R2.64]", "STS [RZ], R4")
     code = listing(
-        *(".L_x_0:", BARRIER, "@P0 BRA `(.L_x_0)", "CALL.REL.NOINC `($f)", "EXIT", "$f:", "NOP")
+        *("MOV R2, RZ", "MOV R3, RZ", *chain, "MEMBAR.SC.GPU", ".L_x_0:", BARRIER),
+        *("@!PT BRA `(.L_x_0)", "@!PT CALL.REL.NOINC `($f)", *chain, "EXIT", "$f:", "NOP"),
     )
-    assert lint_loops(Flow(code)) == []
+    flow = Flow(code)
+    memory = Memory(Arguments(b"", b"", []), {})
+    walked = walk(flow, Constants(b"", b""), Launch(32, (1, 1, 1)), memory)
+    assert lint_loops(flow) == lint_steps(flow, walked) == []
 
 
 def test_arrays_of_a_direction_are_no_exchange() -> None:

@@ -66,6 +66,18 @@ def test_warps_of_a_scheduler_share_its_pipes() -> None:
     assert critical_path(found, 2, 0) == {"issue": 2, "ALU pipe taken": 2}
 
 
+def test_a_scheduler_goes_on_with_its_warp() -> None:
+    """Warp 4 is ahead; warp 0, ready at 8, has to wait until it ends."""
+    found = simulate(
+        *("S2R R0, SR_TID.X", "ISETP.GE.AND P0, PT, R0, 0x80, PT", "@P0 BRA `(.L_x_0) ; stall=2"),
+        *("NOP ; stall=6", ".L_x_0:", *["NOP"] * 8, "EXIT"),  # the first one of warps 0 to 3 only
+        warps=5,
+        first=2,
+    )
+    assert times(found, 4) == [1, *range(3, 12)]
+    assert times(found, 0) == [0, 2, *range(12, 21)]
+
+
 def test_the_unit_of_special_functions_takes_a_warp_in_eight_cycles() -> None:
     found = simulate(
         "MUFU.EX2 R0, R1 ; stall=1 write=0", "FADD R0, R0, R0 ; waits=0", "EXIT ;", warps=5

@@ -71,6 +71,15 @@ BODIES: dict[str, Callable[[int, int, int, int], int]] = {
     "r = t * (blockIdx.x + gridDim.x * blockIdx.y) + blockDim.x * gridDim.y;": lambda t, a, b, c: (
         t * (3 + 5 * 1) + THREADS * 2
     ),
+    "long long x = (long long)a << 32 | t, y = (long long)a << 32 | 31; r = (x < y) | (x <= y) << 1 "
+    "| (x > y) << 2 | (x >= y) << 3 | (x == y) << 4 | (x - y < -t) << 5;": lambda t, a, b, c: (
+        (t < 31)
+        | (t <= 31) << 1
+        | (t > 31) << 2
+        | (t >= 31) << 3
+        | (t == 31) << 4
+        | (t - 31 < -t) << 5
+    ),
     "r = min(t, a) * max(b, t - 9) + abs(t - 31);": lambda t, a, b, c: (
         min(t, a) * max(b, t - 9) + abs(t - 31)
     ),
@@ -301,6 +310,7 @@ def test_sectors_and_wavefronts_are_counted() -> None:
         ([0] * 32, 4, 1),
         ([8 * n for n in range(32)], 4, 2),
         ([16 * n for n in range(32)], 16, 4),
+        ([0] * 32, 16, 4),
         ([132 * n for n in range(32)], 4, 1),
     ],
 )

@@ -136,12 +136,10 @@ def make_arguments(values: Mapping[str, int | None], backward: bool, group: bool
     data, known = bytearray(), bytearray()
     for name in ("PersistentArgs", "GroupArgs") if group else ("PersistentArgs",):
         struct = layout.structure(name, recurrence)()
-        alignment = ctypes.alignment(struct)
-        padding = -len(data) % alignment
         flags = bytearray(ctypes.sizeof(struct))
         layout.fill(struct, memoryview(flags))
-        data += bytes(padding) + bytes(struct)
-        known += bytes(padding) + flags
+        data += bytes(struct)
+        known += flags
     return Arguments(bytes(data), bytes(known), layout.arrays)
 
 

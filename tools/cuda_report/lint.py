@@ -14,7 +14,7 @@ from tools.cuda_report.sass.decode import Instruction, Listing
 from tools.cuda_report.sass.flow import Flow
 from tools.cuda_report.sass.memory import LOADS, STORES, access_bytes
 from tools.cuda_report.sass.operands import ZERO_REGISTER
-from tools.cuda_report.sass.walk import Step
+from tools.cuda_report.sass.walk import Step, Walk
 from tools.cuda_report.sass.warp import values
 
 
@@ -43,9 +43,12 @@ def _fault_of(i: Instruction) -> str | None:
     return None
 
 
-def lint_steps(listing: Listing, warps: Sequence[Sequence[Step]]) -> list[str]:
-    """Faults in what the warps of a block issue in some steps."""
+def lint_steps(flow: Flow, walked: Walk) -> list[str]:
+    """Faults in what the warps of a block issue in loops with a barrier."""
     faults: dict[str, None] = {}
+    listing = flow.listing
+    places = frozenset[int]().union(*(loop.places for loop in flow.barrier_loops))
+    warps = [[step for step in steps if step.place in places] for steps in walked.warps]
     exchange = find_exchange(listing, warps)
     for accesses, kind in ((exchange.loads, "loads"), (exchange.published_by, "stores")):
         for warp, n in accesses:
