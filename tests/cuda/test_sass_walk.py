@@ -71,8 +71,8 @@ BODIES: dict[str, Callable[[int, int, int, int], int]] = {
     "r = t * (blockIdx.x + gridDim.x * blockIdx.y) + blockDim.x * gridDim.y;": lambda t, a, b, c: (
         t * (3 + 5 * 1) + THREADS * 2
     ),
-    "long long x = (long long)a << 32 | t, y = (long long)a << 32 | 31; r = (x < y) | (x <= y) << 1 "
-    "| (x > y) << 2 | (x >= y) << 3 | (x == y) << 4 | (x - y < -t) << 5;": lambda t, a, b, c: (
+    "long long x = (long long)a << 32 | t, y = (long long)a << 32 | 31; r = (x < y) | (x <= y) << 1"
+    " | (x > y) << 2 | (x >= y) << 3 | (x == y) << 4 | (x - y < -t) << 5;": lambda t, a, b, c: (
         (t < 31)
         | (t <= 31) << 1
         | (t > 31) << 2
