@@ -123,6 +123,7 @@ def test_results_have_the_dtypes_of_the_table(
     """Dtypes of results, for all of input and states; and nn.LSTM's own, where it runs."""
     torch.manual_seed(0)
     options, kinds = FORMS[form]
+    by_onednn = form in ("padded", "layers", "batch_first", "unbatched")
     theirs = nn.LSTMCell(D, H) if form == "cell" else nn.LSTM(D, H, **options)
     ours = lstm_fused.convert(copy.deepcopy(theirs).to(weights))
     theirs.to(weights)
@@ -144,6 +145,8 @@ def test_results_have_the_dtypes_of_the_table(
         assert [result.dtype for result in results] == expected, (x_dtype, states)
         grads = torch.autograd.grad([r.float().sum() for r in results], list(ours.parameters()))
         assert {grad.dtype for grad in grads} == {weights}
+        if x_dtype == BF16 and by_onednn and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            continue  # nn.LSTM takes another way on such a processor, and gives other dtypes
         try:
             rivals = run(theirs)
         except RuntimeError:  # oneDNN without the processor's instructions for this dtype

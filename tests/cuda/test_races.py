@@ -35,7 +35,13 @@ CASES: dict[str, tuple[LayerCase, int, str]] = {
         "auto",
     ),
     "group": (LayerCase(3, 9, 4, 136), 16, "auto"),
-    "small group": (LayerCase(3, 9, 4, 136), 6, "auto"),
+    # Rows of the second tile that begin late in reverse, and whose h_0 other lanes write than those
+    # that received zeros in its place.
+    "small group": (
+        LayerCase(3, 9, 4, 136, bidirectional=True, lengths=(3, 0, 2, 3, 1, 3, 3, 3, 2)),
+        12,
+        "auto",
+    ),
     "two groups": (
         LayerCase(3, 9, 4, 136, bidirectional=True, lengths=RAGGED, reset=0.3),
         40,

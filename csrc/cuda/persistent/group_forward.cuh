@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "common/lstm_cell.h"
 #include "cuda/device/math.cuh"
@@ -25,6 +26,17 @@
 
 namespace lstm_fused::cuda {
 
+// 16-byte pieces of h that a lane has in flight: as many as leave no register spilt. FFMA's recurrent
+// GEMM takes more of them than that of mma.sync, and ptxas needs more from sm_100 on.
+template <bool kIsFfma>
+__device__ constexpr int pieces_in_flight() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  return kIsFfma ? 2 : 5;
+#else
+  return kIsFfma ? 4 : 6;
+#endif
+}
+
 // One direction of one group.
 template <typename Product, bool kReverse>
 __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
@@ -32,7 +44,8 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
   using Storage = typename Product::Storage;
   using Operand = typename Product::Operand;
   using Word = StateWord<Product>;
-  constexpr int kPieces = 6;  // 16-byte pieces of h that a lane has in flight
+  constexpr bool kIsFfma = std::is_same_v<Product, F32Product>;
+  constexpr int kPieces = pieces_in_flight<kIsFfma>();
   constexpr uint32_t kPieceMask = (1u << kPieces) - 1;
   extern __shared__ __align__(16) char shared[];
 
@@ -124,9 +137,10 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
   // Load the initial states of this lane's cells.
   const int columns = group.tiles * kLaneRows;
   const auto column_of = [&](int cell) { return k_warp + cell * group.k_splits; };
-  // NOTE: what depends on a cell's column is kept in registers for the first cell only.
+  // NOTE: what depends on a cell's column is kept in registers for the first cell only, by FFMA for
+  // none.
   const auto step_column_of = [&](int cell) {
-    return cell == 0 ? k_warp : ptx::opaque(column_of(cell));
+    return cell == 0 && !kIsFfma ? k_warp : ptx::opaque(column_of(cell));
   };
   const auto row_of_column = [&](int column) {  // counted within the group
     return column / kLaneRows * kTileRows + lane.t * kLaneRows + column % kLaneRows;
@@ -155,11 +169,10 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
   const int64_t step_rows = int64_t{kReverse ? -1 : 1} * args.batch;
   const int64_t lane_row = first_row_at(time_of(0)) + row_of(0);
   const int y_columns = args.directions * hidden;
-  const float* next_preactivations =
+  const float* preactivations =
       static_cast<const float*>(d.preactivations) + lane_row * kGates * hidden + unit;
   float* cells_out = static_cast<float*>(d.cells) + lane_row * hidden + unit;
   Storage* y_out = static_cast<Storage*>(d.y) + lane_row * y_columns + unit;
-  Storage* gates_out = static_cast<Storage*>(d.gates) + lane_row * kGates * hidden + unit;
   const auto offset_of = [&](int cell, int row, int row_elements) {
     return cell == 0 ? 0 : (row - row_of(0)) * row_elements;
   };
@@ -174,7 +187,7 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
       for (int gate = 0; gate < kGates; ++gate) {
         ptx::copy_async(
             &own_preactivations[cell * kGroupThreads].x + gate,
-            next_preactivations + gate * hidden + offset_of(cell, row, kGates * hidden));
+            preactivations + gate * hidden + offset_of(cell, row, kGates * hidden));
       }
     }
   };
@@ -289,7 +302,10 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
       }
 
       if (active && d.gates != nullptr) {
-        Storage* out = gates_out + offset_of(cell, row_in_group, kGates * hidden);
+        // NOTE: gates lie as pre-activations do, whose pointer serves them too.
+        Storage* out = static_cast<Storage*>(d.gates) +
+                       (preactivations - static_cast<const float*>(d.preactivations)) +
+                       offset_of(cell, row_in_group, kGates * hidden);
         out[kInputGate * hidden] = to_storage<Storage>(gates.i);
         out[kForgetGate * hidden] = to_storage<Storage>(gates.f);
         out[kCellGate * hidden] = to_storage<Storage>(gates.g);
@@ -310,7 +326,6 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
     }
     y_out += step_rows * y_columns;
     cells_out += step_rows * hidden;
-    gates_out += step_rows * kGates * hidden;
 
     // NOTE: looked at here, where the others' h is on its way anyway. It was set before the barrier
     // ahead of this step's products, so all threads see it.
@@ -322,7 +337,7 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
     const uint4* source = reinterpret_cast<const uint4*>(buffer + warp * slot_bytes) + lane_index;
     uint4* target = reinterpret_cast<uint4*>(tiles + tile_row(warp) * stride) + lane_index;
     const auto fetch = [&] {
-      next_preactivations += step_rows * kGates * hidden;
+      preactivations += step_rows * kGates * hidden;
       fetch_preactivations(time_of(s + 1));
       load_reset(s + 2);
     };
