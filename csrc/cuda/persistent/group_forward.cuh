@@ -26,8 +26,8 @@
 
 namespace lstm_fused::cuda {
 
-// 16-byte pieces of h that a lane has in flight: as many as leave no register spilt. FFMA's recurrent
-// GEMM takes more of them than that of mma.sync, and ptxas needs more from sm_100 on.
+// 16-byte pieces of h that a lane has in flight: as many as leave no register spilt. FFMA's
+// recurrent GEMM takes more of them than that of mma.sync, and ptxas needs more from sm_100 on.
 template <bool kIsFfma>
 __device__ constexpr int pieces_in_flight() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
@@ -185,9 +185,8 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
       if (t >= length_of(row)) continue;
 #pragma unroll
       for (int gate = 0; gate < kGates; ++gate) {
-        ptx::copy_async(
-            &own_preactivations[cell * kGroupThreads].x + gate,
-            preactivations + gate * hidden + offset_of(cell, row, kGates * hidden));
+        ptx::copy_async(&own_preactivations[cell * kGroupThreads].x + gate,
+                        preactivations + gate * hidden + offset_of(cell, row, kGates * hidden));
       }
     }
   };
