@@ -10,8 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lstm_fused._ops import native
-from lstm_fused._ops.layer_weights import GATES, LayerWeights, split_directions, split_layers
-from lstm_fused._ops.layer_weights import weight_sizes
+from lstm_fused._ops.layer_weights import (
+    GATES,
+    LayerWeights,
+    split_directions,
+    split_layers,
+    weight_sizes,
+)
 from lstm_fused._stream.stream import Stream
 
 DTYPES = {
@@ -82,7 +87,9 @@ def snapshot(module: nn.Module, weights: Sequence[Tensor], num_layers: int) -> l
         (layer,) = split_directions(flat, 1)
         _check_shapes(layer, name)
         layers.append(
-            LayerWeights(*(None if t is None else t.detach().resolve_neg().contiguous() for t in layer))
+            LayerWeights(
+                *(None if t is None else t.detach().resolve_neg().contiguous() for t in layer)
+            )
         )
     return layers
 

@@ -5,6 +5,5 @@ if(NOT TARGET lstm_fused::lstm_fused)
   add_library(lstm_fused::lstm_fused SHARED IMPORTED)
   set_target_properties(lstm_fused::lstm_fused PROPERTIES
     IMPORTED_LOCATION "${lstm_fused_PREFIX}/lib/liblstm_fused.so"
-    IMPORTED_NO_SONAME ON
     INTERFACE_INCLUDE_DIRECTORIES "${lstm_fused_PREFIX}/include")
 endif()
