@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The C interface, lstm_fused/include/lstm_fused.h: checks, and exceptions turned into statuses.
+#include "lstm_fused.h"
+
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -10,7 +12,6 @@
 #include "common/error.h"
 #include "cpu/stream/file.h"
 #include "cpu/stream/stream.h"
-#include "lstm_fused.h"
 
 struct lstm_fused_stream {
   lstm_fused::cpu::Stream stream;
@@ -156,7 +157,8 @@ lstm_fused_status lstm_fused_step(lstm_fused_stream* stream, const float* x, flo
 lstm_fused_status lstm_fused_run(lstm_fused_stream* stream, int64_t steps, const float* x,
                                  float* y) {
   if (!stream) return refuse_null("lstm_fused_run", "stream");
-  if (steps < 0) return fail(LSTM_FUSED_INVALID_ARGUMENT, "lstm_fused_run: steps must not be negative");
+  if (steps < 0)
+    return fail(LSTM_FUSED_INVALID_ARGUMENT, "lstm_fused_run: steps must not be negative");
   if (steps == 0) return LSTM_FUSED_OK;
   if (!x) return refuse_null("lstm_fused_run", "x");
   if (!y) return refuse_null("lstm_fused_run", "y");

@@ -27,7 +27,8 @@ using cpu::Stream;
 using cpu::StreamModel;
 using Address = uintptr_t;
 
-// Sizes D, H, P and the addresses of w_ih, w_hh, b_ih, b_hh, w_hr, of which the last three may be 0.
+// Sizes D, H, P and the addresses of w_ih, w_hh, b_ih, b_hh, w_hr, of which the last three may be
+// 0.
 using LayerTuple = std::tuple<int64_t, int64_t, int64_t, std::array<Address, 5>>;
 
 template <typename T = void>
@@ -51,15 +52,14 @@ class PyStream {
                                         const std::vector<LayerTuple>& layers, int64_t batch) {
     std::vector<cpu::StreamLayerWeights> weights;
     for (const auto& [input_size, hidden_size, output_size, at] : layers) {
-      weights.push_back({input_size,
-                         hidden_size,
-                         output_size,
-                         {pointer(at[0]), pointer(at[1]), pointer(at[2]), pointer(at[3]),
-                          pointer(at[4])}});
+      weights.push_back(
+          {input_size,
+           hidden_size,
+           output_size,
+           {pointer(at[0]), pointer(at[1]), pointer(at[2]), pointer(at[3]), pointer(at[4])}});
     }
-    auto model =
-        std::make_shared<const StreamModel>(dtype_of(dtype), weights, cpu::StreamHeadWeights{},
-                                            torch_parallel());
+    auto model = std::make_shared<const StreamModel>(dtype_of(dtype), weights,
+                                                     cpu::StreamHeadWeights{}, torch_parallel());
     return std::make_unique<PyStream>(std::make_unique<Stream>(std::move(model), batch));
   }
 
@@ -110,8 +110,9 @@ class PyStream {
 
  private:
   void refuse_busy() const {
-    LSTM_CHECK(!is_busy_, "a stream serves one thread at a time, and another one is in its run(); "
-                          "give each thread a stream of its own by clone()");
+    LSTM_CHECK(!is_busy_,
+               "a stream serves one thread at a time, and another one is in its run(); "
+               "give each thread a stream of its own by clone()");
   }
 
   const std::unique_ptr<Stream> stream_;
@@ -124,8 +125,7 @@ void define_stream(py::module_& m) {
   py::class_<PyStream>(m, "Stream", "A stack of layers taken through time; see lstm_fused.stream.")
       .def(py::init(&PyStream::make), py::arg("dtype"), py::arg("layers"), py::arg("batch"))
       .def_static(
-          "open",
-          [](const py::bytes& data, int64_t batch) { return PyStream::open(data, batch); },
+          "open", [](const py::bytes& data, int64_t batch) { return PyStream::open(data, batch); },
           py::arg("data"), py::arg("batch"))
       .def("clone", &PyStream::clone)
       .def("step", &PyStream::step, py::arg("x"), py::arg("y"))

@@ -169,8 +169,9 @@ class Stream:
     def clone(self) -> Stream:
         """Another stream with these weights, which both share, and a copy of the state."""
         core = self._core.clone()
-        options = {"make": self._make, "batch_first": self._batch_first}
-        return Stream(core, self.batch_size, self.dtype, **options)
+        return Stream(
+            core, self.batch_size, self.dtype, make=self._make, batch_first=self._batch_first
+        )
 
     def refresh(self) -> None:
         """Takes the module's weights as they are now; the state stays.

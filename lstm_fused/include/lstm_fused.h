@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: BSD-3-Clause */
+// SPDX-License-Identifier: BSD-3-Clause
 /*
  * lstm_fused: LSTMs a step at a time, in C, without Python and without torch.
  *

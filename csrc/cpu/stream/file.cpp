@@ -91,7 +91,8 @@ class Reader {
     if (weight_type_ == kFloat32) return floats(count);
     const uint64_t element = weight_type_ == kInt8 ? 1 : 2;
     const unsigned char* const from = take(count * element);
-    const unsigned char* const scales = weight_type_ == kInt8 ? take(rows * sizeof(float)) : nullptr;
+    const unsigned char* const scales =
+        weight_type_ == kInt8 ? take(rows * sizeof(float)) : nullptr;
     std::vector<float> values(count);
     for (uint64_t row = 0; row < rows; ++row) {
       float scale = 1.0f;
@@ -120,8 +121,8 @@ class Reader {
  private:
   const unsigned char* take(uint64_t bytes) {
     const uint64_t padded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    LSTM_CHECK(padded <= size_ - position_, "the file of a stream ends early: its sizes need more than ",
-               size_, " bytes");
+    LSTM_CHECK(padded <= size_ - position_,
+               "the file of a stream ends early: its sizes need more than ", size_, " bytes");
     const unsigned char* const at = data_ + position_;
     position_ += padded;
     return at;
@@ -145,8 +146,8 @@ class Reader {
 void check_header(const Header& header, const unsigned char* bytes, size_t size) {
   LSTM_CHECK(std::memcmp(header.magic, kMagic, sizeof(kMagic)) == 0,
              "this is no file of a stream: it does not begin with \"LSTMFUSE\"");
-  LSTM_CHECK(header.version == kVersion, "the file of a stream has format version ",
-             header.version, ", and this library reads version ", kVersion);
+  LSTM_CHECK(header.version == kVersion, "the file of a stream has format version ", header.version,
+             ", and this library reads version ", kVersion);
   LSTM_CHECK(header.size == size, "the file of a stream should have ", header.size,
              " bytes, and has ", size, ": it was cut off or added to");
   const uint32_t found = crc32(bytes + kChecksummed, size - kChecksummed);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The file of a stream, docs/stream_format.md: weights of one of four types, an optional linear head.
+// The file of a stream, docs/stream_format.md: weights of one of four types, an optional linear
+// head.
 #pragma once
 
 #include <cstddef>

@@ -24,8 +24,8 @@ void check_layers(const std::vector<StreamLayerWeights>& layers, const StreamHea
     LSTM_CHECK(layer.input_size >= 1, "layer ", i, ": input_size must be at least 1, got ",
                layer.input_size);
     LSTM_CHECK(layer.weights.w_ih && layer.weights.w_hh, "layer ", i, " has no weights");
-    LSTM_CHECK(i == 0 || layer.input_size == layers[i - 1].output_size, "layer ", i,
-               " takes ", layer.input_size, " features, but the layer before gives ",
+    LSTM_CHECK(i == 0 || layer.input_size == layers[i - 1].output_size, "layer ", i, " takes ",
+               layer.input_size, " features, but the layer before gives ",
                layers[i - 1].output_size);
   }
   LSTM_CHECK(!head.weight || head.out_features >= 1,
@@ -46,8 +46,8 @@ StreamModel::StreamModel(DType dtype, const std::vector<StreamLayerWeights>& lay
     layer.input_size = layers[i].input_size;
     layer.hidden_size = layers[i].hidden_size;
     layer.output_size = layers[i].output_size;
-    layer.bias = Buffer(round_up(layer.hidden_size, table_.vector_width) * kGates *
-                        accumulator_size(dtype));
+    layer.bias =
+        Buffer(round_up(layer.hidden_size, table_.vector_width) * kGates * accumulator_size(dtype));
     table_.pack_bias(from.b_ih, from.b_hh, layer.hidden_size, layer.bias.get());
     packer.add_gates(from.w_ih, layer.hidden_size, layer.input_size, layer.w_ih);
     packer.add_gates(from.w_hh, layer.hidden_size, layer.output_size, layer.w_hh);

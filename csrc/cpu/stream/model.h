@@ -42,8 +42,8 @@ class StreamModel {
     Buffer bias;  // column order; zero where there is none
   };
 
-  // Reads the weights and keeps none of the pointers. Throws Error where sizes are below 1, or those
-  // of a layer are not those of the layer before.
+  // Reads the weights and keeps none of the pointers. Throws Error where sizes are below 1, or
+  // those of a layer are not those of the layer before.
   StreamModel(DType dtype, const std::vector<StreamLayerWeights>& layers,
               const StreamHeadWeights& head, const Parallel& parallel);
 

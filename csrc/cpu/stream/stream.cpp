@@ -99,9 +99,8 @@ void Stream::prepare(int64_t index) {
                  : Rows{layers_[index - 1].h[1 - read].get(), layers_[index - 1].h_stride, nullptr};
     step.input.size = from.input_size;
     step.input.panels = from.w_ih.data.get();
-    step.recurrent = {{layer.h[read].get(), layer.h_stride, nullptr},
-                      from.output_size,
-                      from.w_hh.data.get()};
+    step.recurrent = {
+        {layer.h[read].get(), layer.h_stride, nullptr}, from.output_size, from.w_hh.data.get()};
     step.bias = from.bias.get();
     step.c = layer.c.get();
     if (!from.has_projection()) {

@@ -12,9 +12,9 @@
 
 namespace lstm_fused::cpu {
 
-// After its construction nothing allocates, locks, throws or starts a thread, so that a step may run
-// where time is promised. A stream serves one thread at a time; many streams may share a model and
-// run at once. N rows of the batch, all in the same step.
+// After its construction nothing allocates, locks, throws or starts a thread, so that a step may
+// run where time is promised. A stream serves one thread at a time; many streams may share a model
+// and run at once. N rows of the batch, all in the same step.
 class Stream {
  public:
   // The state begins as zero. Throws Error where `batch` is below 1 or the state is too large.

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: BSD-3-Clause */
+// SPDX-License-Identifier: BSD-3-Clause
 /* Runs every function of the C interface: all_calls FILE BATCH STEPS < x > y, of float32.
  *
  * The library is loaded beside watch_calls.c, which aborts at any allocation, lock or system call

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: BSD-3-Clause */
+// SPDX-License-Identifier: BSD-3-Clause
 /* To be loaded before a program (LD_PRELOAD): ends it at the first call that real-time code must not
  * make, while watch_calls is set. */
 #define _GNU_SOURCE
