@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-/* amplifier STREAM INPUT.wav OUTPUT.wav: runs a stream over a mono WAV file of 16 bits, a sample at a
- * time, and prints how fast. */
+/* amplifier STREAM INPUT.wav OUTPUT.wav: runs a stream over a mono WAV file of 16 bits, a sample at
+ * a time, and prints how fast. */
 #define _POSIX_C_SOURCE 199309L
 #include <lstm_fused.h>
 #include <math.h>
@@ -33,7 +33,8 @@ static unsigned char* read_file(const char* path, long* size) {
   unsigned char* bytes = NULL;
   FILE* file = fopen(path, "rb");
   if (!file) return NULL;
-  if (fseek(file, 0, SEEK_END) == 0 && (*size = ftell(file)) >= 0 && fseek(file, 0, SEEK_SET) == 0) {
+  if (fseek(file, 0, SEEK_END) == 0 && (*size = ftell(file)) >= 0 &&
+      fseek(file, 0, SEEK_SET) == 0) {
     bytes = malloc((size_t)*size + 1);
     if (bytes && fread(bytes, 1, (size_t)*size, file) != (size_t)*size) {
       free(bytes);

@@ -7,14 +7,14 @@
  * format is described in docs/stream_format.md.
  *
  * Real time: lstm_fused_step, lstm_fused_run, lstm_fused_reset, lstm_fused_get_state and
- * lstm_fused_set_state neither allocate, lock, wait nor call the system, and take the same number of
- * instructions at every call. Denormal numbers count as zero in them.
+ * lstm_fused_set_state neither allocate, lock, wait nor call the system, and take the same number
+ * of instructions at every call. Denormal numbers count as zero in them.
  *
  * Threads: a stream serves one thread at a time. Streams made by lstm_fused_clone share their
  * weights, which nobody writes, and may run at once.
  *
- * Arrays are float32, row-major and contiguous; they need no alignment. N is the batch of the stream,
- * D = lstm_fused_input_size, O = lstm_fused_output_size.
+ * Arrays are float32, row-major and contiguous; they need no alignment. N is the batch of the
+ * stream, D = lstm_fused_input_size, O = lstm_fused_output_size.
  *
  * Functions never raise C++ exceptions. Those that can fail give a status, and
  * lstm_fused_last_error tells, for the calling thread, what was wrong.
@@ -57,8 +57,7 @@ LSTM_FUSED_API lstm_fused_status lstm_fused_open(const char* path, int64_t batch
                                                  lstm_fused_stream** stream);
 /* The same from the bytes of a file, which may be freed afterwards. */
 LSTM_FUSED_API lstm_fused_status lstm_fused_open_memory(const void* data, size_t size,
-                                                        int64_t batch,
-                                                        lstm_fused_stream** stream);
+                                                        int64_t batch, lstm_fused_stream** stream);
 /* Another stream with the weights, which are shared, and a copy of the state. */
 LSTM_FUSED_API lstm_fused_status lstm_fused_clone(const lstm_fused_stream* stream,
                                                   lstm_fused_stream** clone);

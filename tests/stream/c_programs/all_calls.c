@@ -57,7 +57,8 @@ int main(int argc, char** argv) {
   again = malloc((size_t)(steps * outputs + 1) * sizeof(float));
   state = malloc((size_t)lstm_fused_state_size(stream) * sizeof(float));
   if (!x || !y || !again || !state) return 3;
-  if (fread(x, sizeof(float), (size_t)(steps * inputs), stdin) != (size_t)(steps * inputs)) return 4;
+  if (fread(x, sizeof(float), (size_t)(steps * inputs), stdin) != (size_t)(steps * inputs))
+    return 4;
   check(lstm_fused_step(stream, NULL, y) == LSTM_FUSED_INVALID_ARGUMENT, "null x");
   check(lstm_fused_run(stream, -1, x, y) == LSTM_FUSED_INVALID_ARGUMENT, "steps below 0");
   check(lstm_fused_run(stream, 0, NULL, NULL) == LSTM_FUSED_OK, "no steps");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-/* To be loaded before a program (LD_PRELOAD): ends it at the first call that real-time code must not
- * make, while watch_calls is set. */
+/* To be loaded before a program (LD_PRELOAD): ends it at the first call that real-time code must
+ * not make, while watch_calls is set. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
@@ -16,12 +16,12 @@ static void refuse(const char* name, size_t length) {
   _exit(97);
 }
 
-#define WATCH(result, name, parameters, arguments)                      \
-  result name parameters {                                              \
-    static result(*original) parameters;                                \
-    refuse(#name " was called\n", sizeof(#name " was called\n") - 1);   \
-    if (!original) *(void**)&original = dlsym(RTLD_NEXT, #name);        \
-    return original arguments;                                          \
+#define WATCH(result, name, parameters, arguments)                    \
+  result name parameters {                                            \
+    static result(*original) parameters;                              \
+    refuse(#name " was called\n", sizeof(#name " was called\n") - 1); \
+    if (!original) *(void**)&original = dlsym(RTLD_NEXT, #name);      \
+    return original arguments;                                        \
   }
 
 /* NOTE: not calloc, which dlsym itself calls. Glibc's own takes no way through malloc. */
@@ -31,8 +31,8 @@ WATCH(void*, aligned_alloc, (size_t alignment, size_t size), (alignment, size))
 WATCH(int, posix_memalign, (void** out, size_t alignment, size_t size), (out, alignment, size))
 WATCH(void*, mmap, (void* at, size_t size, int protection, int flags, int file, off_t offset),
       (at, size, protection, flags, file, offset))
-WATCH(int, pthread_mutex_lock, (pthread_mutex_t* mutex), (mutex))
-WATCH(int, pthread_cond_wait, (pthread_cond_t* condition, pthread_mutex_t* mutex),
+WATCH(int, pthread_mutex_lock, (pthread_mutex_t * mutex), (mutex))
+WATCH(int, pthread_cond_wait, (pthread_cond_t * condition, pthread_mutex_t* mutex),
       (condition, mutex))
 
 void free(void* block) {
