@@ -18,7 +18,7 @@ REQUIREMENTS := $(VENV)/.lstm_fused-requirements
 INSTALLED := $(VENV)/.lstm_fused-installed
 PEERS := $(VENV)/.lstm_fused-peers
 
-CXX_FILES = $(shell find csrc tests tools benchmarks \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -print)
+CXX_FILES = $(shell find csrc tests tools benchmarks examples lstm_fused/include \( -name '*.c' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -print)
 BUILD_INPUTS := pyproject.toml setup.py tools/extensions.py tools/nvcc.py CMakeLists.txt \
 	$(shell find cmake csrc)
 SANITIZE_BUILD := build/sanitize

@@ -23,8 +23,9 @@ sys.path.insert(0, str(ROOT))
 
 from tools import extensions  # noqa: E402
 
-# The ops for programs without Python, which CMake installs beside the extension modules.
-OPS_LIBRARY = "liblstm_fused_ops.so"
+# What CMake installs beside the extension modules: the ops for programs without Python, and the C
+# library with what CMake's find_package looks for.
+LIBRARIES = ("liblstm_fused_ops.so", "lib")
 
 
 class CMakeBuild(build_ext):
@@ -32,8 +33,10 @@ class CMakeBuild(build_ext):
 
     def copy_extensions_to_source(self) -> None:  # of an editable install
         super().copy_extensions_to_source()
-        built = Path(self.build_lib, "lstm_fused", OPS_LIBRARY)
-        self.copy_file(str(built), str(ROOT / "lstm_fused" / OPS_LIBRARY))
+        for name in LIBRARIES:
+            built, wanted = Path(self.build_lib, "lstm_fused", name), ROOT / "lstm_fused" / name
+            copy = self.copy_tree if built.is_dir() else self.copy_file
+            copy(str(built), str(wanted))
 
     def build_extensions(self) -> None:
         # CMake installs into <prefix>/lstm_fused, where setuptools expects the modules.

@@ -6,6 +6,8 @@
 >>> y, (h_n, c_n) = lstm(torch.randn(5, 3, 10))
 """
 
+from pathlib import Path
+
 from lstm_fused import functional, onnx, reference
 from lstm_fused._convert.report import ConversionReport
 from lstm_fused._ops.flops import register_flop_formulas
@@ -18,26 +20,34 @@ from lstm_fused.info import build_info, explain
 from lstm_fused.module import FusedLSTM
 from lstm_fused.onnx import from_onnx
 from lstm_fused.scratch import release_scratch
+from lstm_fused.stream import Stream, load_stream, save_stream
 
 __version__ = "0.1.0"
 
 protect_forked_children()
 register_flop_formulas()
 
+# What CMake's find_package(lstm_fused) is to look through for the C interface (CMAKE_PREFIX_PATH).
+cmake_prefix_path = str(Path(__file__).resolve().parent / "lib" / "cmake")
+
 __all__ = [
     "ConversionReport",
     "FusedLSTM",
     "FusedLSTMCell",
     "FusedLSTMFunction",
+    "Stream",
     "__version__",
     "build_info",
     "check_cuda",
+    "cmake_prefix_path",
     "convert",
     "explain",
     "from_onnx",
     "functional",
+    "load_stream",
     "onnx",
     "reference",
     "release_scratch",
     "revert",
+    "save_stream",
 ]

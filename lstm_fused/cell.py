@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from lstm_fused._convert.reasons import refuse_unlike
 from lstm_fused._ops.checks import check_tensors
+from lstm_fused._stream.of_module import stream_of
+from lstm_fused._stream.stream import Stream
 from lstm_fused._torch.autocast import is_autocast_enabled, result_dtypes
 from lstm_fused._torch.fx import find_proxy, mark_leaf, record_call
 from lstm_fused._torch.jit import refuse_script
@@ -136,6 +138,10 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
                     f"hidden{index} has inconsistent hidden_size: got {state.size(1)}, "
                     f"expected {self.hidden_size}"
                 )
+
+    def stream(self, batch_size: int = 1) -> Stream:
+        """A stream of this cell, as :meth:`FusedLSTM.stream` gives one of a module."""
+        return stream_of(self, self._weights, 1, batch_size)
 
     @classmethod
     def from_torch(cls, module: nn.LSTMCell) -> FusedLSTMCell:

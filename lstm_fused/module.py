@@ -17,6 +17,8 @@ from lstm_fused._ops.checks import (
     check_tensors,
     refuse_packed_masks,
 )
+from lstm_fused._stream.of_module import stream_of
+from lstm_fused._stream.stream import Stream
 from lstm_fused._torch.fx import find_proxy, mark_leaf, record_call
 from lstm_fused._torch.jit import refuse_script
 from lstm_fused._torch.lstm_checks import CheckedAsTorch, Hidden
@@ -306,6 +308,24 @@ class FusedLSTM(CheckedAsTorch):
             self._check_hidden(input, hx, None)
         check_tensors(input, hx or (), weights, 2 if self.bidirectional else 1)
         check_steps(input.shape[1 if self.batch_first else 0])
+
+    def stream(self, batch_size: int = 1) -> Stream:
+        """A stream of this module: one step at a time on the CPU, the state kept in between, no
+        dropout. It holds a snapshot of the weights; see :class:`lstm_fused.Stream`.
+
+        Args:
+            batch_size: N, rows that take each step together.
+
+        Raises:
+            TypeError, ValueError: batch_size is no int of at least 1; the module is bidirectional;
+                its weights are not on the CPU, or of mixed dtypes.
+            RuntimeError: the compiled kernels did not load.
+        """
+        if self.bidirectional:
+            raise ValueError("a stream has one direction, got a bidirectional FusedLSTM")
+        return stream_of(
+            self, self._weights, self.num_layers, batch_size, batch_first=self.batch_first
+        )
 
     # ---- From and to torch ----
 

@@ -17,6 +17,7 @@
 #include "cpu/plan.h"
 #include "cpu/runtime/scratch.h"
 #include "cuda/plan.h"
+#include "torch/module_stream.h"
 #include "torch/python_torch.h"
 #include "torch/registration.h"
 
@@ -128,6 +129,7 @@ PYBIND11_MODULE(_C, m) {
       "set_cuda_variant", &lstm_fused::cuda::set_variant, py::arg("name"),
       "Puts \"auto\", \"stepwise\" or \"persistent\" in the place of LSTM_FUSED_CUDA_VARIANT, for "
       "cuda_plan_text; gives the one before.");
+  lstm_fused::define_stream(m);
   m.def("release_scratch", &lstm_fused::cpu::release_scratch,
         "Frees the memory that the CPU kernels keep between calls; gives its bytes.");
   m.def(

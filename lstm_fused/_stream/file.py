@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The file of a stream, docs/stream_format.md."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lstm_fused._ops.layer_weights import LayerWeights
+from lstm_fused._stream.of_module import sizes_of
+
+MAGIC, VERSION, ALIGNMENT = b"LSTMFUSE", 1, 64
+# The number of a weight type in a file.
+WEIGHT_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
+_HAS_BIAS = 1
+_AFTER_CHECKSUM = "<QIIIIIII12x"
+
+
+def file_bytes(
+    layers: Sequence[LayerWeights], head: nn.Linear | None, weights: torch.dtype
+) -> bytes:
+    """The bytes of a file.
+
+    Args:
+        layers: contiguous, on the CPU, of one dtype.
+        head: a linear layer behind the last one.
+        weights: the type to which the layers' matrices are rounded.
+    """
+    arrays: list[bytes] = []
+    for layer in layers:
+        for matrix in (layer.w_ih, layer.w_hh, layer.w_hr):
+            if matrix is not None:
+                arrays += _matrix(matrix, weights)
+        if layer.b_ih is not None:
+            arrays.append(_bytes(layer.b_ih.float() + layer.b_hh.float()))
+    if head is not None:
+        bias = torch.zeros(head.out_features) if head.bias is None else head.bias
+        arrays += [_bytes(head.weight.detach().float()), _bytes(bias.detach().float())]
+    data = b"".join(_padded(array) for array in arrays)
+
+    input_size, hidden_size, output_size = sizes_of(layers[0])
+    proj_size = 0 if layers[0].w_hr is None else output_size
+    rest = struct.pack(
+        _AFTER_CHECKSUM,
+        *(ALIGNMENT + len(data), len(layers), WEIGHT_TYPES[weights]),
+        *(input_size, hidden_size, proj_size, 0 if head is None else head.out_features),
+        0 if layers[0].b_ih is None else _HAS_BIAS,
+    )
+    rest += data
+    return MAGIC + struct.pack("<II", VERSION, zlib.crc32(rest)) + rest
+
+
+def round_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 values and the float32 scale of each row, of which the row is the product: the largest
+    magnitude of a row becomes 127."""
+    scales = matrix.float().abs().amax(dim=1) / 127
+    divisors = torch.where(scales > 0, scales, 1)
+    return (matrix.float() / divisors[:, None]).round().clamp(-127, 127).to(torch.int8), scales
+
+
+def _matrix(matrix: Tensor, weights: torch.dtype) -> list[bytes]:
+    if weights == torch.int8:
+        values, scales = round_rows(matrix)
+        return [_bytes(values), _bytes(scales)]
+    return [_bytes(matrix.to(weights))]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % ALIGNMENT)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Streams: a module taken through time step by step, here or, from a file, in C."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lstm_fused._ops import native
+from lstm_fused._stream.file import WEIGHT_TYPES, file_bytes
+from lstm_fused._stream.of_module import check_batch_size, snapshot
+from lstm_fused._stream.stream import Stream
+from lstm_fused.cell import FusedLSTMCell
+from lstm_fused.module import FusedLSTM
+
+__all__ = ["Stream", "load_stream", "save_stream"]
+
+
+def save_stream(
+    module: FusedLSTM | FusedLSTMCell,
+    path: str | os.PathLike[str],
+    *,
+    head: nn.Linear | None = None,
+    weights: torch.dtype | None = None,
+) -> None:
+    """Writes a module to a file from which C programs and :func:`load_stream` make streams.
+
+    docs/stream_format.md describes the file, lstm_fused/include/lstm_fused.h the C interface.
+
+    Args:
+        module: of one direction, on the CPU.
+        path: of the file, which is replaced.
+        head: a linear layer applied to the last layer's output, (O, P).
+        weights: the type of the weights in the file: float32, float16, bfloat16, or int8 with a
+            scale for each of the 4H rows. None: the module's own. Streams of a file compute in
+            float32 with the weights as they were rounded; biases and the head stay float32.
+
+    Raises:
+        TypeError: module, head or weights of another kind.
+        ValueError: a bidirectional module, a head that takes other features than the module gives,
+            weights on another device or, where they are to be rounded, not finite then.
+    """
+    layers = snapshot(module, *_weights_of(module))
+    if weights is None:
+        weights = torch.float32 if layers[0].w_ih.dtype == torch.float64 else layers[0].w_ih.dtype
+    if weights not in WEIGHT_TYPES:
+        raise TypeError(
+            f"weights must be torch.float32, float16, bfloat16 or int8, got {weights!r}"
+        )
+    if head is not None:
+        _check_head(head, layers[0].w_hh.shape[1])
+    if weights != torch.float32:
+        for tensor in (t for layer in layers for t in (layer.w_ih, layer.w_hh, layer.w_hr)):
+            rounded = tensor if tensor is None or weights == torch.int8 else tensor.to(weights)
+            if rounded is not None and not rounded.isfinite().all():
+                raise ValueError(f"weights of {weights} must be finite, got inf or NaN")
+    Path(path).write_bytes(file_bytes(layers, head, weights))
+
+
+def load_stream(path: str | os.PathLike[str], batch_size: int = 1) -> Stream:
+    """A stream of a file that :func:`save_stream` has written; of float32.
+
+    Raises:
+        OSError: the file cannot be read.
+        TypeError, ValueError: batch_size is no int of at least 1.
+        RuntimeError: no whole and sound file of a stream, or the compiled kernels did not load.
+    """
+    if native.compiled is None:
+        raise RuntimeError("a stream needs the compiled kernels, which did not load")
+    check_batch_size(batch_size)
+    core = native.compiled.Stream.open(Path(path).read_bytes(), batch_size)
+    return Stream(core, batch_size, torch.float32)
+
+
+def _weights_of(module: object) -> tuple[Sequence[Tensor], int]:
+    """A module's weights, a flat list, and its layers."""
+    if isinstance(module, FusedLSTM):
+        if module.bidirectional:
+            raise ValueError("a stream has one direction, got a bidirectional FusedLSTM")
+        return module._weights(), module.num_layers
+    if isinstance(module, FusedLSTMCell):
+        return module._weights(), 1
+    raise TypeError(
+        f"save_stream takes a FusedLSTM or a FusedLSTMCell, got {type(module).__name__}; "
+        "lstm_fused.convert makes one of an nn.LSTM or nn.LSTMCell"
+    )
+
+
+def _check_head(head: object, features: int) -> None:
+    if not isinstance(head, nn.Linear):
+        raise TypeError(f"head must be an nn.Linear, got {type(head).__name__}")
+    if head.weight.device.type != "cpu":
+        raise ValueError(f"head must be on the CPU, got {head.weight.device}")
+    if head.in_features != features:
+        raise ValueError(
+            f"head must take the {features} features that the module gives, got {head.in_features}"
+        )
