@@ -10,6 +10,8 @@ from lstm_fused import functional, onnx, reference
 from lstm_fused._convert.report import ConversionReport
 from lstm_fused._ops.flops import register_flop_formulas
 from lstm_fused._torch.fork import protect_forked_children
+from lstm_fused._trace.record import trace
+from lstm_fused._trace.result import Trace
 from lstm_fused.autograd import FusedLSTMFunction
 from lstm_fused.cell import FusedLSTMCell
 from lstm_fused.convert import convert, revert
@@ -29,6 +31,7 @@ __all__ = [
     "FusedLSTM",
     "FusedLSTMCell",
     "FusedLSTMFunction",
+    "Trace",
     "__version__",
     "build_info",
     "check_cuda",
@@ -40,4 +43,5 @@ __all__ = [
     "reference",
     "release_scratch",
     "revert",
+    "trace",
 ]
