@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from lstm_fused._trace.layer import States
-from lstm_fused._trace.plot import TITLES
 from lstm_fused._trace.result import GateTrace
 from lstm_fused._trace.statistics import correlations, periodicity
 from lstm_fused._trace.summary import GATE_NAMES, summarize
@@ -54,12 +53,11 @@ def write_page(
         "title": title,
         "steps": steps,
         "isText": is_text,
-        "labels": "".join(shown) if is_text and all(len(s) == 1 for s in shown) else shown,
+        "labels": "".join(shown) if is_text else shown,
         "features": [
             {"name": name} | _quantised(values.unsqueeze(1), None, blocks)
             for name, values in followed.items()
         ],
-        "titles": TITLES,
         "layers": [
             _layer_content(trace.name, own, followed, blocks)
             for trace, own in zip(traces, states, strict=True)
@@ -155,7 +153,17 @@ def _quantised(values: Tensor, tensor: str | None, blocks: list[str]) -> dict[st
     levels = (shares * _LEVELS).round().clamp(0, _LEVELS).to(torch.uint8)
     packed = zlib.compress(levels.contiguous().numpy().tobytes(), 6)
     blocks.append(base64.b64encode(packed).decode("ascii"))
-    return {"block": len(blocks) - 1, "low": _numbers(low), "high": _numbers(high)}
+    quantised = {"block": len(blocks) - 1, "low": _numbers(low), "high": _numbers(high)}
+    if tensor in ("g", "c", "h"):
+        # Where colours are full: a few outliers would leave all others pale.
+        quantised["full"] = _numbers(_often_reached(values.abs()))
+    return quantised
+
+
+def _often_reached(values: Tensor) -> Tensor:
+    """The value of each row (H, T) that one in a hundred exceeds."""
+    rank = max(1, round(0.99 * values.shape[1]))
+    return values.kthvalue(rank, dim=1).values
 
 
 def _numbers(values: Tensor) -> list[float | None]:

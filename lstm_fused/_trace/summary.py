@@ -25,9 +25,10 @@ class UnitSummary:
     Attributes:
         steps: M, those counted.
         open, closed: by gate ("i", "f", "o"), the share of steps at which it was saturated.
-        half_life: ln 2 / −ln f in steps, of the mean of ln f: after so many steps at the unit's mean
-            rate half of a memory is left, since it decays by the product of f. inf where f is 1
-            throughout, 0 where f was ever 0.
+        half_life: ln 2 / −ln f in steps, of the mean of f: a memory decays by the product of f, and
+            of what the cell holds half is left, on average, after so many steps (Mahto, Vo, Turek &
+            Huth: Multi-timescale representation learning in LSTM language models. ICLR, 2021; there
+            −1/ln f). inf where f is 1 throughout, 0 where it is 0.
         dead: bool; the unit's output o·tanh(c) moved by less than 0.01 in all. With fewer than two
             steps nothing can be told: False.
     """
@@ -92,7 +93,7 @@ def summarize(steps: States, open_above: float, closed_below: float) -> UnitSumm
         dead = output.amax(dim=0) - output.amin(dim=0) < _DEAD_RANGE
     else:
         dead = torch.zeros(output.shape[1], dtype=torch.bool)
-    decay = wide["f"].log().mean(dim=0).abs()  # of no steps NaN, as all that is a mean
+    decay = wide["f"].mean(dim=0).log().abs()  # of no steps NaN, as all that is a mean
     return UnitSummary(
         steps=count,
         open={gate: (values > open_above).double().mean(dim=0) for gate, values in wide.items()},
