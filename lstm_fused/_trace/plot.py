@@ -36,6 +36,8 @@ def plot_states(
     hidden_size = states.c.shape[1]
     if units is not None and not (units and all(0 <= unit < hidden_size for unit in units)):
         raise ValueError(f"units must lie between 0 and {hidden_size - 1}, got {units!r}")
+    if len(states.c) == 0:
+        raise ValueError("a plot shows at least one step, got a row of length 0")
     columns = 1 if len(tensors) == 1 else 2
     rows = -(-len(tensors) // columns)
     figure = Figure(figsize=(6.5 * columns, 0.6 + 2.6 * rows), layout="constrained")
