@@ -58,10 +58,12 @@ def record_layer(arguments: LayerArguments, weights: Sequence[Tensor]) -> Record
     rows = SequenceRows(arguments.input, batch, arguments.masks)
     outputs = rows.padded(results.y).chunk(directions, dim=-1)
     states = [
-        States(
-            *rows.padded_saved(results.gates[d]).chunk(GATES, dim=-1),
-            rows.padded_saved(results.cells[d]),
-            outputs[d],
+        States._make(
+            (
+                *rows.padded_saved(results.gates[d]).chunk(GATES, dim=-1),
+                rows.padded_saved(results.cells[d]),
+                outputs[d],
+            )
         )
         for d in range(directions)
     ]
@@ -70,9 +72,7 @@ def record_layer(arguments: LayerArguments, weights: Sequence[Tensor]) -> Record
     )
 
 
-def open_layer(
-    arguments: LayerArguments, weights: Sequence[Tensor], passage: Passage
-) -> Recorded:
+def open_layer(arguments: LayerArguments, weights: Sequence[Tensor], passage: Passage) -> Recorded:
     """Runs a layer with every gate, cell state and output as a node of the graph between its input
     and its results.
 
@@ -88,9 +88,7 @@ def open_layer(
         return _open_layer(arguments, weights, passage)
 
 
-def _open_layer(
-    arguments: LayerArguments, weights: Sequence[Tensor], passage: Passage
-) -> Recorded:
+def _open_layer(arguments: LayerArguments, weights: Sequence[Tensor], passage: Passage) -> Recorded:
     y, *_ = lstm_layer(arguments, weights)
     directions, batch, _ = arguments.h_0.shape
     rows = SequenceRows(arguments.input, batch, arguments.masks)
@@ -129,8 +127,7 @@ def _gates(
     *,
     reverse: bool,
 ) -> tuple[Tensor, ...]:
-    """All gates of one direction (T, N, H) each, of its input x (T, N, D) and outputs h (T, N, P).
-    """
+    """All gates of one direction (T, N, H) each, of its x (T, N, D) and its h (T, N, P)."""
     # A row that has not begun yet, as the reverse direction meets it, is in its initial state.
     h = reference.select(masks.valid, h, h_0)
     first = h_0.unsqueeze(0)

@@ -39,6 +39,7 @@ def write_page(
         raise ValueError("save_html needs one name at least, got none")
     states = [trace.row(row) for trace in traces]
     steps = _common_length(traces, states)
+    _check_finite(traces, states)
     shown = _check_labels(labels, steps)
     is_text = labels is not None and all(len(label) == 1 for label in shown)
     followed = _check_features(features, steps)
@@ -77,6 +78,16 @@ def _common_length(traces: Sequence[GateTrace], states: Sequence[States]) -> int
     if steps == 0:
         raise ValueError("a page shows at least one step, got a row of length 0")
     return steps
+
+
+def _check_finite(traces: Sequence[GateTrace], states: Sequence[States]) -> None:
+    for trace, own in zip(traces, states, strict=True):
+        is_bad = torch.stack([~values.isfinite().all(dim=1) for values in own]).any(dim=0)
+        if is_bad.any():
+            raise ValueError(
+                f"a page shows finite values, got NaN or infinity in {trace.name}, at step "
+                f"{int(is_bad.nonzero()[0])} first"
+            )
 
 
 def _check_labels(labels: Sequence[object] | None, steps: int) -> list[str]:
@@ -140,7 +151,7 @@ def _quantised(values: Tensor, tensor: str | None, blocks: list[str]) -> dict[st
     Gates have the range of σ, the candidate that of tanh, so that units compare; others have their
     own, symmetrical where they are states, so that zero is the middle.
     """
-    values = torch.nan_to_num(values.double(), nan=0.0, posinf=0.0, neginf=0.0).t()
+    values = values.double().t()
     if tensor is None:
         low, high = values.amin(dim=1), values.amax(dim=1)
     elif tensor in GATE_NAMES:

@@ -30,7 +30,9 @@ def plot_states(
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ImportError as error:
-        raise ImportError(f"trace.plot needs matplotlib: pip install matplotlib ({error})") from None
+        raise ImportError(
+            f"trace.plot needs matplotlib: pip install matplotlib ({error})"
+        ) from None
     if not tensors or not set(tensors) <= set(TITLES):
         raise ValueError(f"tensors must be some of {', '.join(TITLES)}, got {tensors!r}")
     hidden_size = states.c.shape[1]

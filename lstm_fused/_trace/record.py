@@ -47,9 +47,9 @@ def trace(
             tensor of the trace is a node of the graph that leads from the model's inputs and
             parameters to its output. ``torch.autograd.grad(score, trace["l0"].f)`` is then what
             a gate does for a score, the layer's other gates held as they are, and
-            ``torch.autograd.grad(trace["l0"].f[t, n, unit], x)`` is what the gate came from. Both to
-            any order that the kernels and torch's operations have. The cell states are summed up
-            step by step in torch operations then: some ten microseconds a step.
+            ``torch.autograd.grad(trace["l0"].f[t, n, unit], x)`` is what the gate came from; both
+            of any order. The cell states are summed up step by step in torch operations then, which
+            takes some ten microseconds a step.
         through: with `differentiable`, modules or functions by the names of tensors, as
             ``{"l0.f": nn.Identity()}``. The tensor goes through on its way, in the layout that the
             trace has it in, and what comes out takes its place; its shape must be the same. So
@@ -57,7 +57,7 @@ def trace(
             whose tensors have Captum's layout.
 
     Returns:
-        A :class:`Trace`: a mapping from names to :class:`GateTrace`, which has i, f, g, o, c, h, and
+        A :class:`Trace`: a mapping from names to :class:`GateTrace`, with i, f, g, o, c and h; and
         the model's `output`. Tensors are (T, N, H), h (T, N, P); (N, T, H) with ``batch_first``;
         (T, H) of unbatched input; of a PackedSequence padded, in the rows' order before packing.
         They are zero past a row's length, and float64 of a float64 module, else float32.
@@ -134,7 +134,9 @@ def _check_through(
         # A later call of a module has the name of its first, with a number.
         if not isinstance(name, str) or _without_call(name) not in known:
             some = ", ".join(known[:6]) + (", …" if len(known) > 6 else "")
-            raise ValueError(f"through must have names of the trace's tensors ({some}), got {name!r}")
+            raise ValueError(
+                f"through must have names of the trace's tensors ({some}), got {name!r}"
+            )
         if not callable(passage):
             raise TypeError(
                 f"through[{name!r}] must be a module or a function, got {type(passage).__name__}"
@@ -183,7 +185,9 @@ class _Layout(NamedTuple):
         if self.unbatched:
             return values.unsqueeze(1)
         values = values.transpose(0, 1) if self.batch_first else values
-        return values if self.sorted_indices is None else values.index_select(1, self.sorted_indices)
+        return (
+            values if self.sorted_indices is None else values.index_select(1, self.sorted_indices)
+        )
 
 
 class _Recorder:
@@ -208,7 +212,11 @@ class _Recorder:
             yield
 
     def run(
-        self, arguments: LayerArguments, weights: Sequence[Tensor], names: list[str], layout: _Layout
+        self,
+        arguments: LayerArguments,
+        weights: Sequence[Tensor],
+        names: list[str],
+        layout: _Layout,
     ) -> Results:
         given: list[dict[str, Tensor]] = [{} for _ in names]
         if self._differentiable:
@@ -223,7 +231,9 @@ class _Recorder:
             self.traces[name] = GateTrace(name, **own, valid=valid, time_dim=time_dim)
         return recorded.results
 
-    def _passage(self, names: list[str], layout: _Layout, given: list[dict[str, Tensor]]) -> Passage:
+    def _passage(
+        self, names: list[str], layout: _Layout, given: list[dict[str, Tensor]]
+    ) -> Passage:
         """Keeps what it hands to the caller, and goes on with that: a view made for the caller
         alone would lead nowhere."""
 

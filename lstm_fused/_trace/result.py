@@ -172,8 +172,7 @@ class Trace(Mapping[str, GateTrace]):
         The file needs nothing else, and no network: it may be sent by mail. It shows the sequence
         under any tensor of any unit, values at any step, and all units in an order of choice: most
         periodic, most saturated, longest memory, most correlated with a feature. It keeps values in
-        8 bits, compressed: about two bytes for each step and unit, so 10,000 steps of 512 units come
-        to some 30 MB.
+        8 bits, compressed: SIZE.
 
         Args:
             path: the file to write.

@@ -26,7 +26,7 @@ def periodicity(values: Tensor) -> tuple[Tensor, Tensor]:
     """
     steps = len(values)
     strengths, periods = [], []
-    for part in values.float().split(_UNITS_AT_ONCE, dim=1):
+    for part in torch.split(values.float(), _UNITS_AT_ONCE, dim=1):
         centred = part - part.mean(dim=0)
         # NOTE: as long again in zeros, or the end of a series would meet its beginning.
         power = torch.fft.rfft(centred, n=2 * steps, dim=0).abs().square()

@@ -97,7 +97,9 @@ def summarize(steps: States, open_above: float, closed_below: float) -> UnitSumm
     return UnitSummary(
         steps=count,
         open={gate: (values > open_above).double().mean(dim=0) for gate, values in wide.items()},
-        closed={gate: (values < closed_below).double().mean(dim=0) for gate, values in wide.items()},
+        closed={
+            gate: (values < closed_below).double().mean(dim=0) for gate, values in wide.items()
+        },
         half_life=math.log(2) / decay,
         dead=dead,
     )

@@ -12,7 +12,7 @@ def text_features(characters: Sequence[str]) -> dict[str, list[float]]:
     """Numbers for each character, by name, as one knows them who has read up to it.
 
     position in the line: characters since the line began; 0 at a line's end. indentation: blanks
-    that the line has begun with. inside double quotes: 1 from an opening quote to before the closing
+    that the line has begun with. inside double quotes: 1 from an opening quote until the closing
     one. depth of brackets: of those that are open. position in the word: letters since it began.
     Quotes and brackets that were left open end with the paragraph, at an empty line.
     """

@@ -113,9 +113,7 @@ class Page:
             "return [b.left + b.width / 2, b.top + b.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
-            self.call(
-                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
-            )
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def screenshot(self, path: Path, whole: bool = False) -> None:
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
@@ -137,7 +135,9 @@ def open_browser() -> Iterator[Page]:
         )
         try:
             port = _wait_for_port(Path(folder, "DevToolsActivePort"), browser)
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=_SECONDS) as r:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{port}/json/list", timeout=_SECONDS
+            ) as r:
                 tab = next(tab for tab in json.load(r) if tab["type"] == "page")
             socket = websocket.create_connection(
                 tab["webSocketDebuggerUrl"], timeout=_SECONDS, suppress_origin=True

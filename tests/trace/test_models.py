@@ -95,10 +95,22 @@ def test_a_subclass_with_a_forward_of_its_own() -> None:
     assert_bitwise_equal(trace["l0"].h, trace.output)
 
 
+class First(nn.Module):
+    """y of an LSTM."""
+
+    def __init__(self, lstm: nn.Module) -> None:
+        super().__init__()
+        self.lstm = lstm
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.lstm(x)[0]
+        return y
+
+
 def test_a_module_in_two_places_has_one_name() -> None:
     module = FusedLSTM(4, 4)
-    trace = lstm_fused.trace(nn.ModuleList([nn.Identity(), module, module])[1], torch.randn(2, 1, 4))
-    assert list(trace) == ["l0"]
+    trace = lstm_fused.trace(nn.Sequential(First(module), First(module)), torch.randn(2, 1, 4))
+    assert list(trace) == ["0.lstm.l0", "0.lstm:2.l0"]
 
 
 @pytest.mark.parametrize("training", [False, True])

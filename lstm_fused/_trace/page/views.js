@@ -1,6 +1,35 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The three views: the sequence, the chart of all steps, the list of units.
 
+/** Paints the children of a scrolling box, those in sight or near it at once, others when they come
+ * near: what a choice costs does not grow with the sequence, nor with the number of units. */
+class PaintedWhenNear {
+  constructor(box, paint) {
+    this.paint = paint;
+    this.near = new Set();
+    this.stale = new Set();
+    this.observer = new IntersectionObserver((entries) => {
+      for (const { target, isIntersecting } of entries) {
+        if (isIntersecting) this.near.add(target);
+        else this.near.delete(target);
+        if (isIntersecting && this.stale.delete(target)) this.paint(target);
+      }
+    }, { root: box, rootMargin: "100% 0px" });
+  }
+
+  watch(children) {
+    this.observer.disconnect();
+    this.near.clear();
+    this.children = children;
+    for (const child of children) this.observer.observe(child);
+  }
+
+  repaint() {
+    this.stale = new Set(this.children);
+    for (const child of this.near) if (this.stale.delete(child)) this.paint(child);
+  }
+}
+
 /** The labels in reading order, each on the colour of its value; a slider over the steps. */
 class SequenceView {
   constructor(box, onMove) {
@@ -21,6 +50,12 @@ class SequenceView {
       if (label === "\n" || line.childElementCount >= 400) line = null;
     }
     box.append(lines);
+    this.painted = new PaintedWhenNear(box, (line) => {
+      for (const span of line.children) {
+        span.style.backgroundColor = palette.css[this.colours[this.bytes[this.first + span.step]]];
+      }
+    });
+    this.painted.watch([...box.children]);
     box.addEventListener("click", (event) => {
       if (event.target.step !== undefined) onMove(event.target.step);
     });
@@ -61,10 +96,10 @@ class SequenceView {
   }
 
   colour(bytes, series, unit) {
-    const first = unit * DATA.steps, colours = coloursOf(series, unit);
-    for (let step = 0; step < DATA.steps; step++) {
-      this.spans[step].style.backgroundColor = palette.css[colours[bytes[first + step]]];
-    }
+    this.bytes = bytes;
+    this.first = unit * DATA.steps;
+    this.colours = coloursOf(series, unit);
+    this.painted.repaint();
   }
 
   moveTo(step, text, follows) {
@@ -152,6 +187,7 @@ class UnitsView {
     this.order = [];
     this.options = new Map();
     this.chosen = 0;
+    this.painted = new PaintedWhenNear(box, (option) => this.paintStrip(option));
     box.addEventListener("click", (event) => {
       const option = event.target.closest("[role=option]");
       if (option) onChoose(option.unit);
@@ -185,6 +221,7 @@ class UnitsView {
       return option;
     });
     this.box.replaceChildren(...options);
+    this.painted.watch(options);
     this.box.scrollTop = 0;
   }
 
@@ -201,18 +238,22 @@ class UnitsView {
   }
 
   paint(bytes, series, begin, width) {
-    for (const [unit, option] of this.options) {
-      const canvas = option.lastChild;
-      canvas.width = width;
-      const pen = canvas.getContext("2d");
-      const image = pen.createImageData(width, 1);
-      const first = unit * DATA.steps + begin, colours = coloursOf(series, unit);
-      for (let x = 0; x < width; x++) {
-        const colour = 3 * colours[bytes[first + x]];
-        for (let k = 0; k < 3; k++) image.data[4 * x + k] = palette.rgb[colour + k];
-        image.data[4 * x + 3] = 255;
-      }
-      pen.putImageData(image, 0, 0);
+    this.strip = { bytes, series, begin, width };
+    this.painted.repaint();
+  }
+
+  paintStrip(option) {
+    const { bytes, series, begin, width } = this.strip;
+    const canvas = option.lastChild;
+    canvas.width = width;
+    const pen = canvas.getContext("2d");
+    const image = pen.createImageData(width, 1);
+    const first = option.unit * DATA.steps + begin, colours = coloursOf(series, option.unit);
+    for (let x = 0; x < width; x++) {
+      const colour = 3 * colours[bytes[first + x]];
+      for (let k = 0; k < 3; k++) image.data[4 * x + k] = palette.rgb[colour + k];
+      image.data[4 * x + 3] = 255;
     }
+    pen.putImageData(image, 0, 0);
   }
 }
