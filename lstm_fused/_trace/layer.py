@@ -145,11 +145,13 @@ def _cell_states(
 ) -> Tensor:
     """Every cell state (T, N, H) of one direction, zero past a row's length, of gates that are
     given."""
-    steps, added, c = len(i), i * g, c_0
+    c, steps = c_0, range(len(f))
+    # NOTE: unbound, since the gradient of an index is as large as what was indexed.
+    kept, added = f.unbind(), (i * g).unbind()
     states: list[Tensor] = []
-    for t in range(steps - 1, -1, -1) if reverse else range(steps):
+    for t in reversed(steps) if reverse else steps:
         valid, carried = masks.at(t)
-        c_new = f[t] * reference.select(carried, c) + added[t]
+        c_new = kept[t] * reference.select(carried, c) + added[t]
         c = reference.select(valid, c_new, c)
         states.append(c_new)
     return reference.select(masks.valid, torch.stack(states[::-1] if reverse else states))
