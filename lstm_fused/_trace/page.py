@@ -127,7 +127,7 @@ def _layer_content(
     summary = summarize(states, _OPEN, _CLOSED)
     followed = torch.stack(list(features.values())) if features else torch.empty(0, len(states.c))
     tensors = {}
-    for tensor, given in states._asdict().items():
+    for tensor, given in zip(States._fields, states, strict=True):
         values = given.float().cpu()
         strength, period = periodicity(values)
         tensors[tensor] = _quantised(values, tensor, blocks) | {

@@ -40,7 +40,7 @@ def trace(
 
     Args:
         model: a FusedLSTM, or a module that holds some, as `convert` makes them. It runs as it is:
-            call ``model.eval()`` first, or dropout acts.
+            call ``model.eval()`` first, or dropout acts. Steps of a FusedLSTMCell are not recorded.
         inputs, keywords: the arguments of the model's forward: of a FusedLSTM input, hx, lengths,
             reset_mask, return_cell_states.
         differentiable: False: all runs without a graph, as under ``torch.no_grad()``. True: every
@@ -224,7 +224,8 @@ class _Recorder:
         else:
             recorded = record_layer(arguments, weights)
             for own, states in zip(given, recorded.states, strict=True):
-                own.update((field, layout.give(v)) for field, v in states._asdict().items())
+                given_states = map(layout.give, states)
+                own.update(zip(States._fields, given_states, strict=True))
         valid = None if recorded.valid is None else layout.give(recorded.valid)
         time_dim = 1 if layout.batch_first and not layout.unbatched else 0
         for name, own in zip(names, given, strict=True):
