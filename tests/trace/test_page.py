@@ -245,6 +245,16 @@ def test_words_projections_and_one_step(browser: Page, tmp_path: Path) -> None:
     assert show(browser, tmp_path / "one.html").problems == []
 
 
+def test_a_page_that_cannot_be_shown_says_why(browser: Page, tmp_path: Path) -> None:
+    text_trace().save_html(tmp_path / "page.html", labels=TEXT)
+    whole = (tmp_path / "page.html").read_text("utf-8")
+    old = whole.replace('"use strict";', '"use strict"; delete window.DecompressionStream;')
+    (tmp_path / "old.html").write_text(old, "utf-8")
+    browser.resize(1280, 900)
+    browser.open(tmp_path / "old.html")
+    browser.wait_for("document.querySelector('#headline').textContent.includes('too old')")
+
+
 def test_long_sequences_of_many_units(browser: Page, tmp_path: Path) -> None:
     torch.manual_seed(0)
     text = (TEXT * 50)[:10_000]

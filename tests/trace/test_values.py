@@ -122,6 +122,9 @@ def test_packed_rows_come_in_the_callers_order(batch_first: bool, differentiable
         assert torch.equal(ours[name].lengths, lengths)
         assert ours[name].row(3).c.shape == (5, 5)
         assert ours[name].steps().c.shape == (14, 5)
+    y, hidden = module(packed)
+    torch.testing.assert_close(ours.output[0].data, y.data.detach(), check_stride=False)
+    torch.testing.assert_close(ours.output[1][1], hidden[1].detach())
 
 
 def test_recompute_saves_gates_here_too() -> None:

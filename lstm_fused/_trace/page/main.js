@@ -69,7 +69,6 @@ function facts() {
   const told = [];
   const tell = (term, ...description) => told.push(make("div", {}, make("dt", { textContent: term }), make("dd", {}, ...description)));
   if (kindOf() === "Unit") {
-    tell("half-life of its memory", layer.dead[unit] ? "dead: its output hardly moves" : `${short(layer.halfLife[unit])} steps`);
     for (const [gate, name] of Object.entries(GATES)) {
       const open = layer.open[gate][unit], closed = layer.closed[gate][unit];
       const bar = make("div", { className: "shares" }, make("i"), make("i"));
@@ -78,11 +77,12 @@ function facts() {
       const ends = make("div", { className: "ends" }, make("span", { textContent: `${percent(closed)} closed` }), make("span", { textContent: `${percent(open)} open` }));
       tell(name, ends, bar);
     }
+    tell("half-life of its memory", layer.dead[unit] ? "dead: its output hardly moves" : `${short(layer.halfLife[unit])} steps`);
   }
-  if (series.strength[unit] >= 0.25) tell(`repeats itself, r = ${digits(series.strength[unit])}`, `every ${series.period[unit]} steps`);
   const followed = DATA.features.map((feature, k) => ({ name: feature.name, r: series.correlations[k][unit] }));
   followed.sort((a, b) => Math.abs(b.r) - Math.abs(a.r));
   if (followed.length > 0) tell(`follows ${followed[0].name}`, `r = ${digits(followed[0].r)}`);
+  if (series.strength[unit] >= 0.25) tell(`repeats itself, r = ${digits(series.strength[unit])}`, `every ${series.period[unit]} steps`);
   return told;
 }
 
@@ -132,7 +132,7 @@ function fillSelect(select, choices, value) {
 function build() {
   mixPalette();
   const sizes = new Set(DATA.layers.map((layer) => layer.dead.length));
-  byId("subtitle").textContent = `${DATA.steps.toLocaleString("en")} steps, ${DATA.layers.length > 1 ? `${DATA.layers.length} layers of ` : ""}${[...sizes].join(" and ")} units`;
+  byId("subtitle").textContent = `${DATA.steps.toLocaleString("en")} steps, ${DATA.layers.length > 1 ? `${DATA.layers.length} layers and directions of ` : ""}${[...sizes].join(" and ")} units`;
   fillSelect(byId("layer"), DATA.layers.map((layer, at) => [at, layer.name]), 0);
   byId("layer-box").hidden = DATA.layers.length < 2;
   byId("tensors").append(...Object.entries(NAMES).map(([tensor, name]) => {
@@ -164,6 +164,13 @@ function build() {
     show({});
   });
   const first = best.filter((each) => each.tensor).sort((a, b) => Math.abs(b.r) - Math.abs(a.r))[0];
-  show(first ? { ...placeOf(first), first: true } : { first: true });
+  show(first ? { ...placeOf(first), first: true } : { first: true }).catch(tellFailure);
+}
+
+/** A page that stays empty should say why. */
+function tellFailure(error) {
+  byId("headline").textContent = typeof DecompressionStream === "undefined"
+    ? "This browser is too old to unpack the page: it needs one of 2023 or newer."
+    : `The page could not be shown: ${error.message}`;
 }
 build();

@@ -118,7 +118,7 @@ class SequenceView {
   }
 }
 
-/** All steps of one unit, as the range of values in each column; behind it what it follows. */
+/** All steps of one unit; behind it what it follows. */
 class ChartView {
   constructor(canvas, onMove) {
     this.canvas = canvas;
@@ -149,34 +149,45 @@ class ChartView {
     pen.moveTo(0, height / 2);
     pen.lineTo(width, height / 2);
     pen.stroke();
-    if (followed) this.line(pen, followed, 0, width, height, style.getPropertyValue("--feature"), ratio);
-    this.line(pen, bytes, unit * DATA.steps, width, height, style.getPropertyValue("--accent"), 1.5 * ratio);
+    if (followed) this.line(pen, followed, 0, width, height, style.getPropertyValue("--feature"), ratio, false);
+    this.line(pen, bytes, unit * DATA.steps, width, height, style.getPropertyValue("--accent"), 1.5 * ratio, true);
     const x = (at / Math.max(1, DATA.steps - 1)) * width;
     pen.fillStyle = style.getPropertyValue("--ink");
     pen.fillRect(Math.min(width - 1.5 * ratio, Math.max(0, x - 0.75 * ratio)), 0, 1.5 * ratio, height);
   }
 
-  line(pen, bytes, first, width, height, colour, thickness) {
+  /** The mean of each column as a line; the range of its values as a pale band around it. */
+  line(pen, bytes, first, width, height, colour, thickness, hasBand) {
     const margin = 6 * (window.devicePixelRatio || 1);
     const y = (byte) => height - margin - (byte / 255) * (height - 2 * margin);
-    pen.strokeStyle = colour;
-    pen.lineWidth = thickness;
-    pen.beginPath();
     const columns = Math.min(width, DATA.steps);
+    const means = new Path2D(), band = new Path2D();
     for (let column = 0; column < columns; column++) {
       const begin = Math.floor((column * DATA.steps) / columns);
       const end = Math.max(begin + 1, Math.floor(((column + 1) * DATA.steps) / columns));
-      let low = 255, high = 0;
+      let low = 255, high = 0, sum = 0;
       for (let step = begin; step < end; step++) {
         const byte = bytes[first + step];
         if (byte < low) low = byte;
         if (byte > high) high = byte;
+        sum += byte;
       }
       const x = columns === 1 ? 0 : (column / (columns - 1)) * width;
-      pen.lineTo(x, y(low));
-      if (high !== low) pen.lineTo(x, y(high));
+      means.lineTo(x, y(sum / (end - begin)));
+      if (end - begin > 1) {
+        band.moveTo(x, y(low));
+        band.lineTo(x, y(high));
+      }
     }
-    pen.stroke();
+    pen.strokeStyle = colour;
+    if (hasBand) {
+      pen.globalAlpha = 0.25;
+      pen.lineWidth = 1;
+      pen.stroke(band);
+      pen.globalAlpha = 1;
+    }
+    pen.lineWidth = thickness;
+    pen.stroke(means);
   }
 }
 
