@@ -70,8 +70,15 @@ def make_parser(script: str, description: str | None, epochs: int) -> argparse.A
     return parser
 
 
+def add_gates_option(parser: argparse.ArgumentParser, script: str) -> None:
+    """For those examples that write a page of the LSTM's gates."""
+    page = OUT / f"{Path(script).stem}.html"
+    told = "page of the LSTM's gates (default examples/out/*.html)"
+    parser.add_argument("--gates", type=Path, default=page, metavar="PATH", help=told)
+
+
 # Options that a goal does not depend on: changing one of them leaves the run a default run.
-FREE_OPTIONS = {"seed", "device", "threads", "only", "save", "resume", "plot"}
+FREE_OPTIONS = {"seed", "device", "threads", "only", "save", "resume", "plot", "gates"}
 
 
 def is_default(parser: argparse.ArgumentParser, options: argparse.Namespace) -> bool:

@@ -21,7 +21,9 @@ from common import (
     ExampleError,
     Ranks,
     SharedDropout,
+    add_gates_option,
     at_least,
+    check_writable,
     fingerprint,
     generator,
     is_default,
@@ -31,6 +33,7 @@ from common import (
     widened,
 )
 from contest import Contest, Side
+from gates import save_gates
 from matplotlib.axes import Axes
 from plots import COLOURS, LINES, draw, finish
 from torch import Tensor, nn
@@ -188,6 +191,7 @@ def make_series(options: argparse.Namespace) -> Series:
 
 def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = make_parser("forecast_series.py", __doc__, epochs=40)
+    add_gates_option(parser, "forecast_series.py")
     add, positive = parser.add_argument, at_least(int, 1)
     add("--csv", type=Path, metavar="FILE", help="forecast a column of this file")
     add("--column", metavar="NAME", help="the column of the CSV file")
@@ -211,6 +215,7 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
 def main() -> int:
     parser, options = parse()
     ranks = Ranks(options)
+    check_writable(options.gates, "--gates")
     series = make_series(options)
     period, horizon, dtype = series.period, series.horizon, DTYPES[options.dtype]
 
@@ -297,6 +302,13 @@ def main() -> int:
         "smooth L1 error of scaled values",
         own_panel,
     )
+    # The whole series as one sequence, scaled as a window is.
+    values = series.values
+    scaled = ((values - values.mean()) / values.std(correction=0)).unsqueeze(0)
+    whole = [scaled.to(dtype), torch.tensor([len(values)])]
+    change = torch.diff(values, prepend=values[:1])
+    followed = {name: series.raw, "change of the scaled value": change}
+    save_gates(contest, f"An LSTM reads {name}", whole, series.times, followed)
     goal = report_goal(ranks, "lower errors than the baseline", beaten, is_default(parser, options))
     return 0 if agree and goal else 1
 

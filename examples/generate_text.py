@@ -20,13 +20,16 @@ import torch
 from common import (
     ExampleError,
     Ranks,
+    add_gates_option,
     at_least,
+    check_writable,
     fingerprint,
     make_parser,
     run_script,
     widened,
 )
 from contest import Contest, Side
+from gates import save_gates
 from matplotlib.axes import Axes
 from plots import COLOURS, draw, finish
 from torch import Tensor, nn
@@ -34,6 +37,7 @@ from torch.nn import functional as F
 
 TEMPERATURES = (0.5, 0.8, 1.0)
 HELD_OUT = 0.1
+TRACED = 6000  # characters of the held-out text on the page of the gates, at most
 
 State = tuple[Tensor, Tensor]
 
@@ -168,6 +172,7 @@ def show_samples(contest: Contest, text: Text, options: argparse.Namespace) -> N
 
 def parse() -> argparse.Namespace:
     parser = make_parser("generate_text.py", __doc__, epochs=4)
+    add_gates_option(parser, "generate_text.py")
     add, positive = parser.add_argument, at_least(int, 1)
     add("--text", type=Path, metavar="FILE", help="learn from this file in UTF-8")
     add("--hidden", type=positive, default=192, metavar="H", help="(default %(default)s)")
@@ -201,6 +206,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     options = parse()
     ranks = Ranks(options)
+    check_writable(options.gates, "--gates")
     source = python_help() if options.text is None else read_text(options.text)
     text = cut(source, options.batch, options.piece)
     if not options.prompt or not set(options.prompt) <= set(text.alphabet):
@@ -267,6 +273,10 @@ def main() -> int:
         finish(axes, "held-out text", "seconds of training", "bits per character")
 
     draw(contest, "An LSTM learns to write", "bits per character", own_panel)
+    traced = text.held_out.flatten()[:TRACED]
+    characters = "".join(text.alphabet[number] for number in traced)
+    read = "Python's help texts" if options.text is None else options.text.name
+    save_gates(contest, f"An LSTM reads {read}", [traced.unsqueeze(0)], characters)
     return 0 if agree else 1
 
 

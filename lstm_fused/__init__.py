@@ -12,6 +12,8 @@ from lstm_fused import functional, onnx, reference
 from lstm_fused._convert.report import ConversionReport
 from lstm_fused._ops.flops import register_flop_formulas
 from lstm_fused._torch.fork import protect_forked_children
+from lstm_fused._trace.record import trace
+from lstm_fused._trace.result import Trace
 from lstm_fused.autograd import FusedLSTMFunction
 from lstm_fused.cell import FusedLSTMCell
 from lstm_fused.convert import convert, revert
@@ -36,6 +38,7 @@ __all__ = [
     "FusedLSTMCell",
     "FusedLSTMFunction",
     "Stream",
+    "Trace",
     "__version__",
     "build_info",
     "check_cuda",
@@ -50,4 +53,5 @@ __all__ = [
     "release_scratch",
     "revert",
     "save_stream",
+    "trace",
 ]

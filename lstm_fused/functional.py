@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,6 +24,11 @@ from lstm_fused.packing import (
     pad_rows,
     to_device,
 )
+
+# `lstm_layer`, or what runs a layer in its place.
+LayerRunner: TypeAlias = Callable[
+    [LayerArguments, Sequence[Tensor]], tuple[Tensor, Tensor, Tensor, Tensor]
+]
 
 
 class StackOptions(NamedTuple):
@@ -129,8 +134,13 @@ def lstm_stack(
     lengths: Tensor | None = None,
     batch_sizes: Tensor | None = None,
     reset_mask: Tensor | None = None,
+    run_layer: LayerRunner = lstm_layer,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """:func:`lstm` for a module, whose constructor has checked the counts that `lstm` checks."""
+    """:func:`lstm` for a module, whose constructor has checked the counts that `lstm` checks.
+
+    Args:
+        run_layer: what runs each layer.
+    """
     refuse_trace_with_gradients(input, hx, weights)
     all_directions = options.num_layers * options.directions
     dtypes: tuple[torch.dtype, torch.dtype] | None = None
@@ -181,7 +191,7 @@ def lstm_stack(
             options.return_cell_states and layer == num_layers - 1,
             options.recompute,
         )
-        y, h_n, c_n, cell_states = lstm_layer(arguments, layer_weights)
+        y, h_n, c_n, cell_states = run_layer(arguments, layer_weights)
         final_h.append(h_n)
         final_c.append(c_n)
     h_n = final_h[0] if num_layers == 1 else torch.cat(final_h)

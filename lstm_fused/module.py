@@ -23,7 +23,7 @@ from lstm_fused._torch.fx import find_proxy, mark_leaf, record_call
 from lstm_fused._torch.jit import refuse_script
 from lstm_fused._torch.lstm_checks import CheckedAsTorch, Hidden
 from lstm_fused._torch.module_state import share_state, to_torch
-from lstm_fused.autograd import fast_path
+from lstm_fused.autograd import fast_path, lstm_layer
 from lstm_fused.functional import StackOptions, lstm_stack
 
 
@@ -57,6 +57,9 @@ class FusedLSTM(CheckedAsTorch):
     # Modules that were an nn.LSTM once have no such attributes of their own.
     backend = "auto"
     recompute = False
+    # What runs a layer. `lstm_fused.trace` sets another, and a backend that is neither, so that a
+    # call takes the general path, for the time of a call.
+    _run_layer = staticmethod(lstm_layer)
     _torch_class: type[nn.Module] = nn.LSTM
     __prepare_scriptable__ = refuse_script
 
@@ -274,6 +277,7 @@ class FusedLSTM(CheckedAsTorch):
             lengths=lengths,
             batch_sizes=batch_sizes,
             reset_mask=reset_mask,
+            run_layer=self._run_layer,
         )
 
     def _run_torch(

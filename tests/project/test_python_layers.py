@@ -12,16 +12,17 @@ ROOT = Path(__file__).resolve().parents[2]
 FORBIDDEN = {
     "lstm_fused/_torch": (
         *("lstm_fused._ops", "lstm_fused.autograd", "lstm_fused.functional", "lstm_fused.module"),
-        *("lstm_fused.cell", "lstm_fused._convert", "lstm_fused.convert"),
+        *("lstm_fused.cell", "lstm_fused._convert", "lstm_fused.convert", "lstm_fused._trace"),
     ),
     "lstm_fused/_ops": (
         *("lstm_fused.autograd", "lstm_fused.functional", "lstm_fused.module", "lstm_fused.cell"),
-        *("lstm_fused._convert", "lstm_fused.convert"),
+        *("lstm_fused._convert", "lstm_fused.convert", "lstm_fused._trace"),
     ),
     "lstm_fused/autograd": (
         *("lstm_fused.functional", "lstm_fused.module", "lstm_fused.cell"),
-        *("lstm_fused._convert", "lstm_fused.convert"),
+        *("lstm_fused._convert", "lstm_fused.convert", "lstm_fused._trace"),
     ),
+    "lstm_fused/_convert": ("lstm_fused._trace",),
     "lstm_fused": ("tests", "kit", "benchmarks", "tools", "conftest"),
     "tools": ("tests", "kit", "benchmarks", "conftest"),
     "benchmarks": ("tests", "kit", "conftest"),
