@@ -107,6 +107,10 @@ def explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence)
                 )
             name = "backward" if backward else "forward "
             lines.append(f"  layer {layer} {name} D={input_size} H={hidden}: {plan}")
+    if layers > 1 and not is_cuda and not isinstance(x, PackedSequence):
+        sizes = (steps, batch, module.input_size, hidden, proj, directions, layers)
+        text = native.compiled.stack_text(*sizes, dtype, torch.get_num_threads())
+        lines.append(f"  stack, without gradients: {text}")
     if recompute:
         lines.append("  recompute: the forward saves no gates, the backward rebuilds the gates")
     return lines

@@ -144,15 +144,21 @@ class FusedLSTM(CheckedAsTorch):
             lengths is None
             and reset_mask is None
             and not return_cell_states
-            and self.num_layers == 1
             and self.backend == "auto"
             and fast_path.can_run(input, hx, rank=3)
         ):
-            directions = 2 if self.bidirectional else 1
+            directions, layers = 2 if self.bidirectional else 1, self.num_layers
             try:
-                return fast_path.run_layer(
-                    input, hx, self._weights(), directions, self.batch_first, self.recompute
-                )
+                if layers == 1:
+                    return fast_path.run_layer(
+                        input, hx, self._weights(), directions, self.batch_first, self.recompute
+                    )
+                if not (self.training and self.dropout):
+                    results = fast_path.run_stack(
+                        input, hx, self._weights(), layers, directions, self.batch_first
+                    )
+                    if results is not None:
+                        return results
             except RuntimeError:
                 # Where nn.LSTM has a sentence of its own, the op's is another one.
                 self._refuse_misfits(input, hx)
@@ -310,7 +316,8 @@ class FusedLSTM(CheckedAsTorch):
         self._check_input(input, None, weights[0].dtype)
         if hx is not None:
             self._check_hidden(input, hx, None)
-        check_tensors(input, hx or (), weights, 2 if self.bidirectional else 1)
+        blocks = self.num_layers * (2 if self.bidirectional else 1)
+        check_tensors(input, hx or (), weights, blocks)
         check_steps(input.shape[1 if self.batch_first else 0])
 
     def stream(self, batch_size: int = 1) -> Stream:

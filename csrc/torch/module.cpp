@@ -16,6 +16,7 @@
 #include "cpu/gradients/plan.h"
 #include "cpu/plan.h"
 #include "cpu/runtime/scratch.h"
+#include "cpu/stack_forward.h"
 #include "cuda/plan.h"
 #include "torch/module_stream.h"
 #include "torch/python_torch.h"
@@ -54,6 +55,20 @@ std::string plan_text(int64_t steps, int64_t batch, int64_t input_size, int64_t 
   check_shape(shape);
   const int64_t rows = data_rows.value_or(shape.steps * shape.batch);
   return cpu::explain_layer_backward(shape, rows, type, facts);
+}
+
+std::string stack_text(int64_t steps, int64_t batch, int64_t input_size, int64_t hidden_size,
+                       int64_t proj_size, int directions, int num_layers, const std::string& dtype,
+                       int threads) {
+  std::vector<LstmShape> layers = {
+      make_shape(steps, batch, input_size, hidden_size, proj_size, directions)};
+  while (static_cast<int>(layers.size()) < num_layers) {
+    layers.push_back(layers.front());
+    layers.back().input_size = directions * layers.front().output_size;
+  }
+  const cpu::CpuFacts facts = cpu::cpu_facts(threads);
+  const DType type = parse_dtype(dtype);
+  return cpu::explain_stack(cpu::make_stack_plan(layers, type, facts), layers, type, facts);
 }
 
 cuda::DeviceFacts parse_facts(const std::map<std::string, int64_t>& values) {
@@ -141,6 +156,10 @@ PYBIND11_MODULE(_C, m) {
         py::arg("data_rows") = py::none(),
         "How a call of this shape is carried out on the CPU, in one line, and why. data_rows: the "
         "sum of the lengths, where these differ.");
+  m.def("stack_text", &lstm_fused::stack_text, py::arg("steps"), py::arg("batch"),
+        py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"),
+        py::arg("num_layers"), py::arg("dtype"), py::arg("threads"),
+        "How the layers of an inference on the CPU follow one another, in one line, and why.");
   m.def(
       "cuda_plan_text", &lstm_fused::cuda_plan_text, py::arg("steps"), py::arg("batch"),
       py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"),

@@ -11,6 +11,7 @@
 #include "torch/guard.h"
 #include "torch/layer.h"
 #include "torch/registration.h"
+#include "torch/stack_cpu.h"
 #include "torch/torch_parallel.h"
 
 namespace lstm_fused {
@@ -58,9 +59,12 @@ ForwardResult lstm_forward_cpu(const Tensor& input, const Tensor& h_0, const Ten
 
 InferenceResult lstm_inference_cpu(const Tensor& input, const std::optional<Tensor>& h_0,
                                    const std::optional<Tensor>& c_0,
-                                   const std::vector<Tensor>& weights, int64_t directions) {
+                                   const std::vector<Tensor>& weights, int64_t directions,
+                                   int64_t num_layers) {
   LSTM_CHECK(input.dim() == 3, "input must have 3 dimensions, got ", input.dim());
   LSTM_CHECK(directions == 1 || directions == 2, "directions must be 1 or 2, got ", directions);
+  LSTM_CHECK(num_layers >= 1, "num_layers must be at least 1, got ", num_layers);
+  if (num_layers > 1) return lstm_stack_cpu(input, h_0, c_0, weights, directions, num_layers);
   LSTM_CHECK(weights.size() >= 2 && weights[1].dim() == 2, "weights must begin with w_ih and w_hh");
   const int64_t hidden = weights[1].size(0) / kGates, output = weights[1].size(1);
   const int64_t rows = input.size(1);

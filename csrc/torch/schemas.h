@@ -15,11 +15,12 @@ constexpr const char* kLstmForwardSchema =
     "Tensor)";
 
 // The fast path of a call that needs no gradients, masks or cell states: the first three results
-// of lstm_forward, input being (T, N, D). Without h_0 or c_0 that state is zero. For eager calls on
-// the CPU alone, where a step of a small LSTM takes less time than making the other results does.
+// of lstm_forward, input being (T, N, D). Without h_0 or c_0 that state is zero. Of several layers
+// `weights` and the states hold those of all, layer by layer. For eager calls on the CPU alone,
+// where a step of a small LSTM takes less time than making the other results does.
 constexpr const char* kLstmInferenceSchema =
-    "lstm_inference(Tensor input, Tensor? h_0, Tensor? c_0, Tensor[] weights, int directions) -> "
-    "(Tensor, Tensor, Tensor)";
+    "lstm_inference(Tensor input, Tensor? h_0, Tensor? c_0, Tensor[] weights, int directions, "
+    "int num_layers=1) -> (Tensor, Tensor, Tensor)";
 
 // Returns grad_input, grad_h_0, grad_c_0 and grad_weights; those not asked for are empty. Without
 // gates (an empty tensor of one dimension) it computes them anew.

@@ -14,7 +14,7 @@ from lstm_fused._ops.arguments import (
     ForwardArguments,
 )
 from lstm_fused._ops.checks import accumulator_dtype, check_rank, require
-from lstm_fused._ops.layer_weights import GATES
+from lstm_fused._ops.layer_weights import GATES, split_layers
 from lstm_fused._ops.op_checks import (
     check_cell,
     check_layer,
@@ -62,15 +62,25 @@ def _check_layer(given: ForwardArguments | BackwardArguments) -> None:
 
 
 def fake_lstm_inference(
-    input: Tensor, h_0: Tensor | None, c_0: Tensor | None, weights: list[Tensor], directions: int
+    input: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: list[Tensor],
+    directions: int,
+    num_layers: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     check_rank(input, "input", 3)
     _check_first_weights(weights)
     gates, output_size = weights[1].shape
-    batch = input.shape[1]
-    h = input.new_empty((directions, batch, output_size)) if h_0 is None else h_0
-    c = input.new_empty((directions, batch, gates // GATES)) if c_0 is None else c_0
-    return fake_lstm_forward(input, h, c, weights, None, None, None, False, False)[:3]
+    batch, blocks = input.shape[1], directions * num_layers
+    h = input.new_empty((blocks, batch, output_size)) if h_0 is None else h_0
+    c = input.new_empty((blocks, batch, gates // GATES)) if c_0 is None else c_0
+    y = input
+    for layer, layer_weights in enumerate(split_layers(weights, num_layers)):
+        states = slice(layer * directions, (layer + 1) * directions)
+        masks = (None, None, None, False, False)
+        y = fake_lstm_forward(y, h[states], c[states], layer_weights, *masks)[0]
+    return y, input.new_empty(h.shape), input.new_empty(c.shape)
 
 
 def _check_first_weights(weights: list[Tensor]) -> None:

@@ -22,7 +22,7 @@ import torch
 
 from lstm_fused._ops import native
 from lstm_fused._ops.arguments import BackwardArguments, CellBackwardArguments
-from lstm_fused._ops.layer_weights import split_directions
+from lstm_fused._ops.layer_weights import split_directions, split_layers
 
 Shape = Sequence[int]
 
@@ -81,9 +81,20 @@ def _lstm_forward(*arguments: Any, out_shape: Any, **flags: Any) -> int:
 
 
 def _lstm_inference(
-    input: Shape, h_0: Any, c_0: Any, weights: Sequence[Shape], directions: int, *, out_shape: Any
+    input: Shape,
+    h_0: Any,
+    c_0: Any,
+    weights: Sequence[Shape],
+    directions: int,
+    num_layers: int = 1,
+    *,
+    out_shape: Any,
 ) -> int:
-    return forward_flops(input, (directions,), (directions,), weights)
+    flops = 0
+    for layer_weights in split_layers(weights, num_layers):
+        flops += forward_flops(input, (directions,), (directions,), layer_weights)
+        input = out_shape[0]  # of every layer
+    return flops
 
 
 def _lstm_backward(*arguments: Any, out_shape: Any) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The fast path of eager calls of one layer or cell on the CPU: straight to the op, which checks
+"""The fast path of eager calls of a module or cell on the CPU: straight to the op, which checks
 its arguments itself, and, where no gradients are needed, to an op that makes the results alone.
 
 A step of a small LSTM takes 2 microseconds, and each look at a tensor from Python 0.1.
@@ -78,6 +78,23 @@ def run_layer(
     else:
         states = (None, None) if hx is None else hx
         y, h_n, c_n = native.lstm_inference_op(x, *states, weights, directions)
+    return y.transpose(0, 1) if batch_first else y, (h_n, c_n)
+
+
+def run_stack(
+    input: Any,
+    hx: Hidden | None,
+    weights: list[Tensor],
+    num_layers: int,
+    directions: int,
+    batch_first: bool,
+) -> tuple[Tensor, Hidden] | None:
+    """Several layers in one call; None where gradients are needed. Raises what `run_layer` does."""
+    if torch.is_grad_enabled() and _requires_grad(input, hx, weights):
+        return None
+    x = input.transpose(0, 1) if batch_first else input
+    states = (None, None) if hx is None else hx
+    y, h_n, c_n = native.lstm_inference_op(x, *states, weights, directions, num_layers)
     return y.transpose(0, 1) if batch_first else y, (h_n, c_n)
 
 

@@ -309,6 +309,10 @@ def test_explain_names_the_kernels(isa: str, capsys: pytest.CaptureFixture[str])
         assert capsys.readouterr().out == text + "\n"
         assert "float32: T=7 N=2 layers=2 directions=2 threads=1" in text
         lines = text.splitlines()[1:]
+        if x is not packed:
+            assert lines.pop() == (
+                "  stack, without gradients: layers one after the other (one thread allowed)"
+            )
         assert len(lines) == 4
         kernels = "avx512" if isa == "avx512_bf16" else isa  # which is for bfloat16 alone
         assert all(f"H=5: {kernels}, " in line for line in lines)
