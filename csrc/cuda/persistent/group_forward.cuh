@@ -26,14 +26,14 @@
 
 namespace lstm_fused::cuda {
 
-// 16-byte pieces of h that a lane has in flight: as many as leave no register spilt. FFMA's recurrent
-// GEMM takes more of them than that of mma.sync, and ptxas needs more from sm_100 on.
+// 16-byte pieces of h that a lane has in flight: as many as leave no register spilt. FFMA's
+// recurrent GEMM takes more of them than that of mma.sync, and ptxas needs more from sm_100 on.
 template <bool kIsFfma>
 __device__ constexpr int pieces_in_flight() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
   return kIsFfma ? 2 : 5;
 #else
-  return kIsFfma ? 4 : 6;
+  return kIsFfma ? 3 : 6;
 #endif
 }
 
@@ -96,18 +96,14 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
   for (int chunk = 0; chunk < kGroupChunks; ++chunk) {
     if (chunk < register_chunks) load_weights(weights[chunk], chunk);
   }
-#pragma unroll 1
-  for (int chunk = kGroupChunks; chunk < group.warp_chunks; ++chunk) {
-    uint4 chunk_weights[kGates];
-    load_weights(chunk_weights, chunk);
-#pragma unroll
-    for (int gate = 0; gate < kGates; ++gate) {
-      const int place = ((chunk - kGroupChunks) * kGates + gate) * kGroupThreads + threadIdx.x;
-      shared_vectors[place] = chunk_weights[gate];
-    }
-  }
   const SharedWeights shared_weights{shared_vectors + threadIdx.x,
-                                     group.warp_chunks - register_chunks};
+                                     group.warp_chunks - register_chunks, kGroupThreads};
+#pragma unroll 1
+  for (int chunk = 0; chunk < shared_weights.chunks; ++chunk) {
+    uint4 chunk_weights[kGates];
+    load_weights(chunk_weights, kGroupChunks + chunk);
+    shared_weights.store(chunk_weights, chunk);
+  }
   if (threadIdx.x < block_units) {
     const int bias_unit = static_cast<int>(blockIdx.x) * block_units + threadIdx.x;
     float bias[kGates] = {};
@@ -185,9 +181,8 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
       if (t >= length_of(row)) continue;
 #pragma unroll
       for (int gate = 0; gate < kGates; ++gate) {
-        ptx::copy_async(
-            &own_preactivations[cell * kGroupThreads].x + gate,
-            preactivations + gate * hidden + offset_of(cell, row, kGates * hidden));
+        ptx::copy_async(&own_preactivations[cell * kGroupThreads].x + gate,
+                        preactivations + gate * hidden + offset_of(cell, row, kGates * hidden));
       }
     }
   };

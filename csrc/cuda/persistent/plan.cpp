@@ -174,7 +174,7 @@ bool plan_group_backward(const LstmShape& shape, const DeviceFacts& facts, Persi
     const int chunks = group_backward_chunks(units, bytes);
     plan.warp_output_tiles = static_cast<int>(ceil_div(output_tiles, kGroupWarps));
     const int64_t vectors = int64_t{plan.warp_output_tiles} * chunks;
-    const int64_t shared_vectors = std::max<int64_t>(0, vectors - kGroupBackwardVectors);
+    const int64_t shared_vectors = std::max<int64_t>(0, vectors - group_backward_vectors(chunks));
     plan.shared_bytes = kLaneBytes + kGroupThreads * kLaneBytes +
                         plan.group_tiles * tile_bytes(chunks) +
                         shared_vectors * 2 * kGroupThreads * kLaneBytes;
