@@ -112,6 +112,31 @@ __device__ __forceinline__ uint32_t load_shared(uint32_t address) {
   return value;
 }
 
+// Accesses of the lanes whose condition holds, by a predicate. NOTE: of an `if` around some of them
+// the compiler makes a branch, which costs a warp more than they do, and tears its code in pieces
+// that ptxas cannot mix. They are ordered with no other accesses: for arrays that a thread does not
+// read and write alike.
+__device__ __forceinline__ void load_if(bool condition, float& value, const float* address) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.s32 p, %2, 0;\n@p ld.global.f32 %0, [%1];\n}"
+               : "+f"(value)
+               : "l"(address), "r"(static_cast<int>(condition)));
+}
+__device__ __forceinline__ void load_if(bool condition, uint16_t& value, const uint16_t* address) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.s32 p, %2, 0;\n@p ld.global.u16 %0, [%1];\n}"
+               : "+h"(value)
+               : "l"(address), "r"(static_cast<int>(condition)));
+}
+__device__ __forceinline__ void store_if(bool condition, float* address, float value) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.s32 p, %2, 0;\n@p st.global.f32 [%0], %1;\n}" ::"l"(address),
+      "f"(value), "r"(static_cast<int>(condition)));
+}
+__device__ __forceinline__ void store_if(bool condition, uint16_t* address, uint16_t value) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.s32 p, %2, 0;\n@p st.global.u16 [%0], %1;\n}" ::"l"(address),
+      "h"(value), "r"(static_cast<int>(condition)));
+}
+
 // cp.async (section 9.7.9.25.3.1), sm_80: copies four bytes from global to shared memory, behind
 // the thread's back until it waits. NOTE: no memory clobber: a volatile asm keeps its place among
 // the others, and what is copied is read after wait_for_copies only.
@@ -142,7 +167,7 @@ __device__ __forceinline__ uint64_t global_timer() {
 // the addresses of a long unrolled load ahead of time, or keep those of a kernel's beginning for
 // its end, and run out of registers.
 template <typename T>
-__device__ __forceinline__ const T* opaque(const T* pointer) {
+__device__ __forceinline__ T* opaque(T* pointer) {
   asm volatile("" : "+l"(pointer));
   return pointer;
 }
@@ -152,6 +177,10 @@ __device__ __forceinline__ int opaque(int x) {
 }
 __device__ __forceinline__ uint32_t opaque(uint32_t x) {
   asm volatile("" : "+r"(x));
+  return x;
+}
+__device__ __forceinline__ int64_t opaque(int64_t x) {
+  asm volatile("" : "+l"(x));
   return x;
 }
 

@@ -6,8 +6,10 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "common/types.h"
+#include "cuda/device/ptx.cuh"
 
 namespace lstm_fused::cuda {
 
@@ -43,6 +45,58 @@ __device__ __forceinline__ BFloat16 to_storage<BFloat16>(float value) {
 template <>
 __device__ __forceinline__ Float16 to_storage<Float16>(float value) {
   return {__half_as_ushort(__float2half_rn(value))};
+}
+
+// Two elements that one instruction rounds and, of 16 bits, one register holds.
+template <typename Storage>
+class StoragePair {
+ public:
+  static_assert(sizeof(Storage) == 2);
+  StoragePair() = default;
+  __device__ __forceinline__ StoragePair(float first, float second) {
+    if constexpr (std::is_same_v<Storage, Float16>) {
+      const __half2 pair = __floats2half2_rn(first, second);
+      word_ = __half_as_ushort(pair.x) | static_cast<uint32_t>(__half_as_ushort(pair.y)) << 16;
+    } else {
+      const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+      word_ = __bfloat16_as_ushort(pair.x) | static_cast<uint32_t>(__bfloat16_as_ushort(pair.y))
+                                                 << 16;
+    }
+  }
+  __device__ __forceinline__ Storage operator[](int i) const {
+    return {static_cast<uint16_t>(i == 0 ? word_ : word_ >> 16)};
+  }
+
+ private:
+  uint32_t word_ = 0;
+};
+template <>
+class StoragePair<float> {
+ public:
+  StoragePair() = default;
+  __device__ __forceinline__ StoragePair(float first, float second) : value_{first, second} {}
+  __device__ __forceinline__ float operator[](int i) const { return value_[i]; }
+
+ private:
+  float value_[2] = {};
+};
+
+// ptx::load_if and ptx::store_if of an element.
+__device__ __forceinline__ void load_if(bool condition, float& value, const float* address) {
+  ptx::load_if(condition, value, address);
+}
+__device__ __forceinline__ void store_if(bool condition, float* address, float value) {
+  ptx::store_if(condition, address, value);
+}
+template <typename Half>
+__device__ __forceinline__ void load_if(bool condition, Half& value, const Half* address) {
+  static_assert(sizeof(Half) == sizeof(value.bits));
+  ptx::load_if(condition, value.bits, &address->bits);
+}
+template <typename Half>
+__device__ __forceinline__ void store_if(bool condition, Half* address, Half value) {
+  static_assert(sizeof(Half) == sizeof(value.bits));
+  ptx::store_if(condition, &address->bits, value.bits);
 }
 
 // kWidth neighbours, moved by one instruction; their address is a multiple of their size.

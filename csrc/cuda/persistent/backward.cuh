@@ -58,6 +58,8 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
   // NOTE: they go through the thread's own places in shared memory, in loops that stay loops: the
   // compiler would compute all addresses of one long unrolled load ahead, and run out of registers.
   constexpr int kPlaces = BackwardShared<Product, kChunks>::kPlaces;
+  const SharedWeights shared_weights{&shared.weights[threadIdx.x], kSharedChunks,
+                                     BackwardShared<Product, kChunks>::kThreads};
   static_assert(kRegisterChunks % kPlaces == 0, "every round of the staging fills all places");
   const auto stage = [&](int first_chunk, int chunks) {
     constexpr int kUnits = kChunkOperands<Operand> / kGates;
@@ -72,8 +74,7 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
       load_weight_columns<Product>(
           vectors, static_cast<const Storage*>(d.w_hh) + int64_t{chunk_unit} * hidden + output,
           chunk_unit, output, hidden);
-      shared.weights[chunk * 2 * blockDim.x + threadIdx.x] = vectors[0];
-      shared.weights[(chunk * 2 + 1) * blockDim.x + threadIdx.x] = vectors[1];
+      shared_weights.store(vectors, chunk);
     }
   };
   uint4 weights[kRegisterChunks][2];
@@ -82,8 +83,7 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
     stage(first, kPlaces);
 #pragma unroll
     for (int i = 0; i < kPlaces; ++i) {
-      weights[first + i][0] = shared.weights[i * 2 * blockDim.x + threadIdx.x];
-      weights[first + i][1] = shared.weights[(i * 2 + 1) * blockDim.x + threadIdx.x];
+      shared_weights.load(weights[first + i], i);
     }
   }
   stage(kRegisterChunks, kSharedChunks);
@@ -93,12 +93,8 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
   const int tile_steps = rows.tile_steps();
 
   // Load the gradients of the final states.
-  const bool exists[kLaneRows] = {real_unit && rows.first < args.batch,
-                                  real_unit && rows.first + 1 < args.batch};
-  LaneCells<kLaneRows, 1> lane_cells;
-  lane_cells.first_row = first_row;
-  lane_cells.lane_row = lane.t * kLaneRows;
-  lane_cells.unit = unit;
+  LaneCells<Storage, kLaneRows, 1> lane_cells(args, d, kReverse, rows.first, unit, kLaneRows);
+  const bool exists[kLaneRows] = {lane_cells.exists(0), lane_cells.exists(1)};
   float dh[kLaneRows], dc[kLaneRows];
 #pragma unroll
   for (int j = 0; j < kLaneRows; ++j) {
@@ -136,37 +132,54 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
   const auto in_range = [&](int t) { return kReverse ? t < tile_steps : t >= 0; };
   BackwardStep<Storage, kLaneRows> step = {};
   if (in_range(first_t)) {
-    load_last_cells(step, args, d, lane_cells, first_t);
-    load_step(step, args, d, lane_cells, kReverse, first_t);
+    lane_cells.begin(step, first_t);
+    lane_cells.load(step, first_t);
   }
 
-  for (int t = first_t; in_range(t); t += kNext) {
-    const bool was_reset[kLaneRows] = {step.reset[0] != 0, step.reset[1] != 0};
+  // Where this lane's cells lie in the tile.
+  int tile_offset[kLaneRows];
+#pragma unroll
+  for (int j = 0; j < kLaneRows; ++j) {
+    tile_offset[j] = ptx::opaque(tile_row(lane.t * kLaneRows + j) * kStride +
+                                 unit * static_cast<int>(sizeof(Pack<Operand, kGates>)));
+  }
 
-    // Differentiate the cells; write the gradients of the gates to the tile and to memory.
+  // NOTE: in 32 bits there are no registers to keep them.
+  constexpr bool kIsDeferred = sizeof(Storage) == 2;
+  for (int t = first_t; in_range(t); t += kNext) {
+    const bool was_reset[kLaneRows] = {step.is_reset(0), step.is_reset(1)};
+
+    // Differentiate the cells; write the gradients of the gates to the tile and, if they can be
+    // kept until the products are under way, then to memory.
+    lane_cells.add_cell_gradients(dc, t);
+    Storage grad[kLaneRows][kGates];
 #pragma unroll
     for (int j = 0; j < kLaneRows; ++j) {
-      Storage grad[kGates];
-      backward_cell(grad, step, j, t < lane_cells.length[j], dh[j], dc[j]);
+      backward_cell(grad[j], step, j, t < lane_cells.length[j], dh[j], dc[j]);
       if (real_unit) {
         Pack<Operand, kGates> pack;
 #pragma unroll
         for (int gate = 0; gate < kGates; ++gate) {
-          pack.value[gate] = Product::operand(grad[gate]);
+          pack.value[gate] = Product::operand(grad[j][gate]);
         }
-        char* row = shared.tile + tile_row(lane.t * kLaneRows + j) * kStride;
-        reinterpret_cast<Pack<Operand, kGates>*>(row)[unit] = pack;
+        *reinterpret_cast<Pack<Operand, kGates>*>(shared.tile + tile_offset[j]) = pack;
       }
-      store_gradients(grad, args, d, lane_cells, j, t);
     }
+    const auto store_gradients = [&] {
+#pragma unroll
+      for (int j = 0; j < kLaneRows; ++j) lane_cells.store(j, grad[j]);
+      lane_cells.go_on();
+    };
+    if (!kIsDeferred) store_gradients();
+    lane_cells.load(step, t + kNext);
     __syncthreads();
-    if (in_range(t + kNext)) load_step(step, args, d, lane_cells, kReverse, t + kNext);
 
     // Multiply W_hhᵀ by the gradients of half of the gates.
     float sums[2][kLaneRows];
-    TileProduct<Product, 2>::template multiply<kRegisterChunks>(
-        sums, weights, kRegisterChunks, SharedWeights{&shared.weights[threadIdx.x], kSharedChunks},
+    TileProduct<Product, 2>::template multiply<kRegisterChunks, 1>(
+        sums, weights, kRegisterChunks, shared_weights,
         shared.tile + half * kHalfChunks * kChunkBytes, kStride, lane);
+    if (kIsDeferred) store_gradients();
 
     // Swap: keep the sums of this warp's eight units, pass the others to the other warp of the
     // pair. NOTE: the tile is free for the next step after this barrier, and `exchanged_sums` after

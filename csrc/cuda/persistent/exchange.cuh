@@ -148,35 +148,41 @@ __device__ __forceinline__ uint32_t sum_word(float sum) {
 // Waits for `count` vectors of such words, `stride` vectors apart, and adds them up in their order,
 // kVectors of them in flight. Returns early where the wait is over.
 template <int kVectors>
-__device__ __forceinline__ float4 receive_sum(const uint4* source, int64_t stride, int count,
+__device__ __forceinline__ float4 receive_sum(const uint4* source, int stride, int count,
                                               uint32_t tag, BoundedWait& wait) {
   float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
   for (; count > 0; count -= kVectors, source += kVectors * stride) {
-    uint4 words[kVectors] = {};
-    uint32_t pending = count < kVectors ? (1u << count) - 1 : (1u << kVectors) - 1;
-    while (pending != 0) {
-      uint32_t missing = 0;
+    // NOTE: vectors that there are not are zeros that have come: code without branches, and adding
+    // them changes nothing.
+    uint4 words[kVectors];
+    bool is_missing[kVectors];
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      words[i] = make_uint4(tag, tag, tag, tag);
+      is_missing[i] = i < count;
+    }
+    bool any_missing = true;
+    while (any_missing) {
 #pragma unroll
       for (int i = 0; i < kVectors; ++i) {
-        if (pending >> i & 1) words[i] = ptx::load_relaxed(source + i * stride);
+        if (is_missing[i]) words[i] = ptx::load_relaxed(source + i * stride);
       }
+      any_missing = false;
 #pragma unroll
       for (int i = 0; i < kVectors; ++i) {
-        if ((pending >> i & 1) == 0) continue;
-        words[i] =
-            make_uint4(words[i].x ^ tag, words[i].y ^ tag, words[i].z ^ tag, words[i].w ^ tag);
-        if (((words[i].x | words[i].y | words[i].z | words[i].w) & kSumTag) != 0)
-          missing |= 1u << i;
+        const uint32_t all = words[i].x & words[i].y & words[i].z & words[i].w;
+        const uint32_t any = words[i].x | words[i].y | words[i].z | words[i].w;
+        is_missing[i] = (((tag != 0 ? ~all : any)) & kSumTag) != 0;
+        any_missing = any_missing || is_missing[i];
       }
-      pending = missing;
-      if (pending != 0 && wait.is_over()) return sum;
+      if (any_missing && wait.is_over()) return sum;
     }
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
-      sum.x += __uint_as_float(words[i].x);
-      sum.y += __uint_as_float(words[i].y);
-      sum.z += __uint_as_float(words[i].z);
-      sum.w += __uint_as_float(words[i].w);
+      sum.x += __uint_as_float(words[i].x ^ tag);
+      sum.y += __uint_as_float(words[i].y ^ tag);
+      sum.z += __uint_as_float(words[i].z ^ tag);
+      sum.w += __uint_as_float(words[i].w ^ tag);
     }
   }
   return sum;

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/device/ptx.cuh"
 #include "cuda/persistent/backward_cell.cuh"
@@ -21,6 +22,22 @@
 
 namespace lstm_fused::cuda {
 
+// The sum of `count` numbers, `distance` apart, in their order.
+template <int kCount>
+__device__ __forceinline__ float sum_apart(const float* first, int distance) {
+  float number[kCount];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) number[i] = first[i * distance];
+#pragma unroll
+  for (int i = 1; i < kCount; ++i) number[0] += number[i];
+  return number[0];
+}
+__device__ __forceinline__ float sum_apart(const float* first, int distance, int count) {
+  // NOTE: a tile has 32 or 64 vectors of a block's 256: no other counts than these.
+  if (count > 2) return count > 4 ? sum_apart<8>(first, distance) : sum_apart<4>(first, distance);
+  return count > 1 ? sum_apart<2>(first, distance) : *first;
+}
+
 template <typename Product, int kUnits>
 __global__ void __launch_bounds__(kGroupThreads, 1)
     persistent_group_backward_kernel(const __grid_constant__ PersistentBackwardArgs args,
@@ -28,11 +45,15 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   using Storage = typename Product::Storage;
   using Operand = typename Product::Operand;
   constexpr int kChunks = group_backward_chunks(kUnits, sizeof(Operand));
-  constexpr int kRegisterTiles = kGroupBackwardVectors / kChunks;
+  constexpr int kRegisterTiles = group_backward_vectors(kChunks) / kChunks;
   constexpr int kStride = tile_stride(kChunks);
-  constexpr int kVectors = 6;  // of partial sums that a lane has in flight
+  // Vectors of partial sums that a lane has in flight.
+  constexpr bool kIsFfma = std::is_same_v<Product, F32Product>;
+  constexpr int kVectors =
+      kUnits == kGroupUnits[0] ? (sizeof(Operand) == 2 ? 6 : 4) : (kIsFfma ? 3 : 4);
   constexpr int kSplits = kGroupWarps * kWarpUnits / kUnits;  // warps for eight units' cells
-  static_assert(kRegisterTiles * kChunks == kGroupBackwardVectors, "registers hold whole tiles");
+  static_assert(kRegisterTiles * kChunks == group_backward_vectors(kChunks),
+                "registers hold whole tiles");
   static_assert(kSplits % kLaneRows == 0, "a lane's cells are whole tiles apart");
   static_assert(kSplits * kUnits == kGroupWarps * kWarpUnits, "every unit has as many warps");
   static_assert(kLaneOperands<Operand> % kGates == 0, "a lane's vector holds whole units");
@@ -75,16 +96,25 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
         ptx::opaque(static_cast<const Storage*>(d.w_hh) + int64_t{first_unit} * hidden + output),
         first_unit, output, hidden);
   };
-  uint4 weights[kRegisterTiles][kChunks][2];
+  // NOTE: with mma.sync two tiles go together, so that one load of the gates' gradients serves
+  // both, and four sums are under way.
+  constexpr int kTogether = kIsFfma ? 1 : 2;
+  static_assert(kRegisterTiles % kTogether == 0, "registers hold all of what goes together");
+  uint4 weights[kRegisterTiles / kTogether][kChunks][2 * kTogether];
 #pragma unroll
   for (int tile = 0; tile < kRegisterTiles; ++tile) {
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; ++chunk) {
-      load_weights(weights[tile][chunk], tile * kGroupWarps + warp, chunk);
+      uint4 vectors[2];
+      load_weights(vectors, tile * kGroupWarps + warp, chunk);
+      weights[tile / kTogether][chunk][tile % kTogether * 2] = vectors[0];
+      weights[tile / kTogether][chunk][tile % kTogether * 2 + 1] = vectors[1];
     }
   }
-  const auto shared_place = [&](int tile, int chunk, int m) {
-    return (((tile - kRegisterTiles) * kChunks + chunk) * 2 + m) * kGroupThreads + threadIdx.x;
+  const auto shared_weights_of = [&](int tile) {
+    return SharedWeights{
+        shared_vectors + (tile - kRegisterTiles) * kChunks * 2 * kGroupThreads + threadIdx.x,
+        kChunks, kGroupThreads};
   };
 #pragma unroll 1
   for (int tile = kRegisterTiles; tile < group.warp_output_tiles; ++tile) {
@@ -92,8 +122,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
     for (int chunk = 0; chunk < kChunks; ++chunk) {
       uint4 vectors[2];
       load_weights(vectors, tile * kGroupWarps + warp, chunk);
-      shared_vectors[shared_place(tile, chunk, 0)] = vectors[0];
-      shared_vectors[shared_place(tile, chunk, 1)] = vectors[1];
+      shared_weights_of(tile).store(vectors, chunk);
     }
   }
 
@@ -107,10 +136,9 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   const auto is_real_cell = [&](int cell) {
     return unit < hidden && row_in_group(cell) < group_rows && row_of(cell) < args.batch;
   };
-  LaneCells<kGroupCells, kSplits / kLaneRows * kTileRows> lane_cells;
-  lane_cells.first_row = first_row;
-  lane_cells.lane_row = row_in_group(0);
-  lane_cells.unit = unit;
+  const int cells = (group.tiles * kLaneRows - warp % kSplits + kSplits - 1) / kSplits;
+  LaneCells<Storage, kGroupCells, kSplits / kLaneRows * kTileRows> lane_cells(
+      args, d, reverse, row_of(0), unit, cells);
   float dh[kGroupCells], dc[kGroupCells];
 #pragma unroll
   for (int cell = 0; cell < kGroupCells; ++cell) {
@@ -137,24 +165,35 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   const bool has_parts = block * kUnits + vector / 2 % kUnits < output_tiles * 2 * kWarpUnits;
   const int source_blocks =
       source < sources && has_parts ? (blocks - source + sources - 1) / sources : 0;
+  // Where this lane's parts of its warp's first output tile go, and how far the next tile's are.
+  static_assert(2 * kWarpUnits <= kUnits, "an output tile's units belong to one block");
+  static_assert(kGroupWarps * 2 * kWarpUnits % kUnits == 0, "a warp's tiles are whole slots apart");
+  uint2* const own_parts =
+      ptx::opaque(reinterpret_cast<uint2*>(slot(0, warp * 2 * kWarpUnits / kUnits, block) +
+                                           (warp * 2 * kWarpUnits % kUnits + lane.g) * 2) +
+                  lane.t);
+  const uint4* const received_parts = ptx::opaque(slot(0, block, source) + vector);
+  const int next_parts = kGroupWarps * 2 * kWarpUnits / kUnits * blocks * slot_vectors * 2;
+  const int buffer_parts = blocks * blocks * slot_vectors * 2;
   if (threadIdx.x == 0) *abandoned = 0;
 
   // Backpropagate through time, from the last step of the forward.
   const auto time_of = [&](int s) { return reverse ? s : group_steps - 1 - s; };
   BackwardStep<Storage, kGroupCells> step = {};
   if (group_steps > 0) {
-    load_last_cells(step, args, d, lane_cells, time_of(0));
-    load_step(step, args, d, lane_cells, reverse, time_of(0));
+    lane_cells.begin(step, time_of(0));
+    lane_cells.load(step, time_of(0));
   }
   int s = 0;
   for (; s < group_steps; ++s) {
     const int t = time_of(s);
 
     // Differentiate the cells; write the gradients of the gates to the tiles and to memory.
+    lane_cells.add_cell_gradients(dc, t);
     bool was_reset[kGroupCells];
 #pragma unroll
     for (int cell = 0; cell < kGroupCells; ++cell) {
-      was_reset[cell] = step.reset[cell] != 0;
+      was_reset[cell] = step.is_reset(cell);
       if (row_in_group(cell) >= group_rows) break;
       Storage grad[kGates];
       backward_cell(grad, step, cell, t < lane_cells.length[cell], dh[cell], dc[cell]);
@@ -167,54 +206,55 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
                            tile_row(row_in_group(cell) % kTileRows)) *
                               kStride;
       reinterpret_cast<Pack<Operand, kGates>*>(row)[local_unit] = pack;
-      store_gradients(grad, args, d, lane_cells, cell, t);
+      lane_cells.store(cell, grad);
     }
+    lane_cells.go_on();
     __syncthreads();
 
     // Multiply this block's rows of W_hh, transposed, and publish each unit's part to its owner.
     const uint32_t tag = tag_of_step<kSumTag>(s);
+    uint2* const step_parts = own_parts + (s % 2 == 0 ? 0 : buffer_parts);
     for (int tile = 0; tile < group.tiles; ++tile) {
       const char* tile_begin = tiles + tile * kTileRows * kStride;
-      const auto publish_parts = [&](const float (&sums)[2][kLaneRows], int output_tile) {
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          const int output = (output_tile * 2 + m) * kWarpUnits + lane.g;
-          uint2* parts = reinterpret_cast<uint2*>(slot(s % 2, output / kUnits, block) +
-                                                  (tile * kUnits + output % kUnits) * 2) +
-                         lane.t;
-          ptx::store_relaxed(parts, make_uint2(sum_word<Product>(sums[m][0]) | tag,
-                                               sum_word<Product>(sums[m][1]) | tag));
-        }
+      uint2* parts = step_parts + tile * kUnits * 4;
+      const auto publish_parts = [&](const float (&first)[kLaneRows],
+                                     const float (&second)[kLaneRows]) {
+        ptx::store_relaxed(parts, make_uint2(sum_word<Product>(first[0]) | tag,
+                                             sum_word<Product>(first[1]) | tag));
+        ptx::store_relaxed(parts + kWarpUnits * 4, make_uint2(sum_word<Product>(second[0]) | tag,
+                                                              sum_word<Product>(second[1]) | tag));
+        parts += next_parts;
       };
 #pragma unroll
-      for (int i = 0; i < kRegisterTiles; ++i) {
+      for (int i = 0; i < kRegisterTiles; i += kTogether) {
         const int output_tile = i * kGroupWarps + ptx::opaque(warp);
-        if (output_tile >= output_tiles) continue;
-        float sums[2][kLaneRows];
-        TileProduct<Product, 2>::template multiply<kChunks>(sums, weights[i], kChunks, {},
-                                                            tile_begin, kStride, lane);
-        publish_parts(sums, output_tile);
+        if (output_tile >= output_tiles) break;
+        float sums[2 * kTogether][kLaneRows];
+        TileProduct<Product, 2 * kTogether>::template multiply<kChunks>(
+            sums, weights[i / kTogether], kChunks, {}, tile_begin, kStride, lane);
+        publish_parts(sums[0], sums[1]);
+        if constexpr (kTogether == 2) {
+          if (output_tile + kGroupWarps < output_tiles) publish_parts(sums[2], sums[3]);
+        }
       }
 #pragma unroll 1
       for (int i = kRegisterTiles; i < group.warp_output_tiles; ++i) {
-        const int output_tile = i * kGroupWarps + warp;
-        if (output_tile >= output_tiles) continue;
+        if (i * kGroupWarps + warp >= output_tiles) break;
         float sums[2][kLaneRows];
-        const SharedWeights shared_weights{&shared_vectors[shared_place(i, 0, 0)], kChunks};
-        TileProduct<Product, 2>::template multiply<0>(sums, nullptr, 0, shared_weights, tile_begin,
-                                                      kStride, lane);
-        publish_parts(sums, output_tile);
+        TileProduct<Product, 2>::template multiply<0>(sums, nullptr, 0, shared_weights_of(i),
+                                                      tile_begin, kStride, lane);
+        publish_parts(sums[0], sums[1]);
       }
     }
 
     // Fetch the next step while the others publish.
-    if (s + 1 < group_steps) load_step(step, args, d, lane_cells, reverse, time_of(s + 1));
+    if (s + 1 < group_steps) lane_cells.load(step, time_of(s + 1));
 
     // Wait for the parts, and add them up.
     BoundedWait wait(group, group_index, s, abandoned);
     row_sums[threadIdx.x] =
-        receive_sum<kVectors>(slot(s % 2, block, source) + vector, int64_t{sources} * slot_vectors,
-                              source_blocks, tag, wait);
+        receive_sum<kVectors>(received_parts + (s % 2 == 0 ? 0 : buffer_parts / 2),
+                              sources * slot_vectors, source_blocks, tag, wait);
     __syncthreads();
     if (*abandoned != 0) break;
 #pragma unroll
@@ -223,8 +263,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
       if (row >= group_rows) break;
       const float* sum = reinterpret_cast<const float*>(row_sums) +
                          (row / kTileRows * kUnits + local_unit) * kTileRows + row % kTileRows;
-      float total = sum[0];
-      for (int i = 1; i < sources; ++i) total += sum[i * slot_vectors * 4];
+      const float total = sum_apart(sum, slot_vectors * 4, sources);
       if (t < lane_cells.length[cell]) dh[cell] = was_reset[cell] ? 0.0f : total;
     }
   }

@@ -33,7 +33,7 @@ __device__ constexpr int pieces_in_flight() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
   return kIsFfma ? 2 : 5;
 #else
-  return kIsFfma ? 4 : 6;
+  return kIsFfma ? 3 : 6;
 #endif
 }
 
@@ -96,18 +96,14 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
   for (int chunk = 0; chunk < kGroupChunks; ++chunk) {
     if (chunk < register_chunks) load_weights(weights[chunk], chunk);
   }
-#pragma unroll 1
-  for (int chunk = kGroupChunks; chunk < group.warp_chunks; ++chunk) {
-    uint4 chunk_weights[kGates];
-    load_weights(chunk_weights, chunk);
-#pragma unroll
-    for (int gate = 0; gate < kGates; ++gate) {
-      const int place = ((chunk - kGroupChunks) * kGates + gate) * kGroupThreads + threadIdx.x;
-      shared_vectors[place] = chunk_weights[gate];
-    }
-  }
   const SharedWeights shared_weights{shared_vectors + threadIdx.x,
-                                     group.warp_chunks - register_chunks};
+                                     group.warp_chunks - register_chunks, kGroupThreads};
+#pragma unroll 1
+  for (int chunk = 0; chunk < shared_weights.chunks; ++chunk) {
+    uint4 chunk_weights[kGates];
+    load_weights(chunk_weights, kGroupChunks + chunk);
+    shared_weights.store(chunk_weights, chunk);
+  }
   if (threadIdx.x < block_units) {
     const int bias_unit = static_cast<int>(blockIdx.x) * block_units + threadIdx.x;
     float bias[kGates] = {};

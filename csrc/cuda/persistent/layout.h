@@ -75,13 +75,18 @@ constexpr int kMaxLanePieces = 64;
 static_assert(kGroupThreads * (kGroupRegisters + 1) == 65536, "one block takes an SM's registers");
 static_assert(kGroupChunks * kGates * 4 == 128, "half of a lane's registers are weights");
 // The backward in a group: units of a block that the kernels are compiled for; chunks of their
-// gates; a lane's pairs of 16-byte vectors of weights in registers.
+// gates; a lane's pairs of 16-byte vectors of weights in registers, at most.
 constexpr int kGroupUnits[] = {16, 32};
 constexpr int kGroupBackwardVectors = 16;
 LSTM_HOST_DEVICE constexpr int group_backward_chunks(int units, int bytes) {
   return units * kGates * bytes / kChunkBytes;
 }
 static_assert(kGroupBackwardVectors * 2 * 4 == 128, "half of a lane's registers are weights");
+// NOTE: of 16-bit weights for 16 units three quarters of them, which are enough up to H = 768: the
+// others go to what is under way of the step.
+LSTM_HOST_DEVICE constexpr int group_backward_vectors(int chunks) {
+  return chunks == 2 ? kGroupBackwardVectors * 3 / 4 : kGroupBackwardVectors;
+}
 static_assert(group_backward_chunks(kGroupUnits[0], 2) * kChunkBytes == kGroupUnits[0] * kGates * 2,
               "the gates of the fewest units fill their chunks");
 // A tile in shared memory: eight rows of K operands, zero past the real ones.

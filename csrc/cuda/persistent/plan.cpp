@@ -92,17 +92,21 @@ bool plan_cta(const LstmShape& shape, int warps_together, PersistentPlan* plan) 
   return true;
 }
 
-// Cycles of a step in a group, by what bounds it: good enough to compare plans. A flag and what it
-// announces take about 700 cycles each through L2; a block moves 64 bytes a cycle. `vectors`: pairs
-// of 16-byte vectors of weights of each lane, of which a pair is two mma.sync of 8 cycles, or 64
-// FFMA, in each of two warps of a scheduler; the `shared_vectors` of them that lie in shared memory
-// are read at 128 bytes a cycle besides.
-int64_t step_cycles(const PersistentPlan& plan, int64_t bytes, int64_t vectors,
+// Cycles of a step in a group: good enough to compare plans. Fitted to the model of the machine
+// code on an H100 (tools/cuda_report). `base`: the cells, and what is exchanged there and back. A
+// block moves 64 bytes a cycle. `vectors`: pairs of 16-byte vectors of weights of each lane, of
+// which a pair is two mma.sync of 8 cycles, or 64 FFMA and the loads that feed them, in each of two
+// warps of a scheduler; the `shared_vectors` of them that lie in shared memory are read at 128
+// bytes a cycle besides. A further tile costs its cells, and a round trip through L2 for what lanes
+// have not in flight.
+int64_t step_cycles(const PersistentPlan& plan, int64_t base, int64_t bytes, int64_t vectors,
                     int64_t shared_vectors) {
-  const int64_t pair = plan.product == ProductKind::kFloat32 ? 128 : 32;
-  return 1400 + 10 * plan.group_blocks + bytes / 64 +
+  constexpr int64_t kFurtherTile = 800;
+  const int64_t pair = plan.product == ProductKind::kFloat32 ? 320 : 32;
+  return base + kFurtherTile * (plan.group_tiles - 1) + bytes / 64 +
          plan.group_tiles * (vectors * pair + shared_vectors * 64);
 }
+constexpr int64_t kForwardBase = 1700, kBackwardBase = 1950;
 
 // Partitions the units over a group's blocks and the tiles over groups; false if not all blocks
 // would be resident together. Every block takes an SM for itself, since its threads take all
@@ -157,7 +161,8 @@ bool plan_group_forward(const LstmShape& shape, const DeviceFacts& facts, Persis
     if (plan.group_tiles * row_chunks * 4 > kMaxLanePieces * kWarpSize) continue;
     const int64_t h_bytes = group_rows * row_chunks * kChunkBytes;
     set_workspace(shape, 2 * h_bytes, &plan);
-    plan.step_cycles = step_cycles(plan, h_bytes, 2 * plan.warp_chunks, 2 * shared_chunks);
+    plan.step_cycles =
+        step_cycles(plan, kForwardBase, h_bytes, 2 * plan.warp_chunks, 2 * shared_chunks);
     if (best->group && plan.step_cycles >= best->step_cycles) continue;
     *best = plan;
   }
@@ -174,7 +179,7 @@ bool plan_group_backward(const LstmShape& shape, const DeviceFacts& facts, Persi
     const int chunks = group_backward_chunks(units, bytes);
     plan.warp_output_tiles = static_cast<int>(ceil_div(output_tiles, kGroupWarps));
     const int64_t vectors = int64_t{plan.warp_output_tiles} * chunks;
-    const int64_t shared_vectors = std::max<int64_t>(0, vectors - kGroupBackwardVectors);
+    const int64_t shared_vectors = std::max<int64_t>(0, vectors - group_backward_vectors(chunks));
     plan.shared_bytes = kLaneBytes + kGroupThreads * kLaneBytes +
                         plan.group_tiles * tile_bytes(chunks) +
                         shared_vectors * 2 * kGroupThreads * kLaneBytes;
@@ -182,7 +187,7 @@ bool plan_group_backward(const LstmShape& shape, const DeviceFacts& facts, Persi
     const int64_t part_bytes = int64_t{plan.group_blocks} * units * plan.group_tiles * kTileRows *
                                static_cast<int64_t>(sizeof(float));  // one block's
     set_workspace(shape, 2 * plan.group_blocks * part_bytes, &plan);
-    plan.step_cycles = step_cycles(plan, 2 * part_bytes, vectors, shared_vectors);
+    plan.step_cycles = step_cycles(plan, kBackwardBase, 2 * part_bytes, vectors, shared_vectors);
     if (best->group && plan.step_cycles >= best->step_cycles) continue;
     *best = plan;
   }

@@ -84,17 +84,32 @@ __device__ __forceinline__ uint4 load_operands(const typename Product::Storage* 
 }
 
 // A thread's weights that did not fit its registers, in shared memory: `chunks` of kWeightRows
-// vectors each. `next` is the thread's first one, and the others follow at distances of a block's
-// threads.
+// vectors each. `first` is the thread's first vector, and the others follow at distances of
+// `threads`. NOTE: two rows' words alternate, as an mma.sync takes them: it wants them in
+// neighbouring registers.
 struct SharedWeights {
-  const uint4* next = nullptr;
+  uint4* first = nullptr;
   int chunks = 0;
+  int threads = 0;
 
+  template <int kWeightRows>
+  __device__ __forceinline__ void store(const uint4 (&weights)[kWeightRows], int chunk) const {
+#pragma unroll
+    for (int m = 0; m < kWeightRows; m += 2) {
+      const uint4 &lower = weights[m], &upper = weights[m + 1];
+      uint4* place = first + (chunk * kWeightRows + m) * threads;
+      place[0] = make_uint4(lower.x, upper.x, lower.y, upper.y);
+      place[threads] = make_uint4(lower.z, upper.z, lower.w, upper.w);
+    }
+  }
   template <int kWeightRows>
   __device__ __forceinline__ void load(uint4 (&weights)[kWeightRows], int chunk) const {
 #pragma unroll
-    for (int m = 0; m < kWeightRows; ++m) {
-      weights[m] = next[(chunk * kWeightRows + m) * static_cast<int>(blockDim.x)];
+    for (int m = 0; m < kWeightRows; m += 2) {
+      const uint4* place = first + (chunk * kWeightRows + m) * threads;
+      const uint4 begin = place[0], end = place[threads];
+      weights[m] = make_uint4(begin.x, begin.z, end.x, end.z);
+      weights[m + 1] = make_uint4(begin.y, begin.w, end.y, end.w);
     }
   }
 };
@@ -108,20 +123,39 @@ template <typename Product, int kWeightRows>
 struct TileProduct {
   static_assert(kWeightRows % 2 == 0, "mma.sync takes 16 = 2 x 8 rows of weights");
 
-  template <int kChunks>
+  template <int kChunks, int kUnroll = 1>
   static __device__ __forceinline__ void multiply(float (&sums)[kWeightRows][kLaneRows],
                                                   const uint4 (*weights)[kWeightRows], int chunks,
                                                   const SharedWeights& shared, const char* tile,
                                                   int stride, const Lane& lane) {
+    constexpr float kZeros[kWeightRows][kLaneRows] = {};
+    multiply_add<kChunks, kUnroll>(sums, kZeros, kZeros, weights, chunks, shared, tile, stride,
+                                   lane);
+  }
+
+  // The same, added to `first` and `second`: (first + half of the product) + (second + the rest).
+  template <int kChunks, int kUnroll = 1>
+  static __device__ __forceinline__ void multiply_add(
+      float (&sums)[kWeightRows][kLaneRows], const float (&first)[kWeightRows][kLaneRows],
+      const float (&second)[kWeightRows][kLaneRows], const uint4 (*weights)[kWeightRows],
+      int chunks, const SharedWeights& shared, const char* tile, int stride, const Lane& lane) {
     const char* column = tile + tile_row(lane.g) * stride + lane.t * kLaneBytes;
     // NOTE: two sums of each, of the chunks' first and second steps of K: a chain of mma.sync, of
     // which each waits for the one before, is half as long.
-    float d[2][kWeightRows / 2][4] = {};
+    float d[2][kWeightRows / 2][4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+      for (int pair = 0; pair < kWeightRows / 2; ++pair) {
+        d[0][pair][i] = first[2 * pair + i / 2][i % 2];
+        d[1][pair][i] = second[2 * pair + i / 2][i % 2];
+      }
+    }
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; ++chunk) {
       if (chunk < chunks) add(d, weights[chunk], column, chunk);
     }
-#pragma unroll 1
+#pragma unroll kUnroll
     for (int chunk = 0; chunk < shared.chunks; ++chunk) {
       uint4 loaded[kWeightRows];
       shared.load(loaded, chunk);
@@ -155,7 +189,7 @@ struct TileProduct {
 // The product by FFMA: each of a unit's four lanes sums its quarter of K for all eight rows.
 template <int kWeightRows>
 struct TileProduct<F32Product, kWeightRows> {
-  template <int kChunks>
+  template <int kChunks, int kUnroll = 1>
   static __device__ __forceinline__ void multiply(float (&sums)[kWeightRows][kLaneRows],
                                                   const uint4 (*weights)[kWeightRows], int chunks,
                                                   const SharedWeights& shared, const char* tile,
@@ -191,6 +225,20 @@ struct TileProduct<F32Product, kWeightRows> {
           if (lane.t % 2 == half) sums[m][j] = four;
         }
       }
+    }
+  }
+
+  // The same, added to `first` and `second`.
+  template <int kChunks, int kUnroll = 1>
+  static __device__ __forceinline__ void multiply_add(
+      float (&sums)[kWeightRows][kLaneRows], const float (&first)[kWeightRows][kLaneRows],
+      const float (&second)[kWeightRows][kLaneRows], const uint4 (*weights)[kWeightRows],
+      int chunks, const SharedWeights& shared, const char* tile, int stride, const Lane& lane) {
+    multiply<kChunks, kUnroll>(sums, weights, chunks, shared, tile, stride, lane);
+#pragma unroll
+    for (int m = 0; m < kWeightRows; ++m) {
+#pragma unroll
+      for (int j = 0; j < kLaneRows; ++j) sums[m][j] += first[m][j] + second[m][j];
     }
   }
 
