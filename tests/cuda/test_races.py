@@ -6,6 +6,7 @@ Between them the small cases run every kernel that synchronises
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from functools import cache
 
@@ -19,6 +20,13 @@ from torch import Tensor
 from tools.cuda_on_cpu.device import LoadedMutation
 
 TYPES = ("float64", "float32", "tf32", "bfloat16", "float16")
+# Whose kernels are broken, one instruction at a time, which takes minutes: bfloat16's differ from
+# float16's, and TF32's from these and float32's, in the product alone.
+BROKEN_TYPES = (
+    TYPES
+    if os.environ.get("LSTM_FUSED_ALL_MUTATIONS") == "1"
+    else ("float64", "float32", "float16")
+)
 RAGGED = (3, 0, 2, 3, 1, 3, 3, 2, 3)
 # Shapes, and how many multiprocessors the device has: groups of blocks need them all at once.
 CASES: dict[str, tuple[LayerCase, int, str]] = {
@@ -155,7 +163,7 @@ def is_needed(ops: EmulatedOps, cases: list[str], kind: str, mutation: LoadedMut
     )
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", BROKEN_TYPES)
 def test_every_synchronisation_is_needed(kind: str, checked: EmulatedOps) -> None:
     """Without it there is a race, a deadlock, or a wrong result."""
     needed = 0

@@ -17,7 +17,7 @@ PRODUCTS = {"bf16": "Bf16Product", "fp16": "F16Product", "tf32": "Tf32Product"} 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "tf32": "float32", "fp32": "float32"}
 CTA_CHUNKS = {2: (2, 4), 4: (3, 6)}  # by the bytes of an operand
 TILE_ROWS, WARP_UNITS, CHUNK_BYTES, GATES = 8, 8, 64, 4
-GROUP_WARPS, GROUP_THREADS, GROUP_CHUNKS, BACKWARD_VECTORS = 8, 256, 8, 16
+GROUP_WARPS, GROUP_THREADS, GROUP_CHUNKS = 8, 256, 8
 
 
 def operand_bytes(product: str) -> int:
