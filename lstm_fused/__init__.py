@@ -17,6 +17,9 @@ from lstm_fused.devices import check_cuda
 from lstm_fused.info import build_info, explain
 from lstm_fused.module import FusedLSTM
 from lstm_fused.onnx import from_onnx
+from lstm_fused.quantize import quantize
+from lstm_fused.quantized import QuantizedLSTM
+from lstm_fused.quantized_cell import QuantizedLSTMCell
 from lstm_fused.scratch import release_scratch
 
 __version__ = "0.1.0"
@@ -29,6 +32,8 @@ __all__ = [
     "FusedLSTM",
     "FusedLSTMCell",
     "FusedLSTMFunction",
+    "QuantizedLSTM",
+    "QuantizedLSTMCell",
     "__version__",
     "build_info",
     "check_cuda",
@@ -37,6 +42,7 @@ __all__ = [
     "from_onnx",
     "functional",
     "onnx",
+    "quantize",
     "reference",
     "release_scratch",
     "revert",
