@@ -114,11 +114,23 @@ def _maker_of(module: nn.Module, weights: torch.dtype) -> Callable[[], nn.Module
 
 
 def _pack_lstm(module: Any, weights: torch.dtype) -> nn.Module:
-    flat = module._weights() if isinstance(module, FusedLSTM) else None
-    names = [name for group in module._all_weights for name in group]
-    flat = weights_of(module, names) if flat is None else flat
-    parts = split_directions(flat, len(module._all_weights))
-    return QuantizedLSTM.from_float(module, parts, module._all_weights, weights)
+    names = _names_of(module)
+    flat = [name for group in names for name in group]
+    own = module._weights() if isinstance(module, FusedLSTM) else weights_of(module, flat)
+    return QuantizedLSTM.from_float(module, split_directions(own, len(names)), names, weights)
+
+
+def _names_of(module: Any) -> list[list[str]]:
+    """The names of each layer's and direction's weights, in nn.LSTM's order."""
+    kinds = ["weight_ih", "weight_hh"]
+    kinds += ["bias_ih", "bias_hh"] if module.bias else []
+    kinds += ["weight_hr"] if module.proj_size > 0 else []
+    suffixes = ("", "_reverse") if module.bidirectional else ("",)
+    return [
+        [f"{kind}_l{layer}{suffix}" for kind in kinds]
+        for layer in range(module.num_layers)
+        for suffix in suffixes
+    ]
 
 
 def _pack_cell(module: Any, weights: torch.dtype) -> nn.Module:

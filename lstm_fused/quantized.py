@@ -81,7 +81,8 @@ class QuantizedLSTM(PackedModule):
         for name in _OPTIONS:
             setattr(own, name, getattr(module, name))
         own.proj_size = getattr(module, "proj_size", 0)
-        for index, name in enumerate(own._headers()):
+        own._packed_names = tuple(own._headers())
+        for index, name in enumerate(own._packed_names):
             scale = None if scales is None else scales[index]
             own.register_buffer(name, pack(parts[index], names[index], weights, scale))
         mark_leaf(own)

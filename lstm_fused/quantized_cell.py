@@ -50,6 +50,7 @@ class QuantizedLSTMCell(PackedModule):
         PackedModule.__init__(own, weights)
         own.input_size, own.hidden_size = module.input_size, module.hidden_size
         own.bias = part.b_ih is not None
+        own._packed_names = ("packed",)
         own.register_buffer("packed", pack(part, names, weights, scales))
         mark_leaf(own)
         return own
