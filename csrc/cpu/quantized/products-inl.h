@@ -8,20 +8,24 @@ constexpr int kAllSlots = static_cast<int>(kPanelSlots) * kParts;
 static_assert(kParts * kVectorBytes == kChunkBytes, "slots cut chunks evenly");
 
 // Rows that share a pass over a panel, and the slots that go with so many: two accumulators for
-// each row and slot. 3 rows × 4 slots take 24 of the 32 registers of AVX-512, 1 × 4 and 2 × 2 take
-// 8 of 16.
+// each row and slot, 24 of the 32 registers of AVX-512, 8 of 16. Six rows share what it takes to
+// widen 16-bit weights; int8 weights are multiplied as they are.
+template <WeightType kType>
+constexpr int max_rows() {
 #if defined(__AVX512F__)
-constexpr int kMaxRows = 3;
+  return kType == WeightType::kInt8 ? 3 : 6;
 #else
-constexpr int kMaxRows = 2;
+  return 2;
 #endif
+}
 constexpr int slots_of(int rows) {
 #if defined(__AVX512F__)
-  return rows > 0 ? 4 : 0;
+  return rows <= 3 ? 4 : 2;
 #else
   return rows == 1 ? 4 : 2;
 #endif
 }
+constexpr int kMaxRows = max_rows<WeightType::kBFloat16>();
 static_assert(kMaxRows <= kMR, "the epilogue has room for kMR rows");
 
 // Some rows of an operand, and a panel's values and offsets from a slot on.
@@ -73,15 +77,15 @@ LSTM_INLINE void multiply_int8(VecF (&sums)[kRows][kSlots], const Factors<kRows>
   VecI low[turns][kRows][kSlots] = {}, high[turns][kRows][kSlots] = {};
   const auto add = [&](int turn, int64_t group) __attribute__((always_inline)) {
     VecI low_bytes[kRows], high_bytes[kRows];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       low_bytes[r] = broadcast_word(factors.rows[r] + group * kOperandGroupBytes);
       high_bytes[r] = broadcast_word(factors.rows[r] + group * kOperandGroupBytes + 4);
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int s = 0; s < kSlots; ++s) {
       const VecI w = load_unaligned<VecI>(factors.values + group * kGroupBytes + s * kVectorBytes);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         low[turn][r][s] = multiply_add_bytes(low[turn][r][s], low_bytes[r], w);
         high[turn][r][s] = multiply_add_bytes(high[turn][r][s], high_bytes[r], w);
@@ -94,10 +98,10 @@ LSTM_INLINE void multiply_int8(VecF (&sums)[kRows][kSlots], const Factors<kRows>
     for (int turn = 0; turn < turns; ++turn) add(turn, group + turn);
   }
   if (group < factors.groups) add(0, group);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int s = 0; s < kSlots; ++s) {
     const VecI offset = load_unaligned<VecI>(factors.offsets + s * kWidth<float>);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       VecI all_low = low[0][r][s], all_high = high[0][r][s] + offset;
       if constexpr (turns == 2) {
@@ -136,35 +140,35 @@ LSTM_INLINE void multiply_int8(VecF (&sums)[kRows][kSlots], const Factors<kRows>
     VecI sum[kRows][kSlots] = {};
     for (int64_t group = begin; group < end; ++group) {
       VecI even[kRows], odd[kRows];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         even[r] = broadcast_word(factors.rows[r] + group * kOperandGroupBytes);
         odd[r] = broadcast_word(factors.rows[r] + group * kOperandGroupBytes + 4);
       }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int s = 0; s < kSlots; ++s) {
         const Halves w =
             load_unaligned<Halves>(factors.values + group * kGroupBytes + s * kVectorBytes);
         const VecI w_even = bit_cast<VecI>((w << 8) >> 8), w_odd = bit_cast<VecI>(w >> 8);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
           sum[r][s] += multiply_pairs(even[r], w_even);
           sum[r][s] += multiply_pairs(odd[r], w_odd);
         }
       }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int s = 0; s < kSlots; ++s) {
         high[r][s] += sum[r][s] >> 8;
         low[r][s] += sum[r][s] & 255;
       }
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int s = 0; s < kSlots; ++s) sums[r][s] = to_float(high[r][s], low[r][s]);
   }
 }
@@ -191,10 +195,10 @@ template <WeightType kType, int kRows, int kSlots>
 LSTM_INLINE void multiply_16_bit(VecF (&sums)[kRows][kSlots], const Factors<kRows>& factors) {
   VecF even[kRows][kSlots] = {}, odd[kRows][kSlots] = {};
   for (int64_t group = 0; group < factors.groups; ++group) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int s = 0; s < kSlots; ++s) {
       const WidePair w = load_pair<kType>(factors.values + group * kGroupBytes, s);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         const uint8_t* pair = factors.rows[r] + group * kOperandGroupBytes;
         even[r][s] = fused::multiply_add(broadcast_value(pair), w.even, even[r][s]);
@@ -202,9 +206,9 @@ LSTM_INLINE void multiply_16_bit(VecF (&sums)[kRows][kSlots], const Factors<kRow
       }
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int s = 0; s < kSlots; ++s) sums[r][s] = even[r][s] + odd[r][s];
   }
 }
@@ -217,7 +221,7 @@ __attribute__((noinline)) void multiply_rows(VecF* sums, const Operand& operand,
                                              int64_t panel) {
   constexpr int slots = slots_of(kRows);
   Factors<kRows> factors;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) factors.rows[r] = operand.rows + (row + r) * operand.stride;
   factors.groups = matrix.groups;
   const uint8_t* values = matrix.values + panel * matrix.groups * kGroupBytes;
@@ -236,25 +240,19 @@ __attribute__((noinline)) void multiply_rows(VecF* sums, const Operand& operand,
       }
       multiply_16_bit<kType, kRows, slots>(part, factors);
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int s = 0; s < slots; ++s) sums[r * kAllSlots + first + s] = part[r][s];
     }
   }
 }
 
-template <WeightType kType>
+template <WeightType kType, int kRows = max_rows<kType>()>
 LSTM_INLINE void multiply_block(VecF* sums, const Operand& operand, const PackedMatrix& matrix,
                                 int64_t row, int rows, int64_t panel) {
-  switch (rows) {
-    case 1:
-      return multiply_rows<kType, 1>(sums, operand, matrix, row, panel);
-    case 2:
-      return multiply_rows<kType, 2>(sums, operand, matrix, row, panel);
-#if defined(__AVX512F__)
-    case 3:
-      return multiply_rows<kType, 3>(sums, operand, matrix, row, panel);
-#endif
+  if (rows == kRows) return multiply_rows<kType, kRows>(sums, operand, matrix, row, panel);
+  if constexpr (kRows > 1) {
+    multiply_block<kType, kRows - 1>(sums, operand, matrix, row, rows, panel);
   }
 }

@@ -7,11 +7,12 @@ template <WeightType kType, typename Epilogue>
 LSTM_INLINE void for_each_block(int64_t rows, int64_t panel_begin, int64_t panel_end,
                                 bool descending, const Operand& operand, const PackedMatrix& matrix,
                                 const Epilogue& epilogue) {
-  VecF sums[kMaxRows * kAllSlots];
+  constexpr int most = max_rows<kType>();
+  VecF sums[most * kAllSlots];
   for (int64_t i = panel_begin; i < panel_end; ++i) {
     const int64_t panel = descending ? panel_begin + panel_end - 1 - i : i;
     int64_t row = 0;
-    for (int64_t blocks = (rows + kMaxRows - 1) / kMaxRows; blocks > 0; --blocks) {
+    for (int64_t blocks = (rows + most - 1) / most; blocks > 0; --blocks) {
       const int block_rows = static_cast<int>((rows - row + blocks - 1) / blocks);
       multiply_block<kType>(sums, operand, matrix, row, block_rows, panel);
       epilogue(sums, row, block_rows, panel);
