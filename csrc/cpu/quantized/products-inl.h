@@ -37,6 +37,30 @@ struct Factors {
   int64_t groups;
 };
 
+// Groups whose weights come into the first cache ahead of their products, 4 KiB. With one row a
+// group is done faster than it comes from the second cache. Measured, one thread of a Sapphire
+// Rapids: steps of N=1 H=512 take a tenth less time (int8), bfloat16 an eighth; 8 and 32 groups the
+// same, and with prefetches into the second cache they take longer than without.
+constexpr int64_t kGroupsAhead = 16;
+
+template <int kRows, int kSlots>
+LSTM_INLINE void prefetch_group(const uint8_t* values, int64_t group) {
+  if constexpr (kRows == 1) {
+    const uint8_t* ahead = values + (group + kGroupsAhead) * kGroupBytes;
+#pragma GCC unroll 8
+    for (int at = 0; at < kSlots * kVectorBytes; at += 64) __builtin_prefetch(ahead + at, 0, 3);
+  }
+}
+
+// Keeps a vector in a register that several instructions use: the compiler would have each load it.
+template <typename V>
+LSTM_INLINE V in_register(V v) {
+#if defined(__SSE2__)
+  __asm__("" : "+v"(v));
+#endif
+  return v;
+}
+
 LSTM_INLINE VecI broadcast_word(const uint8_t* from) {
   int32_t word;
   __builtin_memcpy(&word, from, sizeof(word));
@@ -76,6 +100,7 @@ LSTM_INLINE void multiply_int8(VecF (&sums)[kRows][kSlots], const Factors<kRows>
   constexpr int turns = kRows == 1 && kSlots * 4 + 4 <= kRegisters ? 2 : 1;
   VecI low[turns][kRows][kSlots] = {}, high[turns][kRows][kSlots] = {};
   const auto add = [&](int turn, int64_t group) __attribute__((always_inline)) {
+    prefetch_group<kRows, kSlots>(factors.values, group);
     VecI low_bytes[kRows], high_bytes[kRows];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
@@ -84,7 +109,8 @@ LSTM_INLINE void multiply_int8(VecF (&sums)[kRows][kSlots], const Factors<kRows>
     }
 #pragma GCC unroll 8
     for (int s = 0; s < kSlots; ++s) {
-      const VecI w = load_unaligned<VecI>(factors.values + group * kGroupBytes + s * kVectorBytes);
+      const VecI w = in_register(
+          load_unaligned<VecI>(factors.values + group * kGroupBytes + s * kVectorBytes));
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         low[turn][r][s] = multiply_add_bytes(low[turn][r][s], low_bytes[r], w);
@@ -139,6 +165,7 @@ LSTM_INLINE void multiply_int8(VecF (&sums)[kRows][kSlots], const Factors<kRows>
     const int64_t end = begin + (left < kExactGroups ? left : kExactGroups);
     VecI sum[kRows][kSlots] = {};
     for (int64_t group = begin; group < end; ++group) {
+      prefetch_group<kRows, kSlots>(factors.values, group);
       VecI even[kRows], odd[kRows];
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
@@ -182,7 +209,7 @@ struct WidePair {
 template <WeightType kType>
 LSTM_INLINE WidePair load_pair(const uint8_t* group, int slot) {
   if constexpr (kType == WeightType::kBFloat16) {
-    const VecU both = load_unaligned<VecU>(group + slot * kVectorBytes);
+    const VecU both = in_register(load_unaligned<VecU>(group + slot * kVectorBytes));
     return {bit_cast<VecF>(both << 16), bit_cast<VecF>(both & 0xFFFF0000u)};
   } else {
     const uint8_t* at = group + slot / kParts * kChunkBytes + slot % kParts * sizeof(VecH);
@@ -195,6 +222,7 @@ template <WeightType kType, int kRows, int kSlots>
 LSTM_INLINE void multiply_16_bit(VecF (&sums)[kRows][kSlots], const Factors<kRows>& factors) {
   VecF even[kRows][kSlots] = {}, odd[kRows][kSlots] = {};
   for (int64_t group = 0; group < factors.groups; ++group) {
+    prefetch_group<kRows, kSlots>(factors.values, group);
 #pragma GCC unroll 8
     for (int s = 0; s < kSlots; ++s) {
       const WidePair w = load_pair<kType>(factors.values + group * kGroupBytes, s);
