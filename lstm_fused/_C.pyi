@@ -21,6 +21,16 @@ def plan_text(
     backward: bool,
     data_rows: int | None = None,
 ) -> str: ...
+def quantized_plan_text(
+    steps: int,
+    batch: int,
+    input_size: int,
+    hidden_size: int,
+    proj_size: int,
+    directions: int,
+    weights: str,
+    threads: int,
+) -> str: ...
 def cuda_plan_text(
     steps: int,
     batch: int,

@@ -156,7 +156,8 @@ class QuantizedLSTM(PackedModule):
             try:
                 y, h_n, c_n, _ = native.lstm_quantized_op(
                     *(x, *states, self._packed(), None, None, None),
-                    *(self.hidden_size, self._output_size, self._directions, False),
+                    *(self.hidden_size, self.proj_size or self.hidden_size),
+                    *(2 if self.bidirectional else 1, False),
                 )
             except RuntimeError:
                 # Where nn.LSTM has a sentence of its own, the op's is another one.

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lstm_fused._ops import native
 from lstm_fused._ops.layer_weights import LayerWeights
 from lstm_fused._quantized.base import Hidden, PackedModule, cast_for_autocast
 from lstm_fused._quantized.packing import Header, Scales, pack, unpack
 from lstm_fused._torch.fx import find_proxy, mark_leaf, record_call
+from lstm_fused.autograd import fast_path
 from lstm_fused.cell import FusedLSTMCell
 
 
@@ -79,6 +81,18 @@ class QuantizedLSTMCell(PackedModule):
         Raises:
             RuntimeError: also where the call would need gradients.
         """
+        if fast_path.can_run(input, hx, rank=2):
+            self._refuse_gradients(input, hx)
+            given = (None, None) if hx is None else hx
+            try:
+                next_h, next_c = native.lstm_quantized_cell_op(
+                    input, *given, *self._packed(), self.hidden_size
+                )
+            except RuntimeError:
+                # Where nn.LSTMCell has a sentence of its own, the op's is another one.
+                self._check_sizes(input, hx)
+                raise
+            return next_h, next_c
         proxy = find_proxy(input, hx)
         if proxy is not None:
             call: Hidden = record_call(proxy, self, input, hx)
@@ -94,12 +108,10 @@ class QuantizedLSTMCell(PackedModule):
             self._check_states(hx)
             states = hx if is_batched else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
         self._check_sizes(x, states)
-        h_0, c_0 = (None, None) if states is None else (states[0][None], states[1][None])
-        _, h_n, c_n, _ = torch.ops.lstm_fused.lstm_quantized.default(
-            *(x[None], h_0, c_0, self._packed(), None, None, None),
-            *(self.hidden_size, self.hidden_size, 1, False),
+        h_0, c_0 = (None, None) if states is None else states
+        h, c = torch.ops.lstm_fused.lstm_quantized_cell.default(
+            x, h_0, c_0, *self._packed(), self.hidden_size
         )
-        h, c = h_n.squeeze(0), c_n.squeeze(0)
         return (h, c) if is_batched else (h.squeeze(0), c.squeeze(0))
 
     def _check_states(self, hx: Hidden) -> None:

@@ -7,9 +7,9 @@ namespace lstm_fused {
 namespace {
 
 constexpr const char* kSchemas[] = {
-    kLstmForwardSchema,  kLstmInferenceSchema,    kLstmBackwardSchema, kLstmSampleGradientsSchema,
-    kLstmCellSchema,     kLstmCellBackwardSchema, kLstmPackSchema,     kLstmUnpackSchema,
-    kLstmQuantizedSchema};
+    kLstmForwardSchema,   kLstmInferenceSchema,    kLstmBackwardSchema, kLstmSampleGradientsSchema,
+    kLstmCellSchema,      kLstmCellBackwardSchema, kLstmPackSchema,     kLstmUnpackSchema,
+    kLstmQuantizedSchema, kLstmQuantizedCellSchema};
 
 class Registration {
  public:

@@ -143,6 +143,7 @@ const Kernel kCpuKernels[] = {
     {"lstm_pack", TORCH_BOX(&Guarded<&lstm_pack_cpu>::call)},
     {"lstm_unpack", TORCH_BOX(&Guarded<&lstm_unpack_cpu>::call)},
     {"lstm_quantized", TORCH_BOX(&Guarded<&lstm_quantized_cpu>::call)},
+    {"lstm_quantized_cell", TORCH_BOX(&Guarded<&lstm_quantized_cell_cpu>::call)},
     {nullptr, nullptr},
 };
 

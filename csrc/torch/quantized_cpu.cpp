@@ -187,4 +187,32 @@ QuantizedResult lstm_quantized_cpu(
   return {y, h_n, c_n, cell_states};
 }
 
+QuantizedCellResult lstm_quantized_cell_cpu(const Tensor& input, const std::optional<Tensor>& h,
+                                            const std::optional<Tensor>& c, const Tensor& packed,
+                                            int64_t hidden_size) {
+  LSTM_CHECK(input.dim() == 2, "input must have 2 dimensions, got ", input.dim());
+  const int64_t rows = input.size(0), input_size = input.size(1);
+  const Tensor x = checked_floats(input, "input", {rows, input_size});
+  const Sizes sizes = {rows, hidden_size};
+  const auto h_0 = checked_state(h, "h", sizes), c_0 = checked_state(c, "c", sizes);
+  const Tensor block = checked_block(packed);
+  const Tensor h_next = new_floats(sizes), c_next = new_floats(sizes);
+  const SequenceLayout layout = dense_layout(rows == 0 ? 0 : 1, rows);
+  quantized::QuantizedForwardArgs args;
+  args.shape = {layout.steps(), rows, input_size, hidden_size, hidden_size, 1, false};
+  args.layout = &layout;
+  args.x = floats_of(x);
+  quantized::QuantizedDirection& direction = args.direction[0];
+  direction.layer = read_block(block);
+  if (h_0) direction.h_0 = floats_of(*h_0);
+  if (c_0) direction.c_0 = floats_of(*c_0);
+  direction.h_n = static_cast<float*>(element(h_next, 0, 1));
+  direction.c_n = static_cast<float*>(element(c_next, 0, 1));
+  const cpu::Parallel parallel = torch_parallel();
+  const auto plan = quantized::make_quantized_plan(args.shape, direction.layer.type,
+                                                   cpu::cpu_facts(parallel.threads));
+  quantized::quantized_forward(args, plan, parallel);
+  return {h_next, c_next};
+}
+
 }  // namespace lstm_fused

@@ -12,6 +12,7 @@
 namespace lstm_fused {
 
 using QuantizedResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+using QuantizedCellResult = std::tuple<Tensor, Tensor>;
 
 Tensor lstm_pack_cpu(const std::vector<Tensor>& weights, std::string type,
                      const std::optional<Tensor>& w_ih_scales,
@@ -22,5 +23,9 @@ QuantizedResult lstm_quantized_cpu(
     const std::vector<Tensor>& packed, const std::optional<Tensor>& lengths,
     const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& reset_mask,
     int64_t hidden_size, int64_t output_size, int64_t directions, bool return_cell_states);
+
+QuantizedCellResult lstm_quantized_cell_cpu(const Tensor& input, const std::optional<Tensor>& h,
+                                            const std::optional<Tensor>& c, const Tensor& packed,
+                                            int64_t hidden_size);
 
 }  // namespace lstm_fused

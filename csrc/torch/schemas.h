@@ -69,4 +69,10 @@ constexpr const char* kLstmQuantizedSchema =
     "Tensor? batch_sizes, Tensor? reset_mask, int hidden_size, int output_size, int directions, "
     "bool return_cell_states) -> (Tensor, Tensor, Tensor, Tensor)";
 
+// One step, of QuantizedLSTMCell: input (N, D), h and c (N, H), zero if absent. Returns the next h
+// and c.
+constexpr const char* kLstmQuantizedCellSchema =
+    "lstm_quantized_cell(Tensor input, Tensor? h, Tensor? c, Tensor packed, int hidden_size) -> "
+    "(Tensor, Tensor)";
+
 }  // namespace lstm_fused

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lstm_fused._ops.arguments import (
@@ -13,7 +14,7 @@ from lstm_fused._ops.arguments import (
     CellBackwardArguments,
     ForwardArguments,
 )
-from lstm_fused._ops.checks import accumulator_dtype, check_rank, require
+from lstm_fused._ops.checks import accumulator_dtype, check_rank, check_shape, require
 from lstm_fused._ops.layer_weights import GATES
 from lstm_fused._ops.op_checks import (
     check_cell,
@@ -182,6 +183,21 @@ def fake_lstm_quantized(
     )
 
 
+def fake_lstm_quantized_cell(
+    input: Tensor, h: Tensor | None, c: Tensor | None, packed: Tensor, hidden_size: int
+) -> tuple[Tensor, Tensor]:
+    check_rank(input, "input", 2)
+    require(
+        input.dtype == torch.float32,
+        lambda: f"input must be torch.float32, got {input.dtype}",
+    )
+    sizes = (input.shape[0], hidden_size)
+    for name, state in (("h", h), ("c", c)):
+        if state is not None:
+            check_shape(state, name, sizes)
+    return input.new_empty(sizes), input.new_empty(sizes)
+
+
 # By the ops' names.
 FAKES: dict[str, Callable[..., Any]] = {
     "lstm_forward": fake_lstm_forward,
@@ -191,4 +207,5 @@ FAKES: dict[str, Callable[..., Any]] = {
     "lstm_cell": fake_lstm_cell,
     "lstm_cell_backward": fake_lstm_cell_backward,
     "lstm_quantized": fake_lstm_quantized,
+    "lstm_quantized_cell": fake_lstm_quantized_cell,
 }

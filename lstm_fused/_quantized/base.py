@@ -50,8 +50,9 @@ class PackedModule(nn.Module):
             self.register_buffer(name, pack(zeros, names, self.weights))
 
     def _packed(self) -> list[Tensor]:
-        # NOTE: in the order of registration, as in state_dict.
-        return [getattr(self, name) for name in self._packed_names]
+        # NOTE: nn.Module's own way to an attribute takes half a microsecond for each.
+        buffers: Any = self._buffers
+        return [buffers[name] for name in self._packed_names]
 
     def _load_from_state_dict(
         self,
@@ -88,7 +89,8 @@ class PackedModule(nn.Module):
         if not torch.is_grad_enabled():
             return
         name = type(self).__name__
-        if self.training or input.requires_grad or any(state.requires_grad for state in hx or ()):
+        needs_grad = input.requires_grad or any(state.requires_grad for state in hx or ())
+        if self.training or needs_grad:
             raise RuntimeError(
                 f"{name} is for inference and has no gradients: call it in eval() mode with inputs "
                 "that need none, or under torch.no_grad(); or train its dequantize()"

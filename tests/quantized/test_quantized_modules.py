@@ -11,10 +11,19 @@ import torch
 from kit.cases import LayerCase, make_inputs
 from kit.numeric import assert_bitwise_equal
 from kit.quantized import WEIGHTS, make_quantized
+from kit.settings import ISAS, use_isa
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
+from torch.utils.flop_counter import FlopCounterMode
 
-from lstm_fused import FusedLSTM, FusedLSTMCell, QuantizedLSTM, QuantizedLSTMCell, quantize
+from lstm_fused import (
+    FusedLSTM,
+    FusedLSTMCell,
+    QuantizedLSTM,
+    QuantizedLSTMCell,
+    explain,
+    quantize,
+)
 
 weight_types = pytest.mark.parametrize("weights", WEIGHTS, ids=str)
 
@@ -238,3 +247,28 @@ def test_cell_arguments_that_do_not_fit() -> None:
     ):
         with pytest.raises(error, match=sentence):
             call()
+
+
+def test_explain_names_the_kernels(capsys: pytest.CaptureFixture[str]) -> None:
+    module = quantize(nn.LSTM(5, 20, 2, bidirectional=True), torch.bfloat16)
+    with use_isa(ISAS[-1]):
+        text = explain(module, torch.zeros(7, 3, 5))
+    assert capsys.readouterr().out == text + "\n"
+    first, *plans = text.splitlines()
+    assert first == "cpu, bfloat16 weights: T=7 N=3 layers=2 directions=2 threads=1"
+    assert [plan.split(":")[0] for plan in plans] == ["  layer 0 D=5 H=20", "  layer 1 D=40 H=20"]
+    assert all("bfloat16 weights, 1 row group(s) x team of 1" in plan for plan in plans)
+    assert "layer 0 D=3 H=4" in explain(quantize(nn.LSTMCell(3, 4)), torch.zeros(2, 3))
+    with pytest.raises(RuntimeError, match="Expected 5, got 6"):
+        explain(module, torch.zeros(7, 3, 6))
+
+
+def test_flops_are_those_of_the_float_module() -> None:
+    lstm = FusedLSTM(5, 20, 2, bidirectional=True, proj_size=7)
+    own, x = quantize(nn.Sequential(lstm))[0], torch.zeros(4, 3, 5)
+    counts = []
+    for module in (lstm, own):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module(x)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0

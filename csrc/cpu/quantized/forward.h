@@ -12,7 +12,7 @@ struct QuantizedDirection {
   PackedLayer layer;
   const float* h_0 = nullptr;    // (N, P); null: zero
   const float* c_0 = nullptr;    // (N, H); null: zero
-  float* y = nullptr;            // out, first column of this direction in rows of L·P
+  float* y = nullptr;            // out, first column of this direction in rows of L·P; or null
   float* h_n = nullptr;          // out (N, P)
   float* c_n = nullptr;          // out (N, H)
   float* cell_states = nullptr;  // out, as y, in rows of L·H; or null

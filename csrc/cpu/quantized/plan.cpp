@@ -9,9 +9,10 @@
 namespace lstm_fused::cpu::quantized {
 namespace {
 
-// Bytes of weights that a thread multiplies in the time that waking it takes, 20 to 50
-// microseconds, in all steps of a call.
-constexpr int64_t kMinBytesPerThread = 2'000'000;
+// Bytes of weights, read in all steps of a call, below which a second thread costs more than it
+// brings: waking one takes 5 to 50 microseconds, in which a core reads so many from its third
+// cache.
+constexpr int64_t kMinBytesPerThread = 750'000;
 
 // Bytes of weights of one step below which a team of threads loses to one: a step of a team ends
 // with a wait of 0.2 to 0.5 microseconds, and every worker prepares all of h for itself.
