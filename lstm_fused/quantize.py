@@ -25,6 +25,7 @@ from lstm_fused.quantized_cell import QuantizedLSTMCell
 
 M = TypeVar("M", bound=nn.Module)
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
 _CELL_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
@@ -43,8 +44,8 @@ def quantize(
 
     FusedLSTM, nn.LSTM and torch.ao.nn.quantized.dynamic.LSTM (with the int8 weights that it has)
     become :class:`QuantizedLSTM`, FusedLSTMCell and nn.LSTMCell :class:`QuantizedLSTMCell`. Weights
-    that parametrizations compute are taken as they are. Hooks are lost. What stays is named, with
-    its reason, in one UserWarning: subclasses, and what `convert` leaves.
+    that parametrizations compute are taken as they are. What stays, and modules whose hooks are
+    lost, are named in one UserWarning: subclasses stay, and what `convert` leaves.
 
     Args:
         model: any module.
@@ -91,8 +92,9 @@ def _decide(
     if reason is not None:
         return Decision(reason=reason)
     own = packed.get(id(module))
+    lost = "its hooks" if any(vars(module).get(name) for name in _HOOKS) else ""
     # NOTE: what it holds was its own, and is not looked into.
-    return Decision((lambda: own) if own is not None else make, is_closed=True)
+    return Decision((lambda: own) if own is not None else make, lost=lost, is_closed=True)
 
 
 def _why_left(module: nn.Module) -> str | None:

@@ -94,6 +94,7 @@ def check_quantized(
 ) -> None:
     """What the op of packed weights checks, but for what these hold. RuntimeErrors."""
     require(h_0.dim() == 3, lambda: f"h_0 must have 3 dimensions, got {h_0.dim()}")
+    require(directions in (1, 2), lambda: f"directions must be 1 or 2, got {directions}")
     require(
         input.dtype == torch.float32,
         lambda: f"input must be torch.float32 with packed weights, got {input.dtype}",

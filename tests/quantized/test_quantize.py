@@ -132,3 +132,11 @@ def test_convert_and_revert_leave_quantized_modules() -> None:
         assert lstm_fused.convert(model)[0] is before
         assert lstm_fused.revert(model)[0] is before
         assert quantize(model)[0] is before
+
+
+def test_lost_hooks_are_named() -> None:
+    lstm = nn.LSTM(3, 4)
+    lstm.register_forward_hook(lambda *args: None)
+    with pytest.warns(UserWarning, match="its hooks"):
+        model = quantize(nn.Sequential(lstm))
+    assert isinstance(model[0], QuantizedLSTM)

@@ -134,6 +134,7 @@ def test_faults_have_one_sentence_in_op_and_fake() -> None:
         {"h_0": h[..., :2]},
         {"c_0": h.expand(2, 1, 4)},
         {"packed": []},
+        {"directions": 0},
         {"packed": packed * 3, "directions": 2},
         {"lengths": torch.tensor([1, 2])},
         {"reset_mask": torch.ones(1, 2, dtype=torch.bool)},
