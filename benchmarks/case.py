@@ -56,6 +56,8 @@ class Case:
     # The share of steps at which a row's state is reset.
     resets: float = 0.0
     saturated: str = ""
+    # Peers may round the weights to 8 or 16 bits; their errors are told, and may be large.
+    rounded: bool = False
     # FusedLSTM's option: the backward rebuilds the gates. The others run as without it.
     recompute: bool = False
     # "time": seconds of a call; "latency": the same, with percentiles; "memory": peak bytes.
@@ -123,7 +125,7 @@ class Case:
         words += ["bidirectional"] * self.bidirectional + [self.ragged] * bool(self.ragged)
         words += [f"resets={self.resets:g}"] * bool(self.resets)
         words += [f"saturated={self.saturated}"] * bool(self.saturated)
-        words += ["recompute"] * self.recompute
+        words += ["rounded"] * self.rounded + ["recompute"] * self.recompute
         words += [self.dtype] * (self.dtype != "float32")
         words += [f"threads={self.threads}"] * bool(self.threads) + ["busy"] * self.busy
         return " ".join([*words, self.mode])

@@ -53,6 +53,15 @@ def budgets(rival: Arrays, truth: Arrays, dtype: str) -> dict[str, float]:
     }
 
 
+# What a peer that rounds weights may be off by: beyond it, it computes something else.
+ROUNDED_ERROR = 0.2
+
+
+def for_rounded(allowed: dict[str, float]) -> dict[str, float]:
+    """The budgets of a case whose peers may round weights."""
+    return {name: max(most, ROUNDED_ERROR) for name, most in allowed.items()}
+
+
 def find_fault(result: Arrays, truth: Arrays, allowed: dict[str, float]) -> str:
     """What is wrong with a result, in one line; empty if it is right.
 

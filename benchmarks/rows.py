@@ -7,7 +7,8 @@ import math
 from itertools import pairwise
 from typing import Any
 
-from benchmarks.case import Case
+from benchmarks.case import ITEM_BYTES, Case
+from benchmarks.peers import PEERS
 from benchmarks.records import Record
 from benchmarks.stats import Rounds, summarize, thinned
 
@@ -73,20 +74,23 @@ def make_row(
         if row["gemm_flops"]:
             row["gemm_share"] = row["gflops"] * 1e9 / row["gemm_flops"]
         if case.N == 1:
-            row["floor_seconds"] = bytes_floor(case, rates.get("read_bandwidth") or [])
+            item = PEERS[peer].weight_bytes if peer in PEERS else 0
+            row["floor_seconds"] = bytes_floor(case, rates.get("read_bandwidth") or [], item)
     return row
 
 
-def bytes_floor(case: Case, bandwidth: list[list[float]]) -> float | None:
+def bytes_floor(case: Case, bandwidth: list[list[float]], item: int = 0) -> float | None:
     """Seconds that reading the weights takes at the measured bandwidth of their working set.
 
     Args:
         bandwidth: [[bytes, bytes per second], ...], bytes rising; interpolated in log(bytes).
+        item: bytes of a weight; 0: of the case's dtype.
     """
     if not bandwidth:
         return None
     working_set = case.weight_bytes() if case.T == 1 else case.recurrent_bytes()
-    return case.weight_traffic() / _interpolate(bandwidth, working_set)
+    share = item / ITEM_BYTES[case.dtype] if item else 1.0
+    return share * case.weight_traffic() / _interpolate(bandwidth, share * working_set)
 
 
 def _interpolate(points: list[list[float]], size: float) -> float:

@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.case import Case
-from benchmarks.check import find_fault, load_arrays, load_truth, worst_share
+from benchmarks.check import (
+    find_fault,
+    for_rounded,
+    largest_error,
+    load_arrays,
+    load_truth,
+    worst_share,
+)
 from benchmarks.clock import unseen_seconds
 from benchmarks.machine import busy_seconds, load_average, process_seconds
 from benchmarks.peers import REFERENCE, Peer
@@ -129,6 +136,10 @@ class Runner:
         result = load_arrays(path)
         path.unlink()
         wanted, allowed = truth["arrays"]
+        if case.rounded:
+            allowed = for_rounded(allowed)
+            error = f"error of y {largest_error(result['y'], wanted['y']):.1e}"
+            answer["note"] = "; ".join(filter(None, (error, answer.get("note", ""))))
         fault = find_fault(result, wanted, allowed)
         if fault:
             return {"status": "wrong", "reason": fault}

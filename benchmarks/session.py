@@ -109,7 +109,10 @@ class Session:
 
     def _peers_of(self, entry: Entry, share: float = CASE_SECONDS) -> list[Peer]:
         everyone = self.every_peer or (entry.every_peer and share >= EVERY_PEER_SECONDS)
-        return [peer for peer in self.peers if everyone or peer.name in PAIR]
+        if entry.case.rounded:
+            return [p for p in self.peers if p.name in PAIR or (everyone and p.weight_bytes)]
+        exact = [peer for peer in self.peers if not peer.weight_bytes]
+        return [peer for peer in exact if everyone or peer.name in PAIR]
 
     def _run_record(self, stamp: datetime, facts: Record) -> Record:
         return {

@@ -129,6 +129,32 @@ def _cells() -> tuple[Entry, ...]:
     )
 
 
+# Few rows, where the bytes of the weights count: shapes of a default run, and all of a full one.
+_WEIGHTS = Case(rounded=True)
+_WEIGHTS_DEFAULT = (
+    *((100, 1, h, 1) for h in (64, 256, 512, 1024)),
+    *((1, 1, h, 1) for h in (64, 512, 1024)),
+    *((100, 16, 256, 1), (100, 1, 512, 2)),
+)
+_WEIGHTS_ALL = [
+    (t, n, h, layers)
+    for layers in (1, 2)
+    for t in (100, 1)
+    for n in (1, 4, 16)
+    for h in (64, 128, 256, 512, 1024)
+]
+
+
+def _weights() -> tuple[Entry, ...]:
+    entries = []
+    for shape in _WEIGHTS_ALL:
+        steps, rows, units, layers = shape
+        case = replace(_WEIGHTS, T=steps, N=rows, D=units, H=units, layers=layers)
+        case = replace(case, measure="latency" if steps == 1 else "time")
+        entries.append(Entry(case, "default" if shape in _WEIGHTS_DEFAULT else "full", True))
+    return tuple(entries)
+
+
 # The short ones stand before the long ones, which a run that is out of time leaves out.
 _ALL = (
     Suite("inference", "whole sequences, without gradients", _goals("inference"), (_BOTH[0],)),
@@ -200,6 +226,12 @@ _ALL = (
             [{**_MEMORY, **option} for option in _MEMORY_OPTIONS],
         ),
         tuple({**_MEMORY, "recompute": recompute} for recompute in (False, True)),
+    ),
+    Suite(
+        "weights",
+        "weights rounded to 8 or 16 bits, and each peer's error; the speed-up is nn.LSTM's float32",
+        _weights(),
+        ({"rounded": True},),
     ),
     Suite(
         "scaling",

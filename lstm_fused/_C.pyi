@@ -32,6 +32,16 @@ def stack_text(
     dtype: str,
     threads: int,
 ) -> str: ...
+def quantized_plan_text(
+    steps: int,
+    batch: int,
+    input_size: int,
+    hidden_size: int,
+    proj_size: int,
+    directions: int,
+    weights: str,
+    threads: int,
+) -> str: ...
 def cuda_plan_text(
     steps: int,
     batch: int,

@@ -21,6 +21,9 @@ from lstm_fused.devices import check_cuda
 from lstm_fused.info import build_info, explain
 from lstm_fused.module import FusedLSTM
 from lstm_fused.onnx import from_onnx
+from lstm_fused.quantize import quantize
+from lstm_fused.quantized import QuantizedLSTM
+from lstm_fused.quantized_cell import QuantizedLSTMCell
 from lstm_fused.scratch import release_scratch
 from lstm_fused.stream import Stream, load_stream, save_stream
 
@@ -37,6 +40,8 @@ __all__ = [
     "FusedLSTM",
     "FusedLSTMCell",
     "FusedLSTMFunction",
+    "QuantizedLSTM",
+    "QuantizedLSTMCell",
     "Stream",
     "Trace",
     "__version__",
@@ -49,6 +54,7 @@ __all__ = [
     "functional",
     "load_stream",
     "onnx",
+    "quantize",
     "reference",
     "release_scratch",
     "revert",

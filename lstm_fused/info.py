@@ -15,6 +15,11 @@ from lstm_fused._torch.autocast import compute_dtype
 from lstm_fused._torch.private import call_on_shapes
 from lstm_fused.cell import FusedLSTMCell
 from lstm_fused.module import FusedLSTM
+from lstm_fused.quantized import QuantizedLSTM
+from lstm_fused.quantized_cell import QuantizedLSTMCell
+
+# The modules that explain takes.
+Explained = FusedLSTM | FusedLSTMCell | QuantizedLSTM | QuantizedLSTMCell
 
 _NO_REFUSALS = {"cta": "", "group": ""}
 
@@ -48,7 +53,7 @@ def build_info() -> dict[str, Any]:
     return info
 
 
-def explain(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence) -> str:
+def explain(module: Explained, x: Tensor | PackedSequence) -> str:
     """Prints, and returns, which kernels a call takes and how, layer by layer.
 
     Args:
@@ -65,9 +70,11 @@ def explain(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence) -> st
     return text
 
 
-def explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence) -> list[str]:
+def explain_lines(module: Explained, x: Tensor | PackedSequence) -> list[str]:
     """What `explain` prints: a line of the call, and then one for each layer's plan."""
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    if isinstance(module, QuantizedLSTM | QuantizedLSTMCell):
+        return _explain_quantized(module, x)
     if not isinstance(module, FusedLSTM | FusedLSTMCell):
         raise TypeError(
             f"explain takes a FusedLSTM or a FusedLSTMCell, got {type(module).__name__}"
@@ -116,6 +123,30 @@ def explain_lines(module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence)
     return lines
 
 
+def _explain_quantized(
+    module: QuantizedLSTM | QuantizedLSTMCell, x: Tensor | PackedSequence
+) -> list[str]:
+    data = x.data if isinstance(x, PackedSequence) else x
+    assert native.compiled is not None
+    call_on_shapes(module.forward, data.unsqueeze(1) if isinstance(x, PackedSequence) else x)
+    steps, batch = _steps_and_batch(module, x)
+    weights, threads = str(module.weights).removeprefix("torch."), torch.get_num_threads()
+    layers, directions, proj, hidden = 1, 1, 0, module.hidden_size
+    if isinstance(module, QuantizedLSTM):
+        layers, proj = module.num_layers, module.proj_size
+        directions = 2 if module.bidirectional else 1
+    lines = [
+        f"cpu, {weights} weights: T={steps} N={batch} layers={layers} directions={directions} "
+        f"threads={threads}"
+    ]
+    for layer in range(layers):
+        input_size = module.input_size if layer == 0 else (proj or hidden) * directions
+        sizes = (steps, batch, input_size, hidden, proj, directions)
+        plan = native.compiled.quantized_plan_text(*sizes, weights, threads)
+        lines.append(f"  layer {layer} D={input_size} H={hidden}: {plan}")
+    return lines
+
+
 def cuda_plan_text(
     steps: int,
     batch: int,
@@ -161,12 +192,10 @@ def _of_device(device: torch.device) -> tuple[dict[str, int], dict[str, str]]:
     return native.compiled_cuda.device_facts(index), native.compiled_cuda.refusals(index)
 
 
-def _steps_and_batch(
-    module: FusedLSTM | FusedLSTMCell, x: Tensor | PackedSequence
-) -> tuple[int, int]:
+def _steps_and_batch(module: Explained, x: Tensor | PackedSequence) -> tuple[int, int]:
     if isinstance(x, PackedSequence):
         return x.batch_sizes.numel(), int(x.batch_sizes[0])
-    if isinstance(module, FusedLSTMCell):
+    if isinstance(module, FusedLSTMCell | QuantizedLSTMCell):
         return 1, x.shape[0] if x.dim() == 2 else 1
     if x.dim() == 2:
         return x.shape[0], 1

@@ -28,6 +28,8 @@ class Peer:
     hint: str = "pip install '.[bench]'"
     # Whether it knows no number of threads: the worker is then kept to that many CPUs.
     pinned: bool = False
+    # Bytes of a weight where the peer rounds weights: it runs cases of that kind and no others.
+    weight_bytes: int = 0
 
     def missing(self) -> str:
         """Why this peer cannot run here; empty if it can."""
@@ -44,6 +46,23 @@ _ALL = (
     Peer("onnxruntime", "ONNX Runtime", "onnx_runtime", ("onnx", "onnxruntime"), ("cpu",)),
     Peer("openvino", "OpenVINO", "open_vino", ("onnx", "openvino"), ("cpu",)),
     Peer("jax", "JAX scan", "jax_scan", ("jax",), ("cpu",), pinned=True),
+    Peer("fused-int8", "QuantizedLSTM int8", "fused_int8", ("torch", "lstm_fused"), weight_bytes=1),
+    Peer(
+        "fused-bfloat16",
+        "QuantizedLSTM bfloat16",
+        "fused_bfloat16",
+        ("torch", "lstm_fused"),
+        weight_bytes=2,
+    ),
+    Peer("torch-int8", "torch dynamic int8", "torch_int8", ("torch",), ("cpu",), weight_bytes=1),
+    Peer(
+        "onnxruntime-int8",
+        "ONNX Runtime int8",
+        "onnx_runtime_int8",
+        ("onnx", "onnxruntime"),
+        ("cpu",),
+        weight_bytes=1,
+    ),
     Peer(
         "haste",
         "haste",

@@ -59,6 +59,28 @@ Isa best_isa() {
   return limit == 0 ? best : std::min(kIsas[limit - 1], best);
 }
 
+namespace {
+
+// Whether the processor has byte products, for AVX-512 where it has that, else for AVX2.
+bool has_vnni() {
+#if defined(LSTM_X86)
+  __builtin_cpu_init();
+  if (available_isas().back() >= Isa::kAvx512) return __builtin_cpu_supports("avx512vnni");
+#if defined(LSTM_AVX_VNNI)
+  return available_isas().back() == Isa::kAvx2 && __builtin_cpu_supports("avxvnni");
+#endif
+#endif
+  return false;
+}
+
+// "avx512" and what is below are sets without them.
+bool allows_vnni() {
+  const int limit = max_isa.index();
+  return limit == 0 || kIsas[limit - 1] > Isa::kAvx512;
+}
+
+}  // namespace
+
 std::string set_max_isa(const std::string& name) { return max_isa.set(name); }
 
 CpuFacts cpu_facts(int threads) {
@@ -69,7 +91,8 @@ CpuFacts cpu_facts(int threads) {
 #endif
     return CpuFacts().l2_bytes;
   }();
-  return {best_isa(), threads, l2_bytes};
+  static const bool vnni = has_vnni();
+  return {best_isa(), threads, l2_bytes, vnni && allows_vnni()};
 }
 
 const KernelTable& kernel_table(Isa isa, DType dtype) {

@@ -14,6 +14,7 @@ struct CpuFacts {
   Isa isa = Isa::kBaseline;  // the best that may be used
   int threads = 1;
   int64_t l2_bytes = 1 << 20;  // a core's own cache
+  bool vnni = false;           // byte products of the width of `isa` may be used
 };
 
 // "baseline", "avx2", "avx512", "avx512_bf16".

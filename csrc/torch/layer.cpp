@@ -49,17 +49,25 @@ std::vector<int64_t> read_integers(const Tensor& tensor, const char* name) {
   return {p, p + n};
 }
 
-void read_shape(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
-                const std::vector<Tensor>& weights, Layer& layer) {
-  const bool packed = layer.packed;
-  LSTM_CHECK(input.dim() == (packed ? 2 : 3), "input must have ", packed ? 2 : 3,
-             " dimensions, got ", input.dim());
-  LSTM_CHECK(h_0.dim() == 3 && c_0.dim() == 3, "h_0 and c_0 must have 3 dimensions, got ",
-             h_0.dim(), " and ", c_0.dim());
+void check_rank(const Tensor& input, const Layer& layer) {
+  const int rank = layer.packed ? 2 : 3;
+  LSTM_CHECK(input.dim() == rank, "input must have ", rank, " dimensions, got ", input.dim());
+}
+
+void read_input(const Tensor& input, Layer& layer) {
+  check_rank(input, layer);
   layer.dtype = to_dtype(input.scalar_type());
   layer.device = device_of(input);
+  layer.shape.input_size = input.size(layer.packed ? 1 : 2);
+}
+
+void read_shape(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+                const std::vector<Tensor>& weights, Layer& layer) {
+  check_rank(input, layer);
+  LSTM_CHECK(h_0.dim() == 3 && c_0.dim() == 3, "h_0 and c_0 must have 3 dimensions, got ",
+             h_0.dim(), " and ", c_0.dim());
+  read_input(input, layer);
   LstmShape& shape = layer.shape;
-  shape.input_size = input.size(packed ? 1 : 2);
   LSTM_CHECK(h_0.size(0) == 1 || h_0.size(0) == 2, "h_0 must hold 1 or 2 directions, got ",
              h_0.size(0));
   shape.directions = static_cast<int>(h_0.size(0));
@@ -117,6 +125,17 @@ void check_weights(const std::vector<Tensor>& weights, Layer& layer) {
   }
 }
 
+void check_mask(const std::optional<Tensor>& reset_mask, Layer& layer) {
+  if (!reset_mask) return;
+  LSTM_CHECK(reset_mask->scalar_type() == ScalarType::Bool, "reset_mask must be bool, got ",
+             dtype_text(reset_mask->scalar_type()));
+  check_device(*reset_mask, "reset_mask", layer);
+  const Sizes sizes = {layer.steps, layer.shape.batch};
+  LSTM_CHECK(sizes.equals(*reset_mask), "reset_mask must have shape ", sizes.text(), ", got ",
+             shape_text(*reset_mask));
+  layer.reset_mask = to_contiguous(*reset_mask, "reset_mask");
+}
+
 // Checks every tensor against the shape.
 void check_tensors(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
                    const std::vector<Tensor>& weights, const std::optional<Tensor>& reset_mask,
@@ -126,14 +145,40 @@ void check_tensors(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
   layer.h_0 = checked(h_0, "h_0", {shape.directions, shape.batch, shape.output_size}, layer);
   layer.c_0 = checked(c_0, "c_0", {shape.directions, shape.batch, shape.hidden_size}, layer);
   check_weights(weights, layer);
-  if (reset_mask) {
-    LSTM_CHECK(reset_mask->scalar_type() == ScalarType::Bool, "reset_mask must be bool, got ",
-               dtype_text(reset_mask->scalar_type()));
-    check_device(*reset_mask, "reset_mask", layer);
-    const Sizes sizes = {layer.steps, shape.batch};
-    LSTM_CHECK(sizes.equals(*reset_mask), "reset_mask must have shape ", sizes.text(), ", got ",
-               shape_text(*reset_mask));
-    layer.reset_mask = to_contiguous(*reset_mask, "reset_mask");
+  check_mask(reset_mask, layer);
+}
+
+// Lays out the sequences, and checks the sizes.
+void lay_out(const Tensor& input, const std::optional<Tensor>& lengths,
+             const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& reset_mask,
+             CpuLayer& layer) {
+  LstmShape& shape = layer.shape;
+  if (batch_sizes) {
+    LSTM_CHECK(!lengths && !reset_mask, lengths ? "lengths" : "reset_mask",
+               " does not go with a PackedSequence, got both; pass padded input instead");
+    std::vector<int64_t> sizes = read_integers(*batch_sizes, "batch_sizes");
+    LSTM_CHECK(sizes.empty() || sizes[0] <= shape.batch, "batch_sizes must not exceed the ",
+               shape.batch, " rows of h_0, got ", sizes[0]);
+    shape.steps = layer.steps = static_cast<int64_t>(sizes.size());
+    check_sizes(shape);
+    layer.layout = packed_layout(std::move(sizes));
+    layer.sequence_rows = layer.layout.data_rows();
+    LSTM_CHECK(layer.sequence_rows == input.size(0), "batch_sizes must add up to ", input.size(0),
+               " rows of input, got ", layer.sequence_rows);
+  } else {
+    read_steps(input, layer);
+    check_sizes(shape);
+    // However many steps no rows have, there is nothing to go through.
+    if (shape.batch == 0) shape.steps = 0;
+    if (lengths) {
+      const std::vector<int64_t> values = read_integers(*lengths, "lengths");
+      LSTM_CHECK(static_cast<int64_t>(values.size()) == shape.batch, "lengths must have shape (",
+                 shape.batch, ",), got (", values.size(), ",)");
+      layer.layout = padded_layout(shape.steps, values);
+    } else {
+      layer.layout = dense_layout(shape.steps, shape.batch);
+    }
+    layer.sequence_rows = shape.steps * shape.batch;
   }
 }
 
@@ -167,37 +212,30 @@ CpuLayer make_cpu_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_
   CpuLayer layer;
   layer.packed = batch_sizes.has_value();
   read_shape(input, h_0, c_0, weights, layer);
-  LstmShape& shape = layer.shape;
-
-  // Lay out the sequences.
-  if (batch_sizes) {
-    LSTM_CHECK(!lengths && !reset_mask, lengths ? "lengths" : "reset_mask",
-               " does not go with a PackedSequence, got both; pass padded input instead");
-    std::vector<int64_t> sizes = read_integers(*batch_sizes, "batch_sizes");
-    LSTM_CHECK(sizes.empty() || sizes[0] <= shape.batch, "batch_sizes must not exceed the ",
-               shape.batch, " rows of h_0, got ", sizes[0]);
-    shape.steps = layer.steps = static_cast<int64_t>(sizes.size());
-    check_sizes(shape);
-    layer.layout = packed_layout(std::move(sizes));
-    layer.sequence_rows = layer.layout.data_rows();
-    LSTM_CHECK(layer.sequence_rows == input.size(0), "batch_sizes must add up to ", input.size(0),
-               " rows of input, got ", layer.sequence_rows);
-  } else {
-    read_steps(input, layer);
-    check_sizes(shape);
-    // However many steps no rows have, there is nothing to go through.
-    if (shape.batch == 0) shape.steps = 0;
-    if (lengths) {
-      const std::vector<int64_t> values = read_integers(*lengths, "lengths");
-      LSTM_CHECK(static_cast<int64_t>(values.size()) == shape.batch, "lengths must have shape (",
-                 shape.batch, ",), got (", values.size(), ",)");
-      layer.layout = padded_layout(shape.steps, values);
-    } else {
-      layer.layout = dense_layout(shape.steps, shape.batch);
-    }
-    layer.sequence_rows = shape.steps * shape.batch;
-  }
+  lay_out(input, lengths, batch_sizes, reset_mask, layer);
   check_tensors(input, h_0, c_0, weights, reset_mask, layer);
+  return layer;
+}
+
+CpuLayer make_unweighted_layer(const Tensor& input, int64_t batch, int64_t hidden_size,
+                               int64_t output_size, int64_t directions,
+                               const std::optional<Tensor>& lengths,
+                               const std::optional<Tensor>& batch_sizes,
+                               const std::optional<Tensor>& reset_mask) {
+  LSTM_CHECK(input.is_cpu(), "input must be on the CPU for a CPU op");
+  CpuLayer layer;
+  layer.packed = batch_sizes.has_value();
+  read_input(input, layer);
+  LSTM_CHECK(directions == 1 || directions == 2, "directions must be 1 or 2, got ", directions);
+  LstmShape& shape = layer.shape;
+  shape.directions = static_cast<int>(directions);
+  shape.batch = batch;
+  shape.hidden_size = hidden_size;
+  shape.output_size = output_size;
+  shape.projection = output_size != hidden_size;
+  lay_out(input, lengths, batch_sizes, reset_mask, layer);
+  layer.input = to_contiguous(input, "input");
+  check_mask(reset_mask, layer);
   return layer;
 }
 

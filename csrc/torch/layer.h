@@ -52,6 +52,12 @@ CpuLayer make_cpu_layer(const Tensor& input, const Tensor& h_0, const Tensor& c_
                         const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
                         const std::optional<Tensor>& batch_sizes,
                         const std::optional<Tensor>& reset_mask);
+// Without states and weights, whose sizes are given, for the op that checks those itself.
+CpuLayer make_unweighted_layer(const Tensor& input, int64_t batch, int64_t hidden_size,
+                               int64_t output_size, int64_t directions,
+                               const std::optional<Tensor>& lengths,
+                               const std::optional<Tensor>& batch_sizes,
+                               const std::optional<Tensor>& reset_mask);
 // One step of one direction without projection: input (N, D), h and c (N, H).
 CpuLayer make_cell_layer(const Tensor& input, const Tensor& h, const Tensor& c,
                          const std::vector<Tensor>& weights);

@@ -15,6 +15,7 @@
 #include "cpu/cpu_features.h"
 #include "cpu/gradients/plan.h"
 #include "cpu/plan.h"
+#include "cpu/quantized/plan.h"
 #include "cpu/runtime/scratch.h"
 #include "cpu/stack_forward.h"
 #include "cuda/plan.h"
@@ -69,6 +70,16 @@ std::string stack_text(int64_t steps, int64_t batch, int64_t input_size, int64_t
   const cpu::CpuFacts facts = cpu::cpu_facts(threads);
   const DType type = parse_dtype(dtype);
   return cpu::explain_stack(cpu::make_stack_plan(layers, type, facts), layers, type, facts);
+}
+
+std::string quantized_plan_text(int64_t steps, int64_t batch, int64_t input_size,
+                                int64_t hidden_size, int64_t proj_size, int directions,
+                                const std::string& weights, int threads) {
+  const auto type = cpu::quantized::parse_weight_type(weights);
+  const auto plan = cpu::quantized::make_quantized_plan(
+      make_shape(steps, batch, input_size, hidden_size, proj_size, directions), type,
+      cpu::cpu_facts(threads));
+  return cpu::quantized::describe_quantized(plan, type);
 }
 
 cuda::DeviceFacts parse_facts(const std::map<std::string, int64_t>& values) {
@@ -160,6 +171,10 @@ PYBIND11_MODULE(_C, m) {
         py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"),
         py::arg("num_layers"), py::arg("dtype"), py::arg("threads"),
         "How the layers of an inference on the CPU follow one another, in one line, and why.");
+  m.def("quantized_plan_text", &lstm_fused::quantized_plan_text, py::arg("steps"), py::arg("batch"),
+        py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"),
+        py::arg("weights"), py::arg("threads"),
+        "How a call of this shape is carried out with packed weights, in one line.");
   m.def(
       "cuda_plan_text", &lstm_fused::cuda_plan_text, py::arg("steps"), py::arg("batch"),
       py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"),

@@ -6,9 +6,10 @@
 namespace lstm_fused {
 namespace {
 
-constexpr const char* kSchemas[] = {kLstmForwardSchema,  kLstmInferenceSchema,
-                                    kLstmBackwardSchema, kLstmSampleGradientsSchema,
-                                    kLstmCellSchema,     kLstmCellBackwardSchema};
+constexpr const char* kSchemas[] = {
+    kLstmForwardSchema,   kLstmInferenceSchema,    kLstmBackwardSchema, kLstmSampleGradientsSchema,
+    kLstmCellSchema,      kLstmCellBackwardSchema, kLstmPackSchema,     kLstmUnpackSchema,
+    kLstmQuantizedSchema, kLstmQuantizedCellSchema};
 
 class Registration {
  public:

@@ -10,6 +10,7 @@
 #include "torch/cell_cpu.h"
 #include "torch/guard.h"
 #include "torch/layer.h"
+#include "torch/quantized_cpu.h"
 #include "torch/registration.h"
 #include "torch/stack_cpu.h"
 #include "torch/torch_parallel.h"
@@ -143,6 +144,10 @@ const Kernel kCpuKernels[] = {
     {"lstm_sample_gradients", TORCH_BOX(&Guarded<&lstm_sample_gradients_cpu>::call)},
     {"lstm_cell", TORCH_BOX(&Guarded<&lstm_cell_cpu>::call)},
     {"lstm_cell_backward", TORCH_BOX(&Guarded<&lstm_cell_backward_cpu>::call)},
+    {"lstm_pack", TORCH_BOX(&Guarded<&lstm_pack_cpu>::call)},
+    {"lstm_unpack", TORCH_BOX(&Guarded<&lstm_unpack_cpu>::call)},
+    {"lstm_quantized", TORCH_BOX(&Guarded<&lstm_quantized_cpu>::call)},
+    {"lstm_quantized_cell", TORCH_BOX(&Guarded<&lstm_quantized_cell_cpu>::call)},
     {nullptr, nullptr},
 };
 

@@ -52,4 +52,28 @@ constexpr const char* kLstmCellBackwardSchema =
     "Tensor c, Tensor[] weights, Tensor gates, Tensor cells, bool need_input, bool need_states, "
     "bool need_weights) -> (Tensor, Tensor, Tensor, Tensor[])";
 
+// Packs one direction's float32 weights for lstm_quantized, as torch.uint8: w_ih, w_hh [, b_ih,
+// b_hh] [, w_hr]. type: "int8", "bfloat16" or "float16". With scales, (4H) each, the weights are
+// integers times them already.
+constexpr const char* kLstmPackSchema =
+    "lstm_pack(Tensor[] weights, str type, Tensor? w_ih_scales=None, Tensor? w_hh_scales=None) -> "
+    "Tensor";
+
+// The weights that packed ones stand for; b_hh is zero.
+constexpr const char* kLstmUnpackSchema = "lstm_unpack(Tensor packed) -> Tensor[]";
+
+// A stack of layers with packed weights, of each layer and direction, without gradients. States of
+// all layers, (layers·L, N, P or H), zero if absent; h_0 must be there with batch_sizes. Else as
+// lstm_forward. Returns y, h_n, c_n and cell_states of the last layer (empty unless asked for).
+constexpr const char* kLstmQuantizedSchema =
+    "lstm_quantized(Tensor input, Tensor? h_0, Tensor? c_0, Tensor[] packed, Tensor? lengths, "
+    "Tensor? batch_sizes, Tensor? reset_mask, int hidden_size, int output_size, int directions, "
+    "bool return_cell_states) -> (Tensor, Tensor, Tensor, Tensor)";
+
+// One step, of QuantizedLSTMCell: input (N, D), h and c (N, H), zero if absent. Returns the next h
+// and c.
+constexpr const char* kLstmQuantizedCellSchema =
+    "lstm_quantized_cell(Tensor input, Tensor? h, Tensor? c, Tensor packed, int hidden_size) -> "
+    "(Tensor, Tensor)";
+
 }  // namespace lstm_fused

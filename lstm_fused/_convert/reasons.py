@@ -74,6 +74,18 @@ def why_not_on_its_device(module: nn.Module) -> str | None:
     return None
 
 
+def why_not_packed(module: nn.Module) -> str | None:
+    """Why the weights of an LSTM or a cell cannot be packed; None if they can."""
+    if any(is_lazy(tensor) for tensor in _tensors(module)):
+        return "it is lazy and has no sizes yet: call it once, then quantize"
+    for tensor in _tensors(module):
+        if tensor.device.type != "cpu":
+            return f"it is on {tensor.device}, and packed weights are for the CPU"
+        if tensor.is_complex():
+            return f"its dtype is {tensor.dtype}"
+    return None
+
+
 def why_foreign(module: nn.Module) -> str | None:
     """Why an LSTM that is none of torch.nn's is left; None for what is no such LSTM."""
     kind = type(module)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lstm_fused._ops.arguments import (
@@ -13,11 +14,12 @@ from lstm_fused._ops.arguments import (
     CellBackwardArguments,
     ForwardArguments,
 )
-from lstm_fused._ops.checks import accumulator_dtype, check_rank, require
+from lstm_fused._ops.checks import accumulator_dtype, check_rank, check_shape, require
 from lstm_fused._ops.layer_weights import GATES, split_layers
 from lstm_fused._ops.op_checks import (
     check_cell,
     check_layer,
+    check_quantized,
     check_samples,
     check_saved,
     check_saved_cell,
@@ -157,6 +159,55 @@ def fake_lstm_sample_gradients(
     return *results[:3], [grad.new_empty((samples, *grad.shape)) for grad in results[3]]
 
 
+def fake_lstm_quantized(
+    input: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    packed: list[Tensor],
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    reset_mask: Tensor | None,
+    hidden_size: int,
+    output_size: int,
+    directions: int,
+    return_cell_states: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    runs = len(packed)
+    has_batch = h_0 is not None or batch_sizes is None
+    require(has_batch, lambda: "h_0 must be given with batch_sizes")
+    check_rank(input, "input", 3 if batch_sizes is None else 2)
+    batch = input.shape[1] if h_0 is None else h_0.shape[1]
+    h = input.new_empty((runs, batch, output_size)) if h_0 is None else h_0
+    c = input.new_empty((runs, batch, hidden_size)) if c_0 is None else c_0
+    check_quantized(
+        *(input, h, c, packed, lengths, batch_sizes, reset_mask),
+        *(hidden_size, output_size, directions),
+    )
+    leading = input.shape[:-1]
+    cell_states = (*leading, directions * hidden_size) if return_cell_states else (0,)
+    return (
+        input.new_empty((*leading, directions * output_size)),
+        input.new_empty((runs, batch, output_size)),
+        input.new_empty((runs, batch, hidden_size)),
+        input.new_empty(cell_states),
+    )
+
+
+def fake_lstm_quantized_cell(
+    input: Tensor, h: Tensor | None, c: Tensor | None, packed: Tensor, hidden_size: int
+) -> tuple[Tensor, Tensor]:
+    check_rank(input, "input", 2)
+    require(
+        input.dtype == torch.float32,
+        lambda: f"input must be torch.float32, got {input.dtype}",
+    )
+    sizes = (input.shape[0], hidden_size)
+    for name, state in (("h", h), ("c", c)):
+        if state is not None:
+            check_shape(state, name, sizes)
+    return input.new_empty(sizes), input.new_empty(sizes)
+
+
 # By the ops' names.
 FAKES: dict[str, Callable[..., Any]] = {
     "lstm_forward": fake_lstm_forward,
@@ -165,4 +216,6 @@ FAKES: dict[str, Callable[..., Any]] = {
     "lstm_sample_gradients": fake_lstm_sample_gradients,
     "lstm_cell": fake_lstm_cell,
     "lstm_cell_backward": fake_lstm_cell_backward,
+    "lstm_quantized": fake_lstm_quantized,
+    "lstm_quantized_cell": fake_lstm_quantized_cell,
 }

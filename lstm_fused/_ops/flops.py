@@ -22,7 +22,7 @@ import torch
 
 from lstm_fused._ops import native
 from lstm_fused._ops.arguments import BackwardArguments, CellBackwardArguments
-from lstm_fused._ops.layer_weights import split_directions, split_layers
+from lstm_fused._ops.layer_weights import GATES, split_directions, split_layers
 
 Shape = Sequence[int]
 
@@ -122,6 +122,36 @@ def _lstm_cell_backward(*arguments: Any, out_shape: Any) -> int:
     )
 
 
+def _lstm_quantized(
+    input: Shape,
+    h_0: Any,
+    c_0: Any,
+    packed: Sequence[Shape],
+    lengths: Any,
+    batch_sizes: Any,
+    reset_mask: Any,
+    hidden_size: int,
+    output_size: int,
+    directions: int,
+    return_cell_states: bool,
+    *,
+    out_shape: Any,
+) -> int:
+    per_row, features = 0, input[-1]
+    for _ in range(len(packed) // directions):
+        gates = GATES * hidden_size * (features + output_size)
+        projection = output_size * hidden_size if output_size != hidden_size else 0
+        per_row += 2 * directions * (gates + projection)
+        features = directions * output_size
+    return math.prod(input[:-1]) * per_row
+
+
+def _lstm_quantized_cell(
+    input: Shape, h: Any, c: Any, packed: Shape, hidden_size: int, *, out_shape: Any
+) -> int:
+    return 2 * input[0] * GATES * hidden_size * (input[1] + hidden_size)
+
+
 def register_flop_formulas() -> None:
     """Tells torch the formulas of the ops, where those have loaded."""
     if native.compiled is None:
@@ -136,6 +166,8 @@ def register_flop_formulas() -> None:
         (ops.lstm_sample_gradients, _lstm_sample_gradients),
         (ops.lstm_cell, _lstm_cell),
         (ops.lstm_cell_backward, _lstm_cell_backward),
+        (ops.lstm_quantized, _lstm_quantized),
+        (ops.lstm_quantized_cell, _lstm_quantized_cell),
     ):
         if op not in flop_registry:  # a process may hold two copies of this package
             register_flop_formula(op)(formula)

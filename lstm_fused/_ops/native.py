@@ -88,11 +88,15 @@ def saves_packed_rows(device: torch.device) -> bool:
 lstm_inference_op: Any = None
 lstm_cell_op: Any = None
 lstm_cell_backward_op: Any = None
+lstm_quantized_op: Any = None
+lstm_quantized_cell_op: Any = None
 if compiled is not None:
     for name, fake in FAKES.items():
         torch.library.register_fake(f"lstm_fused::{name}", fake)
     lstm_cell_op = builtin_of(torch.ops.lstm_fused.lstm_cell.default)
     lstm_cell_backward_op = builtin_of(torch.ops.lstm_fused.lstm_cell_backward.default)
+    lstm_quantized_op = builtin_of(torch.ops.lstm_fused.lstm_quantized.default)
+    lstm_quantized_cell_op = builtin_of(torch.ops.lstm_fused.lstm_quantized_cell.default)
     lstm_forward_op = torch.ops.lstm_fused.lstm_forward.default
     lstm_inference_op = builtin_of(torch.ops.lstm_fused.lstm_inference.default)
     lstm_backward_op = torch.ops.lstm_fused.lstm_backward.default

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from lstm_fused._ops.checks import (
@@ -66,6 +67,59 @@ def check_layer(
         is_weight_count(len(weights), directions),
         lambda: f"weights must hold 2 to 5 tensors for each direction, got {len(weights)}",
     )
+    _check_sequences(input, batch, lengths, batch_sizes, reset_mask)
+    require(
+        has_projection(len(weights), directions) or output_size == hidden_size,
+        lambda: (
+            f"h_0 must have hidden_size = {hidden_size} features without projection, got "
+            f"{output_size}"
+        ),
+    )
+    _check_operand(h_0, "h_0", (directions, batch, output_size), input)
+    _check_operand(c_0, "c_0", (directions, batch, hidden_size), input)
+    _check_weights(input, weights, directions, hidden_size, output_size)
+
+
+def check_quantized(
+    input: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    packed: Sequence[Tensor],
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    reset_mask: Tensor | None,
+    hidden_size: int,
+    output_size: int,
+    directions: int,
+) -> None:
+    """What the op of packed weights checks, but for what these hold. RuntimeErrors."""
+    require(h_0.dim() == 3, lambda: f"h_0 must have 3 dimensions, got {h_0.dim()}")
+    require(directions in (1, 2), lambda: f"directions must be 1 or 2, got {directions}")
+    require(
+        input.dtype == torch.float32,
+        lambda: f"input must be torch.float32 with packed weights, got {input.dtype}",
+    )
+    _check_sequences(input, h_0.shape[1], lengths, batch_sizes, reset_mask)
+    runs = len(packed)
+    require(
+        runs >= 1 and runs % directions == 0,
+        lambda: (
+            f"packed must hold a tensor for each of {directions} directions of each layer, got "
+            f"{runs}"
+        ),
+    )
+    batch = h_0.shape[1]
+    _check_operand(h_0, "h_0", (runs, batch, output_size), input)
+    _check_operand(c_0, "c_0", (runs, batch, hidden_size), input)
+
+
+def _check_sequences(
+    input: Tensor,
+    batch: int,
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    reset_mask: Tensor | None,
+) -> None:
     if batch_sizes is not None:
         refuse_packed_masks(lengths, reset_mask, IN_OPS)
         check_batch_sizes(batch_sizes, IN_OPS)
@@ -79,16 +133,6 @@ def check_layer(
             check_device(lengths, "lengths", input.device)
         if reset_mask is not None:
             check_reset_mask(reset_mask, input.shape[:2], input.device, IN_OPS)
-    require(
-        has_projection(len(weights), directions) or output_size == hidden_size,
-        lambda: (
-            f"h_0 must have hidden_size = {hidden_size} features without projection, got "
-            f"{output_size}"
-        ),
-    )
-    _check_operand(h_0, "h_0", (directions, batch, output_size), input)
-    _check_operand(c_0, "c_0", (directions, batch, hidden_size), input)
-    _check_weights(input, weights, directions, hidden_size, output_size)
 
 
 def check_cell(input: Tensor, h: Tensor, c: Tensor, weights: Sequence[Tensor]) -> None:

@@ -15,6 +15,12 @@ from lstm_fused._torch.private import has_global_hooks
 # Tracers, users' too, take a module for a leaf if its `__module__` begins so.
 _LEAF_ORIGIN = "torch.nn, played by lstm_fused"
 
+# Where our modules' forwards are.
+_OUR_MODULES = (
+    *("lstm_fused.module", "lstm_fused.cell"),
+    *("lstm_fused.quantized", "lstm_fused.quantized_cell"),
+)
+
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
@@ -28,7 +34,7 @@ def mark_leaf(module: nn.Module) -> None:
 
 
 def _runs_our_forward(module: nn.Module) -> bool:
-    return type(module).forward.__module__ in ("lstm_fused.module", "lstm_fused.cell")
+    return type(module).forward.__module__ in _OUR_MODULES
 
 
 def find_proxy(*values: Any) -> Proxy | None:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = {
     # Where nn.Module keeps what is registered. Programs read these everywhere, pickled modules hold
     # them, and `torch.nn.Module.__setstate__` of any release takes those of older ones.
-    *("_parameters", "_modules", "_load_state_dict_pre_hooks"),
+    *("_parameters", "_buffers", "_modules", "_load_state_dict_pre_hooks"),
     *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"),
     # The list of weights of nn.LSTM, for which programs written for nn.LSTM ask a FusedLSTM too;
     # nn.RNNBase, from which FusedLSTM inherits, calls its methods.

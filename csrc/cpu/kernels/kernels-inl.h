@@ -24,6 +24,8 @@ namespace {
 
 #include "cpu/kernels/vec-inl.h"
 //
+#include "cpu/kernels/multiply_add-inl.h"
+//
 #include "cpu/kernels/math-inl.h"
 //
 #include "cpu/kernels/matmul-inl.h"

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""lstm_fused.quantize: what it finds, what it leaves, and what it refuses."""
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import lstm_fused
+from lstm_fused import FusedLSTM, FusedLSTMCell, QuantizedLSTM, QuantizedLSTMCell, quantize
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.LSTM(4, 8)
+        self.second = FusedLSTM(8, 8)
+        self.tied = self.second
+        self.cells = nn.ModuleList([nn.LSTMCell(8, 8), FusedLSTMCell(8, 8)])
+        self.head = nn.Linear(8, 2)
+        self.loose = [nn.LSTM(3, 4)]
+
+
+def test_every_lstm_of_a_model_is_replaced() -> None:
+    model, report = quantize(Model(), return_report=True)
+    assert isinstance(model.first, QuantizedLSTM) and isinstance(model.second, QuantizedLSTM)
+    assert model.tied is model.second
+    assert all(isinstance(cell, QuantizedLSTMCell) for cell in model.cells)
+    assert isinstance(model.loose[0], QuantizedLSTM)
+    assert isinstance(model.head, nn.Linear)
+    assert {c.path for c in report.converted} >= {"first", "second", "tied", "cells.0", "cells.1"}
+    assert not report.left
+    assert model.first.weights == torch.int8
+
+
+def test_a_model_that_is_an_lstm_and_one_that_is_none() -> None:
+    for kind in (nn.LSTM, FusedLSTM):
+        assert type(quantize(kind(3, 4), torch.bfloat16)) is QuantizedLSTM
+    with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module"):
+        quantize("lstm")  # type: ignore[type-var]
+    with pytest.raises(ValueError, match=r"weights must be torch\.int8, .*, got torch\.float32"):
+        quantize(nn.LSTM(3, 4), torch.float32)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["weight_hh_l1_reverse", "bias_ih_l0", "weight_hr_l0"])
+def test_weights_that_are_not_finite_are_named(bad: float, name: str) -> None:
+    model = nn.Sequential(nn.LSTM(3, 4), nn.LSTM(4, 5, 2, bidirectional=True, proj_size=2))
+    with torch.no_grad():
+        getattr(model[1], name)[1] = bad
+    with pytest.raises(ValueError, match=rf"^1\.{name} must be finite to be quantized"):
+        quantize(model)
+    assert type(model[0]) is nn.LSTM, "the model is as it was"
+
+
+def test_weights_beyond_float16_are_named() -> None:
+    lstm = nn.LSTM(3, 4)
+    with torch.no_grad():
+        lstm.weight_hh_l0[2, 1] = 7e4
+    with pytest.raises(ValueError, match=r"^weight_hh_l0 must fit torch\.float16"):
+        quantize(lstm, torch.float16)
+    assert isinstance(quantize(lstm, torch.bfloat16), QuantizedLSTM)
+
+
+def test_what_stays_is_named() -> None:
+    class Own(nn.LSTM):
+        def forward(self, input: Any, hx: Any = None) -> Any:
+            return input
+
+    patched = nn.LSTM(3, 4)
+    patched.forward = lambda *args: args  # type: ignore[method-assign]
+    model = nn.Sequential(Own(3, 4), patched, nn.LSTM(3, 4, device="meta"), nn.LSTM(3, 4))
+    with pytest.warns(UserWarning, match="lstm_fused.quantize left as they were") as caught:
+        model, report = quantize(model, return_report=True)
+    text = str(caught[0].message)
+    assert "its class is a subclass of LSTM" in text and "a forward of its own" in text
+    assert [left.path for left in report.left] == ["0", "1", "2"]
+    assert isinstance(model[3], QuantizedLSTM)
+
+
+def test_other_dtypes_and_computed_weights() -> None:
+    torch.manual_seed(0)
+    lstm = nn.LSTM(3, 8)
+    x = torch.randn(5, 2, 3)
+    wanted = quantize(nn.Sequential(lstm.double()))(x)[0]
+    lstm = lstm.float()
+    parametrizations.weight_norm(lstm, "weight_hh_l0")
+    own = quantize(lstm)
+    torch.testing.assert_close(own(x)[0], wanted, rtol=0, atol=1e-4)
+    assert type(own) is QuantizedLSTM
+
+
+def dynamic(lstm: nn.LSTM, dtype: torch.dtype) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = torch.ao.quantization.quantize_dynamic(nn.Sequential(lstm), {nn.LSTM}, dtype=dtype)
+    quantized: nn.Module = model[0]
+    return quantized
+
+
+def test_torchs_int8_keeps_its_own_integers() -> None:
+    lstm = nn.LSTM(5, 12, 2, bidirectional=True, batch_first=True)
+    torchs: Any = dynamic(lstm, torch.qint8)
+    own = quantize(torchs)
+    assert type(own) is QuantizedLSTM and own.batch_first and own.num_layers == 2
+    kept = own.dequantize()
+    for name, weight in torchs.get_weight().items():
+        torch.testing.assert_close(getattr(kept, name), weight.dequantize(), rtol=1e-6, atol=0)
+    x = torch.randn(3, 7, 5)
+    with torch.no_grad():
+        exact, _ = lstm(x)
+        ours, theirs = own(x)[0], torchs(x)[0]
+    assert (ours - exact).abs().max() < (theirs - exact).abs().max() * 1.2
+
+
+def test_torchs_float16() -> None:
+    lstm = nn.LSTM(5, 12)
+    own = quantize(dynamic(lstm, torch.float16), torch.float16)
+    x = torch.randn(7, 2, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(own(x)[0], quantize(lstm, torch.float16)(x)[0])
+
+
+def test_convert_and_revert_leave_quantized_modules() -> None:
+    model = quantize(nn.Sequential(nn.LSTM(3, 4)))
+    before = model[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert lstm_fused.convert(model)[0] is before
+        assert lstm_fused.revert(model)[0] is before
+        assert quantize(model)[0] is before
+
+
+def test_lost_hooks_are_named() -> None:
+    lstm = nn.LSTM(3, 4)
+    lstm.register_forward_hook(lambda *args: None)
+    with pytest.warns(UserWarning, match="its hooks"):
+        model = quantize(nn.Sequential(lstm))
+    assert isinstance(model[0], QuantizedLSTM)
