@@ -14,6 +14,7 @@ from lstm_fused._ops import checks, native
 from lstm_fused._ops.layer_weights import LayerWeights
 from lstm_fused._quantized.base import Hidden, PackedModule, cast_for_autocast
 from lstm_fused._quantized.packing import Header, Scales, pack, unpack
+from lstm_fused._stream.stream import Stream
 from lstm_fused._torch.fx import find_proxy, mark_leaf, record_call
 from lstm_fused.autograd import fast_path
 from lstm_fused.module import FusedLSTM
@@ -128,6 +129,11 @@ class QuantizedLSTM(PackedModule):
             for parameter, weight in zip(lstm._weights(), flat, strict=True):
                 parameter.copy_(weight)
         return lstm.train(self.training)
+
+    def stream(self, batch_size: int = 1) -> Stream:
+        """A stream of this module, which computes in float32 with the weights as they were rounded;
+        see :meth:`FusedLSTM.stream`. It keeps them as float32."""
+        return self.dequantize().stream(batch_size)
 
     def forward(
         self,

@@ -16,12 +16,14 @@ from lstm_fused._stream.of_module import check_batch_size, snapshot
 from lstm_fused._stream.stream import Stream
 from lstm_fused.cell import FusedLSTMCell
 from lstm_fused.module import FusedLSTM
+from lstm_fused.quantized import QuantizedLSTM
+from lstm_fused.quantized_cell import QuantizedLSTMCell
 
 __all__ = ["Stream", "load_stream", "save_stream"]
 
 
 def save_stream(
-    module: FusedLSTM | FusedLSTMCell,
+    module: FusedLSTM | FusedLSTMCell | QuantizedLSTM | QuantizedLSTMCell,
     path: str | os.PathLike[str],
     *,
     head: nn.Linear | None = None,
@@ -36,17 +38,24 @@ def save_stream(
         path: of the file, which is replaced.
         head: a linear layer applied to the last layer's output, (O, P).
         weights: the type of the weights in the file: float32, float16, bfloat16, or int8 with a
-            scale for each of the 4H rows. None: the module's own. Streams of a file compute in
-            float32 with the weights as they were rounded; biases and the head stay float32.
+            scale for each of the 4H rows. None: one that holds the module's own weights exactly.
+            Streams of a file compute in float32 with the weights as they were rounded; biases and
+            the head stay float32.
 
     Raises:
         TypeError: module, head or weights of another kind.
         ValueError: a bidirectional module, a head that takes other features than the module gives,
             weights on another device or, where they are to be rounded, not finite then.
     """
+    own = None
+    if isinstance(module, QuantizedLSTM | QuantizedLSTMCell):
+        # int8 weights may have scales by which the rows' largest magnitudes are not 127.
+        own = torch.float32 if module.weights == torch.int8 else module.weights
+        module = module.dequantize()
     layers = snapshot(module, *_weights_of(module))
     if weights is None:
-        weights = torch.float32 if layers[0].w_ih.dtype == torch.float64 else layers[0].w_ih.dtype
+        weights = own or layers[0].w_ih.dtype
+        weights = torch.float32 if weights == torch.float64 else weights
     if weights not in WEIGHT_TYPES:
         raise TypeError(
             f"weights must be torch.float32, float16, bfloat16 or int8, got {weights!r}"

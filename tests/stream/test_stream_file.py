@@ -13,7 +13,7 @@ import torch
 from kit.numeric import assert_within_budget
 from torch import Tensor, nn
 
-from lstm_fused import FusedLSTM, FusedLSTMCell, load_stream, save_stream
+from lstm_fused import FusedLSTM, FusedLSTMCell, load_stream, quantize, save_stream
 
 T, N, D, H = 6, 2, 5, 19
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -196,3 +196,17 @@ def test_no_header_crashes(kind: torch.dtype, tmp_path: Path) -> None:
         except RuntimeError:
             continue
         stream.step(torch.zeros(1, stream.input_size))
+
+
+@pytest.mark.parametrize("weights", [torch.int8, torch.bfloat16, torch.float16], ids=str)
+def test_quantized_modules_have_streams_of_their_rounded_weights(
+    weights: torch.dtype, tmp_path: Path
+) -> None:
+    lstm = quantize(nn.Sequential(make(num_layers=2)), weights=weights)[0]
+    cell = quantize(nn.Sequential(FusedLSTMCell(D, H)), weights=weights)[0]
+    x = torch.randn(T, N, D)
+    for module in (lstm, cell):
+        wanted = module.dequantize().stream(N).run(x)
+        assert torch.equal(module.stream(N).run(x), wanted)
+        save_stream(module, tmp_path / "a")
+        assert torch.equal(load_stream(tmp_path / "a", N).run(x), wanted)
