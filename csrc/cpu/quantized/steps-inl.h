@@ -53,7 +53,11 @@ void recurrent_step(const RecurrentStep& step) {
                                               row + r, panel, slot);
         }
       }
-      panel_epilogue<float, float>(cell, pre, kGates, row, rows, vector);
+      if constexpr (kType == WeightType::kInt8) {
+        panel_epilogue<float, float>(cell, pre, kGates, row, rows, vector);
+      } else {
+        fused::panel_epilogue<float, float>(cell, pre, kGates, row, rows, vector);
+      }
     }
   };
   for_each_block<kType>(cell.rows, cell.panel_begin, cell.panel_end, cell.descending, step.operand,
