@@ -36,7 +36,7 @@ core_cases = pytest.mark.parametrize("case", CORE, ids=str)
 graph_cases = pytest.mark.parametrize("case", [TWO_LAYERS, WIDE_LAYER], ids=str)
 
 
-@pytest.fixture(params=["stepwise", "auto"], autouse=True)
+@pytest.fixture(params=["stepwise", "persistent"], autouse=True)
 def variant(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test with and without persistent kernels."""
     modules = (native.compiled, native.compiled_cuda)  # of plans as text, and of the ops
@@ -217,7 +217,7 @@ def test_the_check_command_finds_nothing() -> None:
 def test_explain_names_the_variant(variant: str) -> None:
     module = FusedLSTM(8, 64, device="cuda", dtype=torch.bfloat16)
     text = explain(module, torch.zeros(3, 2, 8, device="cuda", dtype=torch.bfloat16))
-    assert ("persistent" if variant == "auto" else "stepwise, 1 GEMM") in text
+    assert ("persistent" if variant == "persistent" else "stepwise, 1 GEMM") in text
 
 
 def test_threads_do_not_disturb_each_other() -> None:

@@ -113,7 +113,7 @@ def test_groups_of_blocks(
 ) -> None:
     case = in_dtype(case, dtype)
     expected = expected_of(case, cell_states=True)
-    with target.use("auto"):
+    with target.use("persistent"):
         target.device.set(sm_count=sm_count)
         ours = run_ours(expected.inputs, cell_states=True, recompute=recompute)
         assert_results(case, ours, expected)

@@ -36,28 +36,32 @@ CASES: dict[str, tuple[LayerCase, int, str]] = {
         "stepwise",
     ),
     "stepwise dense": (LayerCase(3, 5, 4, 9), 8, "stepwise"),
-    "block": (LayerCase(3, 9, 5, 20, bidirectional=True, lengths=RAGGED, reset=0.3), 8, "auto"),
+    "block": (
+        LayerCase(3, 9, 5, 20, bidirectional=True, lengths=RAGGED, reset=0.3),
+        8,
+        "persistent",
+    ),
     "wide block": (
         LayerCase(3, 9, 5, 70, bidirectional=True, lengths=RAGGED, reset=0.3),
         8,
-        "auto",
+        "persistent",
     ),
-    "group": (LayerCase(3, 9, 4, 136), 16, "auto"),
+    "group": (LayerCase(3, 9, 4, 136), 16, "persistent"),
     # Rows of the second tile that begin late in reverse, and whose h_0 other lanes write than those
     # that received zeros in its place.
     "small group": (
         LayerCase(3, 9, 4, 136, bidirectional=True, lengths=(3, 0, 2, 3, 1, 3, 3, 3, 2)),
         6,
-        "auto",
+        "persistent",
     ),
     "two groups": (
         LayerCase(3, 9, 4, 136, bidirectional=True, lengths=RAGGED, reset=0.3),
         40,
-        "auto",
+        "persistent",
     ),
-    "wide group": (LayerCase(2, 1, 4, 520), 33, "auto"),
+    "wide group": (LayerCase(2, 1, 4, 520), 33, "persistent"),
     # More pieces of h for a lane than it has in flight at once.
-    "tall group": (LayerCase(2, 50, 4, 136, bidirectional=True), 18, "auto"),
+    "tall group": (LayerCase(2, 50, 4, 136, bidirectional=True), 18, "persistent"),
 }
 
 

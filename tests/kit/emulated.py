@@ -20,7 +20,7 @@ FACTS = {80: FACTS_A100, 90: FACTS_H100}
 TARGETS = tuple(FACTS)
 CHECKED_TARGET = 80
 SM_COUNT = 8
-VARIANTS = ("stepwise", "auto")
+VARIANTS = ("stepwise", "persistent")
 
 
 class EmulatedOps:
