@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`python -m lstm_fused check`: what is to be pasted into a report."""
+"""Prints what was built and what it runs on, to be pasted into a report; or runs a command."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import sys
 from collections.abc import Sequence
 
 from lstm_fused._check import check
+from lstm_fused._command import explain
+from lstm_fused._command.environment import print_environment
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The commands, each of which sets `run`, a function of the options that gives the status."""
     parser = argparse.ArgumentParser(prog="python -m lstm_fused", description=__doc__)
-    commands = parser.add_subparsers(title="commands", required=True)
+    parser.set_defaults(run=lambda options: print_environment())
+    commands = parser.add_subparsers(title="commands")
     command = commands.add_parser(
         "check",
         help="run every kernel, and compare it with float64 and nn.LSTM",
@@ -24,6 +27,13 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--device", help="check this device alone: cpu, cuda:0")
     command.add_argument("--no-times", action="store_true", help="measure no times")
     command.set_defaults(run=lambda options: check(options.device, not options.no_times))
+    command = commands.add_parser(
+        "explain",
+        help="print which kernels a shape takes, and how",
+        description="Prints which kernels an LSTM of this shape takes, and how, layer by layer.",
+    )
+    explain.add_arguments(command)
+    command.set_defaults(run=explain.run)
     return parser
 
 

@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import platform
-import re
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -22,13 +19,16 @@ from lstm_fused._check.kernels import (
 )
 from lstm_fused._check.problem import Errors, find_errors, make_step
 from lstm_fused._check.table import Row, Times, format_table
+from lstm_fused._command.environment import (
+    describe_device,
+    describe_environment,
+    find_devices,
+)
 from lstm_fused._ops import native
 from lstm_fused.devices import check_cuda
-from lstm_fused.info import build_info
 from lstm_fused.module import FusedLSTM
 
 _SECONDS = 0.2  # for which each step is timed
-_DRIVER = Path("/proc/driver/nvidia/version")
 
 _LEGEND = (
     "forward, backward: the largest error against float64, of all results and gradients, as a "
@@ -67,12 +67,6 @@ def check(device: str | None = None, timed: bool = True) -> int:
     return 1 if wrong else 0
 
 
-def find_devices() -> list[torch.device]:
-    """Every CUDA device; where there is none, the CPU."""
-    count = torch.cuda.device_count() if torch.version.cuda is not None else 0
-    return [torch.device("cuda", index) for index in range(count)] or [torch.device("cpu")]
-
-
 def why_unusable(device: str | None) -> str:
     """Why nothing can be checked; empty: it can."""
     if native.compiled is None:
@@ -81,38 +75,6 @@ def why_unusable(device: str | None) -> str:
     if any(found.type == "cuda" for found in devices) and native.compiled_cuda is None:
         return f"no CUDA kernels: {native.cuda_problem}"
     return ""
-
-
-def describe_environment() -> Iterator[str]:
-    """What was built, and what it runs on, a line each."""
-    info = build_info()
-    yield f"lstm_fused {info['version']}, torch {info['torch']}, Python {platform.python_version()}"
-    yield f"{platform.platform()}, {info['threads']} thread(s)"
-    if native.compiled is not None:
-        yield f"compiler {info['compiler']}, instruction set {info['isa']}"
-    if native.compiled_cuda is not None:
-        version = info["cuda_version"]
-        yield (
-            f"CUDA kernels built by CUDA {version // 1000}.{version % 1000 // 10} for "
-            f"{' '.join(info['cuda_architectures'])}; torch's CUDA {torch.version.cuda}"
-        )
-    if _DRIVER.exists():
-        found = re.search(r"Module\s+([\d.]+)", _DRIVER.read_text())
-        yield f"NVIDIA driver {found[1] if found else 'of an unknown version'}"
-    if find_devices()[0].type == "cpu":
-        yield f"no CUDA device: {native.cuda_problem or 'torch finds none'}"
-
-
-def describe_device(device: torch.device) -> str:
-    """The device's name and size."""
-    if device.type != "cuda":
-        return platform.processor() or platform.machine()
-    properties = torch.cuda.get_device_properties(device)
-    return (
-        f"{properties.name}, compute capability {properties.major}.{properties.minor}, "
-        f"{properties.multi_processor_count} multiprocessors, "
-        f"{properties.total_memory / 2**30:.0f} GiB"
-    )
 
 
 def check_kernel(kernel: Kernel, device: torch.device, timed: bool) -> Row:
