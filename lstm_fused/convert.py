@@ -16,6 +16,7 @@ from lstm_fused._convert.subclass import _blank as _blank
 from lstm_fused._convert.subclass import rebased
 from lstm_fused._convert.swap import Decision, swap_modules
 from lstm_fused._torch.module_state import original_class, share_state, to_torch
+from lstm_fused._variants import why_not_torchs
 from lstm_fused.cell import FusedLSTMCell
 from lstm_fused.module import FusedLSTM
 
@@ -105,11 +106,13 @@ def _unfuse(module: nn.Module, outer: str | None) -> Decision:
             reason = outer or reasons.why_not_swapped(module, fused_class)
             if rebased(kind._torch_class, torch_class, fused_class) is not kind:
                 reason = f"its class is a subclass of {fused_class.__name__}"
+            if only_ours := why_not_torchs(module):
+                reason = reason or f"{torch_class.__name__} has no {only_ours}"
             if reason is not None:
                 return Decision(reason=reason)
             lost = ", ".join(
                 f"{name}={value!r}"
-                for name in ("backend", "recompute")
+                for name in ("backend", "recompute", "forget_bias", "init")
                 if (value := getattr(module, name, None)) != getattr(fused_class, name, None)
             )
             return Decision(partial(to_torch, module, replaces=True), lost=lost)

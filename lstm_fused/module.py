@@ -22,7 +22,16 @@ from lstm_fused._stream.stream import Stream
 from lstm_fused._torch.fx import find_proxy, mark_leaf, record_call
 from lstm_fused._torch.jit import refuse_script
 from lstm_fused._torch.lstm_checks import CheckedAsTorch, Hidden
-from lstm_fused._torch.module_state import share_state, to_torch
+from lstm_fused._torch.module_state import OWN_OPTIONS, share_state, to_torch
+from lstm_fused._torch.torch_kernels import run_torch
+from lstm_fused._variants import (
+    add_learned_state,
+    check_options,
+    drop_recurrent_weights,
+    learned_states,
+    set_initial_values,
+    why_not_torchs,
+)
 from lstm_fused.autograd import fast_path, lstm_layer
 from lstm_fused.functional import StackOptions, lstm_stack
 
@@ -49,14 +58,29 @@ class FusedLSTM(CheckedAsTorch):
         recompute: save h and c for the backward but no gates, which it computes anew by
             products over many steps: less memory, a little more time. An attribute as well, which a
             converted module may be given.
+        forget_bias: the initial bias of the forget gates (Jozefowicz et al. 2015): b_ih's share of
+            it, b_hh's is 0.
+        init: "orthogonal", W_hh of every gate with orthogonal columns or rows (Saxe et al. 2014);
+            "chrono:STEPS", biases of the forget gates log(U[1, STEPS - 1]) and of the input gates
+            minus that (Tallec & Ollivier 2018); or both, joined by "+". Other initial values are
+            nn.LSTM's.
+        learned_state: parameters initial_h (num_layers·L, P) and initial_c (num_layers·L, H), at
+            first zero, take the place of zeros where hx is None.
+        weight_dropout: in training, the probability with which elements of W_hh are zero, by one
+            mask for a call, the others being scaled by 1 / (1 - p) (Merity et al. 2018).
 
     Raises:
-        ValueError, TypeError: as nn.LSTM, for another backend, and for `recompute` with "cudnn".
+        ValueError, TypeError: as nn.LSTM, for another backend, for `recompute` with "cudnn", and
+            for values of the last four that cannot be.
     """
 
     # Modules that were an nn.LSTM once have no such attributes of their own.
     backend = "auto"
     recompute = False
+    forget_bias: float | None = None
+    init: str | None = None
+    learned_state = False
+    weight_dropout = 0.0
     # What runs a layer. `lstm_fused.trace` sets another, and a backend that is neither, so that a
     # call takes the general path, for the time of a call.
     _run_layer = staticmethod(lstm_layer)
@@ -78,6 +102,10 @@ class FusedLSTM(CheckedAsTorch):
         *,
         backend: str = "auto",
         recompute: bool = False,
+        forget_bias: float | None = None,
+        init: str | None = None,
+        learned_state: bool = False,
+        weight_dropout: float = 0.0,
     ) -> None:
         if backend not in ("auto", "cudnn"):
             raise ValueError(f'backend must be "auto" or "cudnn", got {backend!r}')
@@ -85,6 +113,7 @@ class FusedLSTM(CheckedAsTorch):
             raise TypeError(f"recompute must be a bool, got {type(recompute).__name__}")
         if recompute and backend == "cudnn":
             raise ValueError(f'recompute needs backend="auto", got backend={backend!r}')
+        check_options(bias, forget_bias, init, learned_state, weight_dropout)
         super().__init__(
             "LSTM",
             input_size,
@@ -100,12 +129,24 @@ class FusedLSTM(CheckedAsTorch):
         )
         self.backend = backend
         self.recompute = recompute
+        self.forget_bias, self.init = forget_bias, init
+        self.learned_state, self.weight_dropout = learned_state, float(weight_dropout)
+        if learned_state:
+            add_learned_state(self, device, dtype)
+        set_initial_values(self)
         mark_leaf(self)
+
+    def reset_parameters(self) -> None:
+        """Draws new initial values."""
+        super().reset_parameters()
+        set_initial_values(self)
 
     def extra_repr(self) -> str:
         text: str = super().extra_repr()
-        text += "" if self.backend == "auto" else f", backend={self.backend!r}"
-        return text + (", recompute=True" if self.recompute else "")
+        for name in OWN_OPTIONS:
+            value = getattr(self, name)
+            text += "" if value == getattr(FusedLSTM, name) else f", {name}={value!r}"
+        return text
 
     def forward(
         self,
@@ -122,7 +163,7 @@ class FusedLSTM(CheckedAsTorch):
             input: (T, N, D), (N, T, D) with ``batch_first``, (T, D) unbatched, or a
                 PackedSequence, sorted or not.
             hx: h_0 (num_layers·L, N, P) and c_0 (num_layers·L, N, H), or without N when unbatched;
-                zero if None.
+                zero if None, or the parameters of `learned_state`.
             lengths: int32 or int64 (N,), on any device, in any order, 0 ≤ length ≤ T. Outputs past
                 a row's length are 0, h_n and c_n are the row's states at its own end (its initial
                 ones for length 0), and the reverse direction starts at the row's own end.
@@ -145,6 +186,8 @@ class FusedLSTM(CheckedAsTorch):
             and reset_mask is None
             and not return_cell_states
             and self.backend == "auto"
+            and (hx is not None or not self.learned_state)
+            and not (self.weight_dropout and self.training)
             and fast_path.can_run(input, hx, rank=3)
         ):
             directions, layers = 2 if self.bidirectional else 1, self.num_layers
@@ -246,7 +289,12 @@ class FusedLSTM(CheckedAsTorch):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         weights = self._weights()
         self._check_input(input, batch_sizes, weights[0].dtype)
-        if hx is None:
+        if self.weight_dropout and self.training:
+            blocks = self.num_layers * (2 if self.bidirectional else 1)
+            weights = drop_recurrent_weights(weights, blocks, self.weight_dropout)
+        if hx is None and self.learned_state:
+            hx = learned_states(self, self.get_expected_hidden_size(input, batch_sizes)[1])
+        elif hx is None:
             sizes = self.get_expected_hidden_size(input, batch_sizes)
             h_0 = torch.zeros(sizes, dtype=input.dtype, device=input.device)
             if self.proj_size > 0:
@@ -263,7 +311,7 @@ class FusedLSTM(CheckedAsTorch):
                 raise RuntimeError("lstm expects two hidden states")
         if self.backend == "cudnn":
             extras = (lengths, reset_mask, return_cell_states or None, self.recompute or None)
-            return (*self._run_torch(input, hx, weights, batch_sizes, extras), None)
+            return (*run_torch(self, input, hx, weights, batch_sizes, extras), None)
         options = StackOptions(
             num_layers=self.num_layers,
             bidirectional=self.bidirectional,
@@ -286,28 +334,6 @@ class FusedLSTM(CheckedAsTorch):
             run_layer=self._run_layer,
         )
 
-    def _run_torch(
-        self,
-        input: Tensor,
-        hx: Hidden,
-        weights: list[Tensor],
-        batch_sizes: Tensor | None,
-        extras: tuple[object, ...],
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The kernels that nn.LSTM runs, which know nothing of what FusedLSTM adds."""
-        names = ("lengths", "reset_mask", "return_cell_states", "recompute")
-        for name, given in zip(names, extras, strict=True):
-            if given is not None:
-                raise ValueError(f'{name} needs backend="auto", got backend={self.backend!r}')
-        options = (
-            *(self.bias, self.num_layers, self.dropout, self.training, self.bidirectional),
-            *((self.batch_first,) if batch_sizes is None else ()),
-        )
-        data = (input,) if batch_sizes is None else (input, batch_sizes)
-        run: Any = torch.lstm
-        result: tuple[Tensor, Tensor, Tensor] = run(*data, hx, weights, *options)
-        return result
-
     def _refuse_misfits(self, input: Any, hx: Hidden | None) -> None:
         """Raises for tensors of a call of the fast path that do not fit together, as the general
         path does."""
@@ -322,7 +348,8 @@ class FusedLSTM(CheckedAsTorch):
 
     def stream(self, batch_size: int = 1) -> Stream:
         """A stream of this module: one step at a time on the CPU, the state kept in between, no
-        dropout. It holds a snapshot of the weights; see :class:`lstm_fused.Stream`.
+        dropout. It holds a snapshot of the weights, and begins with the learned state if there is
+        one; see :class:`lstm_fused.Stream`.
 
         Args:
             batch_size: N, rows that take each step together.
@@ -334,9 +361,12 @@ class FusedLSTM(CheckedAsTorch):
         """
         if self.bidirectional:
             raise ValueError("a stream has one direction, got a bidirectional FusedLSTM")
-        return stream_of(
+        stream = stream_of(
             self, self._weights, self.num_layers, batch_size, batch_first=self.batch_first
         )
+        if self.learned_state:
+            stream.state = learned_states(self, batch_size)
+        return stream
 
     # ---- From and to torch ----
 
@@ -356,6 +386,12 @@ class FusedLSTM(CheckedAsTorch):
 
     def to_torch(self) -> nn.LSTM:
         """An nn.LSTM with this module's very Parameter objects, hooks and settings; of a converted
-        subclass, one of that class."""
+        subclass, one of that class.
+
+        Raises:
+            ValueError: an option by which this module computes what nn.LSTM does not.
+        """
+        if reason := why_not_torchs(self):
+            raise ValueError(f"nn.LSTM has no {reason}")
         module: nn.LSTM = to_torch(self)
         return module

@@ -76,6 +76,8 @@ def why_not_on_its_device(module: nn.Module) -> str | None:
 
 def why_not_packed(module: nn.Module) -> str | None:
     """Why the weights of an LSTM or a cell cannot be packed; None if they can."""
+    if getattr(module, "learned_state", False):
+        return "it has learned_state=True, which packed modules do not have"
     if any(is_lazy(tensor) for tensor in _tensors(module)):
         return "it is lazy and has no sizes yet: call it once, then quantize"
     for tensor in _tensors(module):

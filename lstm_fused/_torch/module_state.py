@@ -15,6 +15,9 @@ from lstm_fused._torch.private import inject_parametrized_class, rebound_hook
 
 M = TypeVar("M", bound=nn.Module)
 
+# Options of our modules that torch's lack.
+OWN_OPTIONS = ("backend", "recompute", "forget_bias", "init", "learned_state", "weight_dropout")
+
 # Lists of the weights, nn.LSTM's and ours, and what they were made from; and what marks our leaves.
 NOT_SHARED = ("_flat_weights", "_flat_weight_refs", "_listed", "_listed_from", "__module__")
 
@@ -70,6 +73,6 @@ def to_torch(module: Any, replaces: bool = False) -> Any:
     nothing of our own options."""
     torch_class: type[nn.Module] = original_class(module)._torch_class  # type: ignore[attr-defined]
     twin = share_state(module, torch_class, replaces)
-    for name in ("backend", "recompute"):
+    for name in OWN_OPTIONS:
         twin.__dict__.pop(name, None)
     return twin
