@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lstm_fused._ops.fakes import FAKES
+from lstm_fused._ops.load_problem import explain_failure
 from lstm_fused._torch.private import builtin_of
 
 # The extension module and the one with the CUDA kernels. Each is None where it did not load, which
@@ -23,21 +26,26 @@ if TYPE_CHECKING:
 else:
     compiled = compiled_cuda = None
 
+# Without the compiled part, and without a word: for programs that want plain torch operations.
+wants_fallback = os.environ.get("LSTM_FUSED_FALLBACK") == "1"
 try:
-    compiled = import_module("lstm_fused._C")
+    if not wants_fallback:
+        compiled = import_module("lstm_fused._C")
 except ImportError as error:
     if hasattr(torch.ops.lstm_fused, "lstm_forward"):
         raise  # the ops of another library stand in the way
+    problem = explain_failure(error, torch.__version__, Path(__file__).parents[1])
     warnings.warn(
-        f"lstm_fused: the compiled kernels did not load ({error}); the slow pure-PyTorch fallback "
-        "runs in their place. Reinstall with `pip install --no-build-isolation .` in an "
-        f"environment that holds torch {torch.__version__}.",
+        f"lstm_fused: the compiled kernels did not load, and slow torch operations run in their "
+        f"place; {problem} (LSTM_FUSED_FALLBACK=1 asks for this without a warning)",
         stacklevel=2,
     )
 
 # Why there are no CUDA kernels.
 cuda_problem = ""
-if torch.version.cuda is None:
+if wants_fallback:
+    cuda_problem = "LSTM_FUSED_FALLBACK=1 asks for plain torch operations"
+elif torch.version.cuda is None:
     cuda_problem = f"torch {torch.__version__} is no CUDA build"
 elif compiled is not None:
     try:
