@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +13,7 @@ from lstm_fused._stream.stream import Stream
 from lstm_fused._torch.autocast import is_autocast_enabled, result_dtypes
 from lstm_fused._torch.fx import find_proxy, mark_leaf, record_call
 from lstm_fused._torch.jit import refuse_script
+from lstm_fused._torch.lstm_checks import check_cell_sizes
 from lstm_fused._torch.module_state import share_state, to_torch
 from lstm_fused._torch.module_weights import weights_of
 from lstm_fused.autograd import fast_path
@@ -118,26 +117,9 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         if input.dim() == 1:
             input = input.unsqueeze(0)
             hx = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-        self._check_sizes(input, hx or ())
+        check_cell_sizes(input, hx or (), self.input_size, self.hidden_size)
         if not is_autocast_enabled(input.device):
             check_tensors(input, hx or (), self._weights(), names=("h", "c"))
-
-    def _check_sizes(self, input: Tensor, hx: Sequence[Tensor]) -> None:
-        if input.size(1) != self.input_size:
-            raise RuntimeError(
-                f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}"
-            )
-        for index, state in enumerate(hx):
-            if state.size(0) != input.size(0):
-                raise RuntimeError(
-                    f"Input batch size {input.size(0)} doesn't match hidden{index} "
-                    f"batch size {state.size(0)}"
-                )
-            if state.dim() != 2 or state.size(1) != self.hidden_size:
-                raise RuntimeError(
-                    f"hidden{index} has inconsistent hidden_size: got {state.size(1)}, "
-                    f"expected {self.hidden_size}"
-                )
 
     def stream(self, batch_size: int = 1) -> Stream:
         """A stream of this cell, as :meth:`FusedLSTM.stream` gives one of a module."""

@@ -15,6 +15,7 @@ from lstm_fused._quantized.base import Hidden, PackedModule, cast_for_autocast
 from lstm_fused._quantized.packing import Header, Scales, pack, unpack
 from lstm_fused._stream.stream import Stream
 from lstm_fused._torch.fx import find_proxy, mark_leaf, record_call
+from lstm_fused._torch.lstm_checks import check_cell_sizes
 from lstm_fused.autograd import fast_path
 from lstm_fused.cell import FusedLSTMCell
 
@@ -136,18 +137,4 @@ class QuantizedLSTMCell(PackedModule):
     def _check_sizes(self, input: Tensor, hx: Hidden | None) -> None:
         """Raises in nn.LSTMCell's sentences where a batch of rows and its states do not fit."""
         self._check_floats(input, hx)
-        if input.size(1) != self.input_size:
-            raise RuntimeError(
-                f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}"
-            )
-        for index, state in enumerate(hx or ()):
-            if state.size(0) != input.size(0):
-                raise RuntimeError(
-                    f"Input batch size {input.size(0)} doesn't match hidden{index} "
-                    f"batch size {state.size(0)}"
-                )
-            if state.dim() != 2 or state.size(1) != self.hidden_size:
-                raise RuntimeError(
-                    f"hidden{index} has inconsistent hidden_size: got {state.size(1)}, "
-                    f"expected {self.hidden_size}"
-                )
+        check_cell_sizes(input, hx or (), self.input_size, self.hidden_size)

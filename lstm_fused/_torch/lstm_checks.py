@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,27 @@ from lstm_fused._torch.autocast import is_autocast_enabled
 from lstm_fused._torch.flat_weights import ByName
 
 Hidden = tuple[Tensor, Tensor]
+
+
+def check_cell_sizes(
+    input: Tensor, hx: Sequence[Tensor], input_size: int, hidden_size: int
+) -> None:
+    """Raises in nn.LSTMCell's sentences where rows (N, D) and their states do not fit a cell."""
+    if input.size(1) != input_size:
+        raise RuntimeError(
+            f"input has inconsistent input_size: got {input.size(1)} expected {input_size}"
+        )
+    for index, state in enumerate(hx):
+        if state.size(0) != input.size(0):
+            raise RuntimeError(
+                f"Input batch size {input.size(0)} doesn't match hidden{index} "
+                f"batch size {state.size(0)}"
+            )
+        if state.dim() != 2 or state.size(1) != hidden_size:
+            raise RuntimeError(
+                f"hidden{index} has inconsistent hidden_size: got {state.size(1)}, "
+                f"expected {hidden_size}"
+            )
 
 
 class CheckedAsTorch(ByName):

@@ -109,7 +109,7 @@ T bits_as(const void* from) {
 uint32_t float_bits(float value) { return bits_as<uint32_t>(&value); }
 float float_of(uint32_t bits) { return bits_as<float>(&bits); }
 
-// Of finite values, to nearest even.
+// Rounding of finite values to 16 bits, to nearest even.
 uint16_t to_bfloat16(float value) {
   const uint32_t bits = float_bits(value);
   return static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);

@@ -133,7 +133,7 @@ struct TileProduct {
                                    lane);
   }
 
-  // The same, added to `first` and `second`: (first + half of the product) + (second + the rest).
+  // multiply, whose sums begin with addends: (first + half of the product) + (second + the rest).
   template <int kChunks, int kUnroll = 1>
   static __device__ __forceinline__ void multiply_add(
       float (&sums)[kWeightRows][kLaneRows], const float (&first)[kWeightRows][kLaneRows],
@@ -228,7 +228,7 @@ struct TileProduct<F32Product, kWeightRows> {
     }
   }
 
-  // The same, added to `first` and `second`.
+  // multiply, with two addends to each sum.
   template <int kChunks, int kUnroll = 1>
   static __device__ __forceinline__ void multiply_add(
       float (&sums)[kWeightRows][kLaneRows], const float (&first)[kWeightRows][kLaneRows],
