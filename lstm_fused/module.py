@@ -9,6 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from lstm_fused._cell_options import (
+    CellOption,
+    CellOptions,
+    OptionsRunner,
+    add_cell_parameters,
+    cell_options,
+    check_reset_state,
+    describe_options,
+    set_initial_cell_parameters,
+)
 from lstm_fused._convert.reasons import refuse_unlike
 from lstm_fused._ops.checks import (
     IN_PYTHON,
@@ -68,10 +78,22 @@ class FusedLSTM(CheckedAsTorch):
             first zero, take the place of zeros where hx is None.
         weight_dropout: in training, the probability with which elements of W_hh are zero, by one
             mask for a call, the others being scaled by 1 / (1 - p) (Merity et al. 2018).
+        recurrent_dropout: in training, the probability with which elements of h_{t-1} are zero
+            where it enters W_hh, by one mask for a sequence, the others being scaled by 1 / (1 -
+            p) (Gal & Ghahramani 2016).
+        zoneout: probabilities with which c and h keep their previous values, for each unit and
+            step by masks in training, by their expectation else (Krueger et al. 2017); one number
+            holds for both. That of h is not defined with proj_size.
+        layer_norm: x·W_ih, h·W_hh and c are normalised over their features (Ba et al. 2016), by
+            parameters gamma_l0 (2, 4H), gamma_c_l0 and beta_c_l0 (H) of each layer and direction.
+        peephole: the gates i and f see c_{t-1} and o sees c_t (Gers et al. 2002), by parameters
+            peephole_l0 (3, H), of i, f and o.
+        cell_clip: c stays in [-cell_clip, cell_clip] (Sak et al. 2014), its gradient beyond is 0.
+        coupled_gates: i = 1 - f, whatever the weights of i (Greff et al. 2017).
 
     Raises:
-        ValueError, TypeError: as nn.LSTM, for another backend, for `recompute` with "cudnn", and
-            for values of the last four that cannot be.
+        ValueError, TypeError: as nn.LSTM, for another backend, for `recompute` and options of the
+            cell with "cudnn", and for values of the options that cannot be.
     """
 
     # Modules that were an nn.LSTM once have no such attributes of their own.
@@ -81,6 +103,13 @@ class FusedLSTM(CheckedAsTorch):
     init: str | None = None
     learned_state = False
     weight_dropout = 0.0
+    cell_options: CellOptions | None = None
+    recurrent_dropout: Any = CellOption("recurrent_dropout")
+    zoneout: Any = CellOption("zoneout")
+    layer_norm: Any = CellOption("layer_norm")
+    peephole: Any = CellOption("peephole")
+    cell_clip: Any = CellOption("cell_clip")
+    coupled_gates: Any = CellOption("coupled_gates")
     # What runs a layer. `lstm_fused.trace` sets another, and a backend that is neither, so that a
     # call takes the general path, for the time of a call.
     _run_layer = staticmethod(lstm_layer)
@@ -106,6 +135,12 @@ class FusedLSTM(CheckedAsTorch):
         init: str | None = None,
         learned_state: bool = False,
         weight_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        layer_norm: bool = False,
+        peephole: bool = False,
+        cell_clip: float | None = None,
+        coupled_gates: bool = False,
     ) -> None:
         if backend not in ("auto", "cudnn"):
             raise ValueError(f'backend must be "auto" or "cudnn", got {backend!r}')
@@ -114,6 +149,14 @@ class FusedLSTM(CheckedAsTorch):
         if recompute and backend == "cudnn":
             raise ValueError(f'recompute needs backend="auto", got backend={backend!r}')
         check_options(bias, forget_bias, init, learned_state, weight_dropout)
+        of_cell = cell_options(
+            *(recurrent_dropout, zoneout, layer_norm, peephole, cell_clip, coupled_gates),
+            proj_size,
+        )
+        if of_cell is not None and backend == "cudnn":
+            raise ValueError(
+                f'{describe_options(of_cell)} needs backend="auto", got backend={backend!r}'
+            )
         super().__init__(
             "LSTM",
             input_size,
@@ -133,19 +176,29 @@ class FusedLSTM(CheckedAsTorch):
         self.learned_state, self.weight_dropout = learned_state, float(weight_dropout)
         if learned_state:
             add_learned_state(self, device, dtype)
+        if of_cell is not None:
+            self.cell_options = of_cell
+            add_cell_parameters(self, device, dtype)
         set_initial_values(self)
+        if self.cell_options is not None:
+            set_initial_cell_parameters(self)
         mark_leaf(self)
 
     def reset_parameters(self) -> None:
         """Draws new initial values."""
         super().reset_parameters()
         set_initial_values(self)
+        if self.cell_options is not None:
+            set_initial_cell_parameters(self)
 
     def extra_repr(self) -> str:
         text: str = super().extra_repr()
         for name in OWN_OPTIONS:
             value = getattr(self, name)
-            text += "" if value == getattr(FusedLSTM, name) else f", {name}={value!r}"
+            if name == "cell_options":
+                text += f", {describe_options(value)}" if value else ""
+            else:
+                text += "" if value == getattr(FusedLSTM, name) else f", {name}={value!r}"
         return text
 
     def forward(
@@ -155,6 +208,7 @@ class FusedLSTM(CheckedAsTorch):
         *,
         lengths: Tensor | None = None,
         reset_mask: Tensor | None = None,
+        reset_state: Hidden | None = None,
         return_cell_states: bool = False,
     ) -> Any:
         """Runs the LSTM.
@@ -170,6 +224,8 @@ class FusedLSTM(CheckedAsTorch):
             reset_mask: bool, of input's time and batch layout. True at t: the state that enters
                 step t, in the direction of processing, is zero, and the gradient is cut there.
                 Ignored past a row's length. The same mask holds for every layer.
+            reset_state: h (num_layers·L, N, P) and c (num_layers·L, N, H), or without N for all
+                rows: the state that enters where reset_mask is True, in the place of zeros.
             return_cell_states: also return every cell state of the last layer.
 
         Returns:
@@ -186,6 +242,7 @@ class FusedLSTM(CheckedAsTorch):
             and reset_mask is None
             and not return_cell_states
             and self.backend == "auto"
+            and self.cell_options is None
             and (hx is not None or not self.learned_state)
             and not (self.weight_dropout and self.training)
             and fast_path.can_run(input, hx, rank=3)
@@ -206,21 +263,30 @@ class FusedLSTM(CheckedAsTorch):
                 # Where nn.LSTM has a sentence of its own, the op's is another one.
                 self._refuse_misfits(input, hx)
                 raise
-        proxy = find_proxy(input, hx, lengths, reset_mask)
+        proxy = find_proxy(input, hx, lengths, reset_mask, reset_state)
         if proxy is not None:
-            masks = {"lengths": lengths, "reset_mask": reset_mask}
+            masks = {"lengths": lengths, "reset_mask": reset_mask, "reset_state": reset_state}
             flags = {"return_cell_states": return_cell_states}
             return record_call(proxy, self, input, hx, **masks, **flags)
         if isinstance(input, PackedSequence):
             refuse_packed_masks(lengths, reset_mask, IN_PYTHON)
+            if reset_state is not None:
+                raise ValueError("reset_state needs reset_mask, got None")
             return self._forward_packed(input, hx, return_cell_states)
         if input.dim() not in (2, 3):
             raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
         if input.dim() == 2:
-            return self._forward_unbatched(input, hx, lengths, reset_mask, return_cell_states)
+            return self._forward_unbatched(
+                input, hx, lengths, reset_mask, reset_state, return_cell_states
+            )
         self._check_hidden_rank(hx)
         y, h_n, c_n, cell_states = self._run(
-            input, hx, lengths=lengths, reset_mask=reset_mask, return_cell_states=return_cell_states
+            input,
+            hx,
+            lengths=lengths,
+            reset_mask=reset_mask,
+            reset_state=reset_state,
+            return_cell_states=return_cell_states,
         )
         if return_cell_states:
             return y, (h_n, c_n), cell_states
@@ -232,6 +298,7 @@ class FusedLSTM(CheckedAsTorch):
         hx: Hidden | None,
         lengths: Tensor | None,
         reset_mask: Tensor | None,
+        reset_state: Hidden | None,
         return_cell_states: bool,
     ) -> Any:
         batch_dim = 0 if self.batch_first else 1
@@ -251,6 +318,7 @@ class FusedLSTM(CheckedAsTorch):
             input.unsqueeze(batch_dim),
             hx,
             reset_mask=reset_mask,
+            reset_state=reset_state,
             return_cell_states=return_cell_states,
         )
         hidden = (h_n.squeeze(1), c_n.squeeze(1))
@@ -285,6 +353,7 @@ class FusedLSTM(CheckedAsTorch):
         lengths: Tensor | None = None,
         batch_sizes: Tensor | None = None,
         reset_mask: Tensor | None = None,
+        reset_state: Hidden | None = None,
         return_cell_states: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         weights = self._weights()
@@ -310,8 +379,16 @@ class FusedLSTM(CheckedAsTorch):
             if len(hx) != 2:
                 raise RuntimeError("lstm expects two hidden states")
         if self.backend == "cudnn":
-            extras = (lengths, reset_mask, return_cell_states or None, self.recompute or None)
+            extras = (
+                *(lengths, reset_mask, reset_state),
+                *(return_cell_states or None, self.recompute or None),
+            )
             return (*run_torch(self, input, hx, weights, batch_sizes, extras), None)
+        run_layer = self._run_layer
+        if self.cell_options is not None or reset_state is not None:
+            if reset_state is not None:
+                reset_state = check_reset_state(reset_state, reset_mask, self, hx[0].shape[1])
+            run_layer = OptionsRunner(self, reset_state)
         options = StackOptions(
             num_layers=self.num_layers,
             bidirectional=self.bidirectional,
@@ -331,7 +408,7 @@ class FusedLSTM(CheckedAsTorch):
             lengths=lengths,
             batch_sizes=batch_sizes,
             reset_mask=reset_mask,
-            run_layer=self._run_layer,
+            run_layer=run_layer,
         )
 
     def _refuse_misfits(self, input: Any, hx: Hidden | None) -> None:

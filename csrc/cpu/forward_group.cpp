@@ -30,6 +30,7 @@ ForwardGroup::ForwardGroup(const LstmForwardArgs& args, const LstmPlan& plan,
   if (shape.projection) cell_output_ = Buffer(rows * cell_output_stride_ * operand_);
   c_ = Buffer(rows * shape.hidden_size * accumulator_);
   load_initial_states(lengths_);
+  if (args.options) load_option_states();
 
   if (plan.input_gemm_steps == 0) return;
   const int64_t panels = ceil_div(weights.w_ih.panels, plan.team);
@@ -162,6 +163,7 @@ ForwardStep ForwardGroup::cell_step(int64_t s, int partition) {
 }
 
 void ForwardGroup::run_cells(int64_t s, int partition) {
+  if (args_.options) return run_option_cells(s, partition);
   const ForwardStep step = cell_step(s, partition);
   if (plan_.dot) {
     table_.dot_step({step, direction_.weights.w_ih, direction_.weights.w_hh});
@@ -183,12 +185,17 @@ void ForwardGroup::run_output_projection(int64_t s, int partition) {
                   weights_.w_hr.data.get()};
   step.out = group_.sequence_rows<MutableRows>(direction_.y, shape.directions * shape.output_size,
                                                storage_, t);
+  if (args_.options) {
+    table_.linear_step(step);
+    return hand_on_state(s, step.panel_begin * table_.nr(), step.panel_end * table_.nr());
+  }
   step.operand_out = {state_[(s + 1) % 2].get(), state_stride_, nullptr};
   step.reset = next_reset(s);
   table_.linear_step(step);
 }
 
 void ForwardGroup::store_final_states() const {
+  if (args_.options) return store_option_states();
   const LstmShape& shape = args_.shape;
   for (int64_t j = 0; j < group_.rows(); ++j) {
     const int64_t n = group_.batch_row(j);

@@ -49,6 +49,11 @@ class ForwardGroup {
   void load_initial_states(const std::vector<int64_t>& lengths);
   ForwardStep cell_step(int64_t s, int partition);
   void run_cells(int64_t s, int partition);
+  // With options (forward_group_options.cpp).
+  void load_option_states();
+  void run_option_cells(int64_t s, int partition);
+  void hand_on_state(int64_t s, int64_t begin, int64_t end);
+  void store_option_states() const;
   void run_output_projection(int64_t s, int partition);
   void run_input_gemm(int64_t s, int partition);
   Resets next_reset(int64_t s) const {
@@ -70,6 +75,8 @@ class ForwardGroup {
   Buffer state_[2];                     // (rows, P) operand
   Buffer cell_output_;                  // (rows, H) operand: o·tanh(c), with output projection
   Buffer c_;                            // (rows, H) accumulator
+  Buffer h_prev_;                       // (rows, H) accumulator, where an option keeps h
+  std::vector<Buffer> preactivations_;  // of each partition's units, with options
   std::vector<InputGemm> input_gemms_;  // for each partition
   Team team_;
 };

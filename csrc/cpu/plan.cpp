@@ -185,7 +185,8 @@ int64_t max_unpacked_steps(DType dtype, Isa isa) {
 
 }  // namespace
 
-LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts) {
+LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts,
+                           bool has_options) {
   check_shape(shape);
   LstmPlan plan;
   plan.isa = isa_for(dtype, facts);
@@ -193,7 +194,8 @@ LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& 
   const int64_t h = shape.hidden_size;
   const DotLimits limits = dot_limits(shape, dtype, plan.isa, facts);
   const bool few = shape.steps <= limits.steps && shape.steps * shape.batch <= limits.rows;
-  plan.dot = !shape.projection && (few || leaves_lanes_empty(shape, table.vector_width));
+  plan.dot =
+      !shape.projection && !has_options && (few || leaves_lanes_empty(shape, table.vector_width));
 
   const int64_t weights = h * (kGates * (shape.input_size + shape.output_size) +
                                (shape.projection ? shape.output_size : 0));

@@ -28,7 +28,9 @@ struct LstmPlan {
 };
 
 // Throw Error where check_shape does.
-LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts);
+// A cell with options reads packed weights alone.
+LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts,
+                           bool has_options = false);
 LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts);
 
 // Whether a backward's products read the weights as they are: LstmPlan::unpacked.

@@ -9,6 +9,7 @@
 #include "cpu/gradients/lstm_backward.h"
 #include "cpu/gradients/rebuild_gates.h"
 #include "cpu/gradients/weight_gradient.h"
+#include "cpu/kernels/option_kernels.h"
 #include "cpu/rows.h"
 #include "cpu/runtime/row_chunks.h"
 
@@ -23,7 +24,8 @@ class LayerBackward {
 
  private:
   struct Direction {
-    Buffer grad_gates, grad_output, cell_output;                              // a piece's
+    Buffer grad_gates, grad_output, cell_output;  // a piece's
+    Buffer recurrent_inputs;  // (M, P), with options that change h_prev on its way
     RowPointers h_prev, grad_gates_rows, grad_output_rows, cell_output_rows;  // of all data rows
     WeightGradientArgs gate_weights, output_projection;
     std::optional<WeightGradient> gate_weights_gradient, output_projection_gradient;
@@ -38,6 +40,7 @@ class LayerBackward {
   InputGradientArgs input_args() const;
   void prepare_direction(int d);
   void prepare_weights(int d);
+  void prepare_recurrent_inputs(int d);
   RowPointers piece_rows(const Buffer& buffer, int64_t columns) const;
 
   // The rows of a direction's i-th piece: direction 0 begins at the end of time.
@@ -102,6 +105,7 @@ LstmBackwardArgs LayerBackward::recurrence_args() const {
   out.dtype = args_.dtype;
   out.layout = args_.layout;
   out.reset_mask = args_.reset_mask;
+  out.options = args_.options;
   for (int d = 0; d < shape_.directions; ++d) out.direction[d] = args_.direction[d].recurrence;
   return out;
 }
@@ -154,6 +158,7 @@ void LayerBackward::prepare_weights(int d) {
   const int64_t gates = kGates * shape_.hidden_size, rows = args_.layout->data_rows();
 
   direction.h_prev = h_prev_rows(gates_args_, d, zeros_.data());
+  if (args_.options) prepare_recurrent_inputs(d);
   direction.grad_gates_rows = piece_rows(direction.grad_gates, gates);
   direction.gate_weights = {args_.dtype,
                             rows,
@@ -179,6 +184,32 @@ void LayerBackward::prepare_weights(int d) {
       {}};
   direction.output_projection_gradient.emplace(direction.output_projection,
                                                plan_.output_projection);
+}
+
+// h_prev as the recurrent GEMM multiplied it: masked, and what resets put in.
+void LayerBackward::prepare_recurrent_inputs(int d) {
+  const CellOptionInputs& inputs = args_.direction[d].recurrence.options;
+  if (!inputs.h_mask && !inputs.reset_h) return;
+  Direction& direction = directions_[d];
+  const SequenceLayout& layout = *args_.layout;
+  const int64_t output = shape_.output_size;
+  direction.recurrent_inputs = Buffer(layout.data_rows() * output * storage_);
+  parallel_.for_each(shape_.steps, [&](int64_t t) {
+    for (int64_t j = 0; j < layout.active[t]; ++j) {
+      const int64_t n = layout.batch_row(j), m = layout.step_offset[t] + j;
+      const bool reset = args_.reset_mask && args_.reset_mask[t * shape_.batch + n];
+      NextStateStep step;
+      step.rows = 1;
+      step.end = output;
+      step.y.base = direction.h_prev[m];
+      if (reset && inputs.reset_h) step.y.base = advance(inputs.reset_h, n * output, storage_);
+      step.mask.base = advance(inputs.h_mask, n * output, storage_);
+      step.storage_out.base = advance(direction.recurrent_inputs.get(), m * output, storage_);
+      table_.options->next_state(step);
+    }
+  });
+  direction.h_prev =
+      matrix_rows(direction.recurrent_inputs.get(), layout.data_rows(), output * storage_);
 }
 
 LayerBackward::Range LayerBackward::range_of_piece(int64_t piece) const {
@@ -223,8 +254,11 @@ void LayerBackward::run_recurrence(int64_t i) {
                       range.begin * kGates * shape_.hidden_size, storage_);
     }
     // NOTE: ahead of the recurrence, which overwrites gates that were rebuilt.
-    if (direction.output_projection_gradient) compute_cell_output(d, range, gates);
+    if (direction.output_projection_gradient && !args_.options) {
+      compute_cell_output(d, range, gates);
+    }
     pieces[d] = {steps_of(d, i), range.begin, gates, grad_gates, direction.grad_output.get()};
+    if (args_.options) pieces[d].cell_output = direction.cell_output.get();
   }
   recurrence_.run(pieces, parallel_);
 }
