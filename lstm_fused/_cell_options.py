@@ -71,9 +71,7 @@ def cell_options(
     ):
         if not isinstance(flag, bool):
             raise TypeError(f"{name} must be a bool, got {type(flag).__name__}")
-    if cell_clip is not None and (
-        not _is_number(cell_clip) or not 0 < cell_clip < math.inf
-    ):
+    if cell_clip is not None and (not _is_number(cell_clip) or not 0 < cell_clip < math.inf):
         raise ValueError(f"cell_clip must be a finite number > 0 or None, got {cell_clip!r}")
     options = CellOptions(
         float(recurrent_dropout),
@@ -190,8 +188,11 @@ def check_reset_state(
     ):
         if state.dim() == 2:
             state = state.unsqueeze(1)
-        if state.dim() != 3 or state.shape[0] != blocks or state.shape[2] != size or (
-            state.shape[1] not in (1, batch)
+        if (
+            state.dim() != 3
+            or state.shape[0] != blocks
+            or state.shape[2] != size
+            or (state.shape[1] not in (1, batch))
         ):
             raise ValueError(
                 f"reset_state's {name} must have shape ({blocks}, {size}) or ({blocks}, {batch}, "
@@ -230,9 +231,7 @@ class OptionsRunner:
             # NOTE: as autocast has cast the input.
             return torch.stack(own).to(input.dtype)
 
-        options = LayerOptions(
-            coupled_gates=given.coupled_gates, cell_clip=given.cell_clip or 0.0
-        )
+        options = LayerOptions(coupled_gates=given.coupled_gates, cell_clip=given.cell_clip or 0.0)
         if given.peephole:
             options = options._replace(peephole=parameters("peephole"))
         if given.layer_norm:

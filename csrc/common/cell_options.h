@@ -7,6 +7,9 @@
 //   c = z_c·c_prev + (1 − z_c)·c̃    h = z_h·h_prev + (1 − z_h)·o·tanh(c̃)   (Krueger et al. 2017)
 //   h_prev·mask enters the recurrent GEMM                    (Gal & Ghahramani 2016)
 //   a reset puts reset_h and reset_c in the place of the state, and not zero
+// and with layer normalisation (Ba et al. 2016, with the library haste's placement), n(v) = (v -
+// mean(v)) / sqrt(var(v) + kNormEpsilon) over the features of a row:
+//   a = gain_x·n(x·W_ih) + gain_h·n(h_prev·W_hh) + b        h = o·tanh(gain_c·n(c̃) + bias_c)
 #pragma once
 
 #include <cstdint>
@@ -15,6 +18,12 @@ namespace lstm_fused {
 
 // Peepholes of a direction: w_ci, w_cf, w_co.
 constexpr int kPeepholes = 3;
+
+// Added to a variance ahead of its square root, as by nn.LayerNorm.
+constexpr double kNormEpsilon = 1e-5;
+
+// Products of a gate's pre-activation that are normalised: of x and of h.
+constexpr int kNorms = 2;
 
 // What all directions share.
 struct CellOptions {
@@ -32,13 +41,24 @@ struct CellOptionInputs {
   const uint8_t* keep_h = nullptr;  // the same of h_prev; only without output projection
   const void* reset_h = nullptr;    // (N, P) storage, with reset_c and a reset_mask
   const void* reset_c = nullptr;    // (N, H) storage
+  const void* gains = nullptr;      // (2, 4H) storage: gain_x, gain_h; with cell_norm
+  const void* cell_norm = nullptr;  // (2, H) storage: gain_c, bias_c
+};
+
+// What a forward with layer normalisation saves for the backward.
+struct SavedNorms {
+  void* normalised = nullptr;  // (M, 2, 4H) storage: n(x·W_ih), n(h_prev·W_hh); or null
+  void* scales = nullptr;      // (M, 2) accumulator: 1 / sqrt(var + kNormEpsilon) of both
 };
 
 // Their gradients; null: not wanted.
 struct CellOptionGradients {
-  void* peephole = nullptr;  // out (3, H) storage
-  void* reset_h = nullptr;   // out (N, P) storage
-  void* reset_c = nullptr;   // out (N, H) storage
+  void* peephole = nullptr;   // out (3, H) storage
+  void* reset_h = nullptr;    // out (N, P) storage
+  void* reset_c = nullptr;    // out (N, H) storage
+  void* gains = nullptr;      // out (2, 4H) storage
+  void* cell_norm = nullptr;  // out (2, H) storage
+  void* bias = nullptr;       // out (4H) storage, with norms: of either bias
 };
 
 }  // namespace lstm_fused

@@ -78,6 +78,7 @@ struct LstmForwardDirection {
   void* gates = nullptr;        // out (M, 4H) storage, activated, for the backward; or null
   void* cells = nullptr;        // out (M, H) accumulator, for the backward; or null
   CellOptionInputs options;     // with LstmForwardArgs::options
+  SavedNorms norms;             // out, where the options have norms
 };
 
 // No output may alias an input. Rows of y and cell_states past a row's length are not written.
@@ -123,6 +124,7 @@ struct LstmBackwardDirection {
   void* grad_c_0 = nullptr;     // out (N, H) storage
   // With LstmBackwardArgs::options.
   CellOptionInputs options;
+  SavedNorms norms;  // from the forward; not written
   CellOptionGradients grad_options;
 };
 

@@ -13,6 +13,7 @@ template <typename V>
 struct OptionValues {
   bool has_peephole = false, is_coupled = false, has_clip = false;
   bool has_keep_c = false, has_keep_h = false;
+  bool has_norm = false;     // of c̃, ahead of tanh: the caller's work
   V w_ci{}, w_cf{}, w_co{};  // peepholes
   V clip{};                  // > 0
   V keep_c{}, keep_h{};      // parts of c_prev and h_prev that are kept, in [0, 1]
@@ -34,7 +35,8 @@ template <typename V>
 struct OptionCellOutput {
   Gates<V> gates;
   V c;            // the next state
-  V cell_output;  // o·tanh(c̃)
+  V candidate;    // c̃
+  V cell_output;  // o·tanh(c̃); not with a norm
 };
 
 template <typename Math, typename V>
@@ -51,8 +53,8 @@ LSTM_HOST_DEVICE OptionCellOutput<V> option_cell_forward(V a_i, V a_f, V a_g, V 
   const V candidate = candidate_cell<Math>(out.gates, c_prev, values);
   if (values.has_peephole) a_o = Math::multiply_add(values.w_co, candidate, a_o);
   out.gates.o = Math::sigmoid(a_o);
-  out.cell_output = out.gates.o * Math::tanh(candidate);
-  out.c = candidate;
+  out.candidate = out.c = candidate;
+  if (!values.has_norm) out.cell_output = out.gates.o * Math::tanh(candidate);
   if (values.has_keep_c) {
     // NOTE: exact where keep_c is 0 or 1: a kept state keeps its bits.
     out.c = Math::multiply_add(values.keep_c, c_prev, (1 - values.keep_c) * candidate);
@@ -69,28 +71,45 @@ struct OptionCellGradient {
   V w_ci{}, w_cf{}, w_co{};
 };
 
-// c: the forward's next state. dh: whole gradient of h. dc: gradient of that state.
+// c̃ in the backward. c: the forward's next state.
+// NOTE: it is computed where it is not c alone, since the gates may have been rounded to a 16-bit
+// type.
+template <typename Math, typename V>
+LSTM_HOST_DEVICE V rebuild_candidate(const Gates<V>& gates, V c, V c_prev,
+                                     const OptionValues<V>& values) {
+  if (!values.has_keep_c) return c;
+  return values.keep_c == 0 ? c : candidate_cell<Math>(gates, c_prev, values);
+}
+
+// What comes back from h = o·tanh(…) to o's pre-activation and to c̃.
+template <typename V>
+struct OutputGradient {
+  V o, candidate;
+};
+
+// dh: whole gradient of h. dc: gradient of the next state c. normed: with a norm, what it gives
+// back.
 template <typename Math, typename V>
 LSTM_HOST_DEVICE OptionCellGradient<V> option_cell_backward(const Gates<V>& gates, V c, V c_prev,
                                                             V dh, V dc,
-                                                            const OptionValues<V>& values) {
+                                                            const OptionValues<V>& values,
+                                                            const OutputGradient<V>& normed) {
   OptionCellGradient<V> grad;
-  // NOTE: c̃ is computed where it is not c alone, since the gates may have been rounded to a 16-bit
-  // type.
-  V candidate = c;
-  if (values.has_keep_c) {
-    candidate = values.keep_c == 0 ? c : candidate_cell<Math>(gates, c_prev, values);
-  }
-  const V tanh_c = Math::tanh(candidate);
-  grad.cell_output = gates.o * tanh_c;
-  V dc_candidate = dc;
+  const V candidate = rebuild_candidate<Math>(gates, c, c_prev, values);
+  V dc_candidate = values.has_keep_c ? dc * (1 - values.keep_c) : dc;
   if (values.has_keep_h) {
     grad.h_kept = dh * values.keep_h;
     dh = dh * (1 - values.keep_h);
   }
-  if (values.has_keep_c) dc_candidate = dc * (1 - values.keep_c);
-  grad.gates.o = dh * tanh_c * gates.o * (1 - gates.o);
-  dc_candidate = Math::multiply_add(dh * gates.o, (1 - tanh_c) * (1 + tanh_c), dc_candidate);
+  if (values.has_norm) {
+    grad.gates.o = normed.o;
+    dc_candidate = dc_candidate + normed.candidate;
+  } else {
+    const V tanh_c = Math::tanh(candidate);
+    grad.cell_output = gates.o * tanh_c;
+    grad.gates.o = dh * tanh_c * gates.o * (1 - gates.o);
+    dc_candidate = Math::multiply_add(dh * gates.o, (1 - tanh_c) * (1 + tanh_c), dc_candidate);
+  }
   if (values.has_peephole) {
     dc_candidate = Math::multiply_add(values.w_co, grad.gates.o, dc_candidate);
     grad.w_co = grad.gates.o * candidate;

@@ -24,6 +24,7 @@ void ForwardGroup::load_option_states() {
   const CellOptionInputs& inputs = direction_.options;
   const int64_t rows = group_.rows();
   if (keeps_h(args_, inputs)) h_prev_ = Buffer(rows * shape.output_size * accumulator_);
+  if (has_norms()) make_norm_buffers();
   if (plan_.input_gemm_steps == 0) {
     const int64_t panels = ceil_div(ceil_div(shape.hidden_size, table_.vector_width), plan_.team);
     for (int i = 0; i < plan_.team; ++i) {
@@ -53,10 +54,34 @@ void ForwardGroup::load_option_states() {
   }
 }
 
-void ForwardGroup::run_option_cells(int64_t s, int partition) {
+// A step's cell, without its units and pre-activations.
+OptionForwardStep ForwardGroup::option_step(const ForwardStep& plain, int64_t s) const {
   const LstmShape& shape = args_.shape;
   const CellOptionInputs& inputs = direction_.options;
   const int64_t t = time(s), hidden = shape.hidden_size;
+  OptionForwardStep step;
+  step.rows = plain.rows;
+  step.hidden_size = hidden;
+  step.options.options = *args_.options;
+  step.options.peephole = inputs.peephole;
+  step.options.keep_c = group_.sequence_rows<Rows>(inputs.keep_c, hidden, 1, t);
+  step.options.keep_h = group_.sequence_rows<Rows>(inputs.keep_h, hidden, 1, t);
+  step.options.reset_c = group_.batch_rows<Rows>(inputs.reset_c, hidden, storage_);
+  step.options.gains = inputs.gains;
+  step.options.cell_norm = inputs.cell_norm;
+  step.c = plain.c;
+  step.h_prev = {h_prev_.get(), hidden, nullptr};
+  step.y = plain.y;
+  if (shape.projection) step.cell_output = plain.h;
+  step.gates = plain.gates;
+  step.cell_states = plain.cell_states;
+  step.cells = plain.cells;
+  step.next_reset = plain.next_reset;
+  return step;
+}
+
+void ForwardGroup::run_option_cells(int64_t s, int partition) {
+  const LstmShape& shape = args_.shape;
   const ForwardStep plain = cell_step(s, partition);
 
   // Complete the pre-activations, those of the input GEMM in place.
@@ -80,44 +105,35 @@ void ForwardGroup::run_option_cells(int64_t s, int partition) {
   }
   table_.linear_step(gemm);
 
-  OptionForwardStep step;
-  step.rows = plain.rows;
-  step.hidden_size = hidden;
+  OptionForwardStep step = option_step(plain, s);
   step.begin = plain.panel_begin * table_.vector_width;
-  step.end = std::min(plain.panel_end * table_.vector_width, hidden);
-  step.options.options = *args_.options;
-  step.options.peephole = inputs.peephole;
-  step.options.keep_c = group_.sequence_rows<Rows>(inputs.keep_c, hidden, 1, t);
-  step.options.keep_h = group_.sequence_rows<Rows>(inputs.keep_h, hidden, 1, t);
-  step.options.reset_c = group_.batch_rows<Rows>(inputs.reset_c, hidden, storage_);
+  step.end = std::min(plain.panel_end * table_.vector_width, shape.hidden_size);
   step.preactivations = {gemm.accumulator_out.base, stride, nullptr};
-  step.c = plain.c;
-  step.h_prev = {h_prev_.get(), hidden, nullptr};
-  step.y = plain.y;
-  if (shape.projection) step.cell_output = plain.h;
-  step.gates = plain.gates;
-  step.cell_states = plain.cell_states;
-  step.cells = plain.cells;
-  step.next_reset = plain.next_reset;
   table_.options->forward(step);
-  if (!shape.projection) hand_on_state(s, step.begin, step.end);
+  if (!shape.projection) hand_on_state(s, 0, step.rows, step.begin, step.end);
 }
 
-// Makes columns [begin, end) of the state that the next step multiplies, from y.
-void ForwardGroup::hand_on_state(int64_t s, int64_t begin, int64_t end) {
+// Makes columns [begin, end) of some rows of the state that the next step multiplies, from y.
+void ForwardGroup::hand_on_state(int64_t s, int64_t row_begin, int64_t row_end, int64_t begin,
+                                 int64_t end) {
   const LstmShape& shape = args_.shape;
   const CellOptionInputs& inputs = direction_.options;
   const int64_t output = shape.output_size, t = time(s);
+  const auto skip = [&](const auto& rows, int64_t size) {
+    return skip_rows(rows, row_begin, size);
+  };
   NextStateStep step;
-  step.rows = group_.active(t);
+  step.rows = row_end - row_begin;
   step.begin = begin;
   step.end = std::min(end, output);
-  step.y = group_.sequence_rows<Rows>(direction_.y, shape.directions * output, storage_, t);
-  step.reset = next_reset(s);
-  step.reset_h = group_.batch_rows<Rows>(inputs.reset_h, output, storage_);
-  step.mask = group_.batch_rows<Rows>(inputs.h_mask, output, storage_);
-  step.operand_out = {state_[(s + 1) % 2].get(), state_stride_, nullptr};
-  step.h_out = {h_prev_.get(), output, nullptr};
+  step.y = skip(group_.sequence_rows<Rows>(direction_.y, shape.directions * output, storage_, t),
+                storage_);
+  step.reset = skip_rows(next_reset(s), row_begin);
+  step.reset_h = skip(group_.batch_rows<Rows>(inputs.reset_h, output, storage_), storage_);
+  step.mask = skip(group_.batch_rows<Rows>(inputs.h_mask, output, storage_), storage_);
+  step.operand_out = {advance(state_[(s + 1) % 2].get(), row_begin * state_stride_, operand_),
+                      state_stride_, nullptr};
+  step.h_out = {advance(h_prev_.get(), row_begin * output, accumulator_), output, nullptr};
   table_.options->next_state(step);
 }
 

@@ -186,7 +186,7 @@ int64_t max_unpacked_steps(DType dtype, Isa isa) {
 }  // namespace
 
 LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts,
-                           bool has_options) {
+                           CellKind cell) {
   check_shape(shape);
   LstmPlan plan;
   plan.isa = isa_for(dtype, facts);
@@ -194,8 +194,8 @@ LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& 
   const int64_t h = shape.hidden_size;
   const DotLimits limits = dot_limits(shape, dtype, plan.isa, facts);
   const bool few = shape.steps <= limits.steps && shape.steps * shape.batch <= limits.rows;
-  plan.dot =
-      !shape.projection && !has_options && (few || leaves_lanes_empty(shape, table.vector_width));
+  plan.dot = !shape.projection && cell == CellKind::kPlain &&
+             (few || leaves_lanes_empty(shape, table.vector_width));
 
   const int64_t weights = h * (kGates * (shape.input_size + shape.output_size) +
                                (shape.projection ? shape.output_size : 0));
@@ -209,7 +209,7 @@ LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& 
   // has too few rows to hide that reading, and is needed where x must be converted.
   const bool converts = table.operand_size != dtype_size(dtype);
   const int64_t rows = std::max<int64_t>(1, ceil_div(shape.batch, plan.row_groups));
-  if (converts || rows < kMinFusedRows) {
+  if (converts || rows < kMinFusedRows || cell == CellKind::kNorms) {
     const int64_t row_bytes = ceil_div(kGates * h, plan.team) * accumulator_size(dtype);
     const int64_t fitting =
         std::max<int64_t>(1, facts.l2_bytes / kInputGemmCacheDivisor / (row_bytes * rows));

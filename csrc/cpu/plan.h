@@ -27,10 +27,13 @@ struct LstmPlan {
   int64_t input_gemm_steps = 0;
 };
 
+// What cells compute. Those with options read packed weights alone; those with norms take x·W_ih
+// apart from h·W_hh.
+enum class CellKind { kPlain, kOptions, kNorms };
+
 // Throw Error where check_shape does.
-// A cell with options reads packed weights alone.
 LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts,
-                           bool has_options = false);
+                           CellKind cell = CellKind::kPlain);
 LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts);
 
 // Whether a backward's products read the weights as they are: LstmPlan::unpacked.

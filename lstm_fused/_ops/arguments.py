@@ -41,6 +41,8 @@ class OptionsForwardArguments(NamedTuple):
     keep_h: Any
     reset_h: Any
     reset_c: Any
+    gains: Any
+    cell_norm: Any
     coupled_gates: bool
     cell_clip: float
     zoneout_c: float
@@ -75,6 +77,8 @@ class OptionsBackwardArguments(NamedTuple):
     keep_h: Any
     reset_h: Any
     reset_c: Any
+    gains: Any
+    cell_norm: Any
     coupled_gates: bool
     cell_clip: float
     zoneout_c: float
@@ -82,6 +86,8 @@ class OptionsBackwardArguments(NamedTuple):
     y: Any
     gates: Any
     cells: Any
+    normalised: Any
+    scales: Any
     need_input: bool
     need_states: bool
     need_weights: bool
@@ -90,7 +96,8 @@ class OptionsBackwardArguments(NamedTuple):
     @property
     def plain(self) -> BackwardArguments:
         """Those of lstm_backward."""
-        return BackwardArguments(*self[:11], *self[-7:-1])
+        saved = (self.y, self.gates, self.cells)
+        return BackwardArguments(*self[:11], *saved, *self[-4:-1])
 
 
 class BackwardArguments(NamedTuple):

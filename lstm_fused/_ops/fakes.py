@@ -165,7 +165,18 @@ def fake_lstm_sample_gradients(
 def fake_lstm_options_forward(*arguments: Any) -> tuple[Tensor, ...]:
     given = OptionsForwardArguments(*arguments)
     _check_options(given)
-    return fake_lstm_forward(*given.plain)
+    results = fake_lstm_forward(*given.plain)
+    saves = given.gains is not None and given.save_for_backward and not given.recompute
+    directions, rows = results[4].shape[:2] if saves else (0, 0)
+    hidden_size = given.c_0.shape[2]
+    normalised = (directions, rows, 2 * GATES * hidden_size) if saves else (0,)
+    return (
+        *results,
+        given.input.new_empty(normalised),
+        given.input.new_empty(
+            (directions, rows, 2) if saves else (0,), dtype=accumulator_dtype(given.input.dtype)
+        ),
+    )
 
 
 def fake_lstm_options_backward(*arguments: Any) -> tuple[Any, ...]:
@@ -173,7 +184,7 @@ def fake_lstm_options_backward(*arguments: Any) -> tuple[Any, ...]:
     _check_options(given)
     grads = [
         given.input.new_empty((0,) if t is None or not given.need_options else t.shape)
-        for t in (given.peephole, given.reset_h, given.reset_c)
+        for t in (given.peephole, given.reset_h, given.reset_c, given.gains, given.cell_norm)
     ]
     return (*fake_lstm_backward(*given.plain), *grads)
 

@@ -104,14 +104,19 @@ def check_options(given: OptionsForwardArguments | OptionsBackwardArguments) -> 
     )
     has_reset = given.reset_h is not None
     require(
-        has_reset == (given.reset_c is not None)
-        and not (has_reset and given.reset_mask is None),
+        has_reset == (given.reset_c is not None) and not (has_reset and given.reset_mask is None),
         lambda: "reset_h and reset_c go together, with reset_mask",
+    )
+    require(
+        (given.gains is None) == (given.cell_norm is None),
+        lambda: "gains and cell_norm go together",
     )
     h, c = (directions, batch, output_size), (directions, batch, hidden_size)
     for name, tensor, sizes in (
         ("peephole", given.peephole, (directions, 3, hidden_size)),
         ("h_mask", given.h_mask, h),
+        ("gains", given.gains, (directions, 2, GATES * hidden_size)),
+        ("cell_norm", given.cell_norm, (directions, 2, hidden_size)),
     ):
         if tensor is not None:
             _check_operand(tensor, name, sizes, given.input)

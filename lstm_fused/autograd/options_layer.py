@@ -40,8 +40,7 @@ _NAME = "lstm_options_layer_v1"
 _TENSOR_TYPES = (Tensor, torch.nn.Parameter)
 _ARGUMENTS = len(LayerArguments._fields)
 _OPTIONS = len(LayerOptions._fields)
-# The options of the ops are those of LayerOptions without gains and cell_norm.
-_OP_TENSORS = 6
+_SAVED = 5  # y, gates, cells, normalised, scales
 
 
 def options_layer(
@@ -51,13 +50,11 @@ def options_layer(
     dtype."""
     given = [t for t in options.tensors if t is not None]
     variables = (arguments.input, arguments.h_0, arguments.c_0, *weights, *given)
-    if not has_option_kernels(arguments.input.device, options):
+    if not has_option_kernels(arguments.input.device):
         native.check_cuda_kernels(arguments.input.device)
         masks = arguments.masks
         check_layer(arguments.input, arguments.h_0, arguments.c_0, weights, *masks)
-        check_values(
-            arguments.input, arguments.h_0.shape[1], masks.lengths, masks.batch_sizes
-        )
+        check_values(arguments.input, arguments.h_0.shape[1], masks.lengths, masks.batch_sizes)
         return composite_options_layer(arguments.tensors, options, weights)
     is_compiling = torch.compiler.is_compiling()
     is_plain = all(type(t) in _TENSOR_TYPES for t in (*variables, *_given(arguments.masks)))
@@ -75,10 +72,10 @@ def options_layer(
     return y, h_n, c_n, cell_states
 
 
-def has_option_kernels(device: torch.device, options: LayerOptions) -> bool:
-    """Whether kernels serve these options there."""
+def has_option_kernels(device: torch.device) -> bool:
+    """Whether kernels serve options there."""
     is_cpu = device.type in ("cpu", "meta")
-    return options.gains is None and is_cpu and native.has_kernels(device)
+    return is_cpu and native.has_kernels(device)
 
 
 def composite_options_layer(
@@ -134,8 +131,9 @@ def _composite(
 
 
 class OptionsFunction(torch.autograd.Function):
-    """apply(*LayerArguments, *LayerOptions, *weights) -> (y, h_n, c_n, cell_states, gates, cells),
-    of which the last two, and cell_states unless they are returned, carry no gradient.
+    """apply(*LayerArguments, *LayerOptions, *weights) -> (y, h_n, c_n, cell_states, gates, cells,
+    normalised, scales), of which the last four, and cell_states unless they are returned, carry no
+    gradient.
 
     y may be overwritten afterwards: the backward then makes it anew.
     """
@@ -153,37 +151,41 @@ class OptionsFunction(torch.autograd.Function):
         options = LayerOptions._make(
             (*map(copy_in_trace, options.tensors), *options[OPTION_TENSORS:])
         )
-        y, h_n, c_n, cell_states, gates, cells = native.lstm_options_forward_op(
+        y, h_n, c_n, cell_states, *for_backward = native.lstm_options_forward_op(
             *_for_op(arguments, options, weights, True)
         )
         ctx.set_materialize_grads(False)
         unasked = () if arguments.return_cell_states else (cell_states,)
-        ctx.mark_non_differentiable(*unasked, gates, cells)
+        ctx.mark_non_differentiable(*unasked, *for_backward)
         saved_y, y, ctx.was_overwritten = guard_output(y, arguments)
         ctx.flags = arguments[len(LayerTensors._fields) :]
         ctx.scalars = options[OPTION_TENSORS:]
         ctx.save_for_backward(
-            *arguments.tensors, *options.tensors, saved_y, gates, cells, *weights
+            *arguments.tensors, *options.tensors, saved_y, *for_backward, *weights
         )
-        return y, h_n, c_n, cell_states, gates, cells
+        return y, h_n, c_n, cell_states, *for_backward
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors, rest = unflatten(ctx.saved_tensors, LayerTensors)
         options = LayerOptions._make((*rest[:OPTION_TENSORS], *ctx.scalars))
-        y, gates, cells, *weights = rest[OPTION_TENSORS:]
+        saved, weights = (
+            rest[OPTION_TENSORS : OPTION_TENSORS + _SAVED],
+            rest[OPTION_TENSORS + _SAVED :],
+        )
         arguments = LayerArguments(*tensors, *ctx.flags)
         incoming = [*grads[:3], grads[3] if arguments.return_cell_states else None]
         if torch.is_grad_enabled() or (
             not torch.compiler.is_compiling() and any(map(is_legacy_batched, incoming))
         ):
             return _composite_gradient(ctx, incoming, tensors, options, weights)
-        if output_was_overwritten(ctx) or gates.dim() < 3:
+        if output_was_overwritten(ctx) or saved[1].dim() < 3:
             # The forward once more: to the same bits, since its masks are given.
             again = arguments._replace(recompute=False)
-            y, _, _, _, gates, cells = native.lstm_options_forward_op(
+            y, _, _, _, *for_backward = native.lstm_options_forward_op(
                 *_for_op(again, options, weights, True)
             )
+            saved = (y, *for_backward)
         needs = ctx.needs_input_grad
         need_states = needs[1] or needs[2]
         option_needs = needs[_ARGUMENTS : _ARGUMENTS + OPTION_TENSORS]
@@ -192,18 +194,19 @@ class OptionsFunction(torch.autograd.Function):
             native.lstm_options_backward_op(
                 *incoming,
                 *(tensors.input, tensors.h_0, tensors.c_0, list(weights), *tensors.masks),
-                *(*options.tensors[:_OP_TENSORS], *ctx.scalars, y, gates, cells),
+                *(*options.tensors, *ctx.scalars, *saved),
                 *(needs[0], need_states, need_weights, any(option_needs)),
             )
         )
-        peephole, reset_h, reset_c = (g if g.numel() else None for g in grad_options)
+        found = [g if g.numel() else None for g in grad_options]
+        peephole, reset_h, reset_c, gains, cell_norm = found
         return (
             grad_input if needs[0] else None,
             grad_h_0 if need_states else None,
             grad_c_0 if need_states else None,
             *(None,) * (_ARGUMENTS - 3),
-            *(peephole, None, None, None, reset_h, reset_c),
-            *(None,) * (_OPTIONS - _OP_TENSORS),
+            *(peephole, None, None, None, reset_h, reset_c, gains, cell_norm),
+            *(None,) * (_OPTIONS - OPTION_TENSORS),
             *(grad_weights if need_weights else [None] * len(weights)),
         )
 
@@ -259,7 +262,7 @@ def _for_op(
     recompute = arguments.recompute and save_for_backward
     return (
         *(arguments.input, arguments.h_0, arguments.c_0, list(weights), *arguments.masks),
-        *(*options.tensors[:_OP_TENSORS], *options[OPTION_TENSORS:]),
+        *(*options.tensors, *options[OPTION_TENSORS:]),
         *(save_for_backward, arguments.return_cell_states, recompute),
     )
 
@@ -268,15 +271,14 @@ def _differentiate(*op_arguments: Any) -> tuple[Tensor, ...]:
     """The op's autograd."""
     input, h_0, c_0, weights, *masks_and_options = op_arguments[:-3]
     masks = masks_and_options[:3]
-    tensors, scalars = masks_and_options[3 : 3 + _OP_TENSORS], masks_and_options[3 + _OP_TENSORS :]
-    options = LayerOptions(*tensors, None, None, *scalars)
+    options = LayerOptions(*masks_and_options[3:])
+    tensors = options.tensors
     _, return_cell_states, recompute = op_arguments[-3:]
     arguments = LayerArguments(input, h_0, c_0, *masks, return_cell_states, recompute)
     variables = (input, h_0, c_0, *weights, *(t for t in tensors if t is not None))
     if are_transforms_active():
         results = composite_options_layer(arguments.tensors, options, weights)
-        unused = input.new_empty(0)
-        return (*results, unused, unused.clone())
+        return (*results, *(input.new_empty(0) for _ in range(_SAVED - 1)))
     if torch.is_grad_enabled() and any(v.requires_grad for v in variables):
         with within_transforms():
             return _apply(*arguments, *options, *weights)  # type: ignore[no-any-return]
@@ -293,10 +295,10 @@ if native.compiled is not None:
         _library.define(
             f"{_NAME}(Tensor input, Tensor h_0, Tensor c_0, Tensor[] weights, Tensor? lengths, "
             "Tensor? batch_sizes, Tensor? reset_mask, Tensor? peephole, Tensor? h_mask, "
-            "Tensor? keep_c, Tensor? keep_h, Tensor? reset_h, Tensor? reset_c, "
-            "bool coupled_gates, float cell_clip, float zoneout_c, float zoneout_h, "
-            "bool save_for_backward, bool return_cell_states, bool recompute) -> "
-            "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+            "Tensor? keep_c, Tensor? keep_h, Tensor? reset_h, Tensor? reset_c, Tensor? gains, "
+            "Tensor? cell_norm, bool coupled_gates, float cell_clip, float zoneout_c, "
+            "float zoneout_h, bool save_for_backward, bool return_cell_states, bool recompute) -> "
+            "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
         )
         _library.impl(_NAME, native.lstm_options_forward_op, "CompositeExplicitAutograd")
         _library.impl(_NAME, _differentiate, "Autograd")

@@ -19,7 +19,7 @@ BackwardGroup::BackwardGroup(const LstmBackwardArgs& args, const LstmPlan& plan,
       operand_(table.operand_size),
       gates_stride_(round_up(kGates * args.shape.hidden_size, kCacheLine / operand_)),
       output_stride_(round_up(args.shape.output_size, kCacheLine / operand_)),
-      phases_per_step_(args.shape.projection ? 2 : 1),
+      phases_per_step_((args.shape.projection ? 2 : 1) + (has_norms() ? 1 : 0)),
       team_(plan.team) {
   const LstmShape& shape = args.shape;
   const int64_t rows = group.rows();
@@ -47,6 +47,7 @@ void BackwardGroup::run(int64_t phase, int partition) {
   const int64_t k = phase / phases_per_step_;
   if (phase % phases_per_step_ == 0 && k > 0) run_initial_gradients(k - 1, partition);
   if (k == group_.steps) return;
+  if (has_norms()) return run_norm_phase(k, phase % phases_per_step_, partition);
   if (phases_per_step_ == 2 && phase % 2 == 0) {
     run_output_gradients(k, partition);
   } else {

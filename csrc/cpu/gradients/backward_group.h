@@ -24,6 +24,8 @@ struct BackwardPiece {
   void* grad_gates = nullptr;   // out (rows, 4H) storage; may be gates
   void* grad_output = nullptr;  // out (rows, P) storage; null without output projection
   void* cell_output = nullptr;  // out (rows, H) storage: o·tanh(c), with options; or null
+  // out (rows, 4H) storage, with norms: gradient of h·W_hh; grad_gates is then that of x·W_ih
+  void* grad_recurrent = nullptr;
 };
 
 // The weights of the recurrence as its kernels want them; without data where the plan is to read
@@ -32,20 +34,6 @@ struct BackwardWeights {
   PanelMatrix w_hh;  // dh = d(pre-activations)·W_hh
   PanelMatrix w_hr;  // d(o·tanh(c)) = dh·W_hr, with output projection
 };
-
-// Rows (or MutableRows) from row j on.
-template <typename View>
-View skip_rows(const View& rows, int64_t j, int64_t size) {
-  if (!rows.base) return {};
-  if (rows.order) return {rows.base, rows.stride, rows.order + j};
-  return {advance(rows.base, j * rows.stride, size), rows.stride, nullptr};
-}
-
-inline Resets skip_rows(const Resets& resets, int64_t j) {
-  if (!resets.flags) return {};
-  if (resets.order) return {resets.flags, resets.order + j, resets.limit - j};
-  return {resets.flags + j, nullptr, resets.limit - j};
-}
 
 // Backpropagation through time of one group. Step k reads the gate gradients of the step before it,
 // which is the later one in time, from one buffer of operand rows and writes its own to the other.
@@ -63,8 +51,10 @@ class BackwardGroup {
   void begin_piece(const BackwardPiece& piece) { piece_ = piece; }
   void run(int64_t phase, int partition);
   void store_initial_gradients(const std::vector<int64_t>& lengths) const;
-  // sums (3H) accumulator += the peepholes' gradients of each row, one after the other.
-  void add_peephole_gradients(void* sums) const;
+  // sums (columns) accumulator += what each row's gradients of the options' parameters are, one row
+  // after the other.
+  enum class Parameter { kPeephole, kGains, kCellNorm, kBias };
+  void add_parameter_gradients(Parameter parameter, int64_t columns, void* sums) const;
   Team& team() { return team_; }
 
  private:
@@ -88,6 +78,11 @@ class BackwardGroup {
   void run_option_output_gradients(int64_t k, int partition);
   void run_option_cells(int64_t k, int partition);
   void store_option_gradients() const;
+  OptionBackwardStep option_step(int64_t k, int64_t row) const;
+  // With norms (backward_group_norms.cpp).
+  bool has_norms() const { return direction_.options.cell_norm; }
+  void run_norm_phase(int64_t k, int64_t part, int partition);
+  void run_normalised_cells(int64_t k, int partition);
   StateGradientStep returned_gradient(int64_t k, int64_t row, const Rows& product) const;
   void multiply(const Product& product, int64_t rows, int64_t columns, int partition,
                 const Buffer& out, int64_t row) const;
@@ -126,6 +121,9 @@ class BackwardGroup {
   Buffer output_products_;  // (rows, whole panels), with output projection: to o·tanh(c)
   Buffer carry_;            // (rows, H): what zoneout kept of the gradient of h
   Buffer grad_peephole_;    // (rows, 3H)
+  // With norms: (rows, 3H), (rows, 4H), and the parameters' (rows, 8H), (rows, 2H), (rows, 4H).
+  Buffer output_gradients_, grad_activations_;
+  Buffer grad_gains_, grad_cell_norm_, grad_bias_;
   Buffer grad_reset_h_, grad_reset_c_;  // (rows, P) and (rows, H)
   Team team_;
 };

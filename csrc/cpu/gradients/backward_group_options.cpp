@@ -4,6 +4,7 @@
 // the gradient of the state that the reset put in.
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "cpu/gradients/backward_group.h"
 
@@ -26,6 +27,12 @@ void BackwardGroup::make_option_buffers() {
   if (wanted.peephole) grad_peephole_ = zeros(kPeepholes * hidden);
   if (wanted.reset_h) grad_reset_h_ = zeros(output);
   if (wanted.reset_c) grad_reset_c_ = zeros(hidden);
+  if (!has_norms()) return;
+  output_gradients_ = Buffer(rows * 3 * hidden * accumulator_);
+  grad_activations_ = Buffer(rows * kGates * hidden * accumulator_);
+  if (wanted.gains) grad_gains_ = zeros(kNorms * kGates * hidden);
+  if (wanted.cell_norm) grad_cell_norm_ = zeros(2 * hidden);
+  if (wanted.bias) grad_bias_ = zeros(kGates * hidden);
 }
 
 // The partition's columns of a product, into rows of `out` from `row` on.
@@ -114,8 +121,7 @@ void BackwardGroup::run_option_output_gradients(int64_t k, int partition) {
 
 void BackwardGroup::run_option_cells(int64_t k, int partition) {
   const LstmShape& shape = args_.shape;
-  const CellOptionInputs& inputs = direction_.options;
-  const int64_t t = time(k), hidden = shape.hidden_size, rows = group_.active(t);
+  const int64_t hidden = shape.hidden_size, rows = group_.active(time(k));
   const int64_t panels = ceil_div(hidden, table_.nr()), stride = panels * table_.nr();
   const int64_t begin = panel_of(partition, panels) * table_.nr();
   const Buffer& products = shape.projection ? output_products_ : products_;
@@ -131,48 +137,61 @@ void BackwardGroup::run_option_cells(int64_t k, int partition) {
   const int64_t bounds[] = {0, rows_with_earlier_step(k), rows};
   for (int part = 0; part < 2; ++part) {
     const int64_t row = bounds[part];
-    OptionBackwardStep step;
+    OptionBackwardStep step = option_step(k, row);
     step.rows = bounds[part + 1] - row;
     if (step.rows <= 0) continue;
-    const auto skip = [&](const auto& view, int64_t size) { return skip_rows(view, row, size); };
-    const auto own = [&](const Buffer& buffer, int64_t columns) -> MutableRows {
-      return {advance(buffer.get(), row * columns, accumulator_), columns, nullptr};
-    };
-    step.hidden_size = hidden;
     step.begin = begin;
     step.end = std::min(panel_of(partition + 1, panels) * table_.nr(), hidden);
-    step.options.options = *args_.options;
-    step.options.peephole = inputs.peephole;
-    step.options.keep_c = skip(group_.sequence_rows<Rows>(inputs.keep_c, hidden, 1, t), 1);
-    step.options.keep_h = skip(group_.sequence_rows<Rows>(inputs.keep_h, hidden, 1, t), 1);
-    step.options.reset_c =
-        skip(group_.batch_rows<Rows>(inputs.reset_c, hidden, storage_), storage_);
     step.dh = {advance(products.get(), row * stride + begin, accumulator_), stride, nullptr};
-    step.grad_cell_states = skip(group_.sequence_rows<Rows>(direction_.grad_cell_states,
-                                                            shape.directions * hidden, storage_, t),
-                                 storage_);
-    step.gates = skip(piece_rows<Rows>(piece_.gates, kGates * hidden, t), storage_);
-    const auto cells_of = [&](int64_t at) {
-      return skip(group_.data_rows<Rows>(direction_.cells, hidden, accumulator_, at), accumulator_);
-    };
-    step.cells = cells_of(t);
-    if (part == 0) {
-      step.c_prev = cells_of(time(k + 1));
-    } else {
-      step.c_prev = {advance(c_0_.get(), row * hidden, accumulator_), hidden, nullptr};
-    }
-    step.dc = advance(dc_.get(), row * hidden, accumulator_);
-    step.carry = own(carry_, hidden);
-    step.grad_gates =
-        skip(piece_rows<MutableRows>(piece_.grad_gates, kGates * hidden, t), storage_);
-    step.operand_out = {advance(grad_gates_[(k + 1) % 2].get(), row * gates_stride_, operand_),
-                        gates_stride_, nullptr};
-    step.cell_output = skip(piece_rows<MutableRows>(piece_.cell_output, hidden, t), storage_);
-    step.grad_peephole = own(grad_peephole_, kPeepholes * hidden);
-    step.reset = skip_rows(group_.resets(args_.reset_mask, t, rows), row);
-    step.grad_reset_c = own(grad_reset_c_, hidden);
     table_.options->backward(step);
   }
+}
+
+// The cell's backward for rows from `row` on, without its units and dh. They have an earlier step
+// all, or none.
+OptionBackwardStep BackwardGroup::option_step(int64_t k, int64_t row) const {
+  const LstmShape& shape = args_.shape;
+  const CellOptionInputs& inputs = direction_.options;
+  const int64_t t = time(k), hidden = shape.hidden_size;
+  const auto skip = [&](const auto& view, int64_t size) { return skip_rows(view, row, size); };
+  const auto own = [&](const Buffer& buffer, int64_t columns) -> MutableRows {
+    return {advance(buffer.get(), row * columns, accumulator_), columns, nullptr};
+  };
+  OptionBackwardStep step;
+  step.hidden_size = hidden;
+  step.options.options = *args_.options;
+  step.options.peephole = inputs.peephole;
+  step.options.keep_c = skip(group_.sequence_rows<Rows>(inputs.keep_c, hidden, 1, t), 1);
+  step.options.keep_h = skip(group_.sequence_rows<Rows>(inputs.keep_h, hidden, 1, t), 1);
+  step.options.reset_c = skip(group_.batch_rows<Rows>(inputs.reset_c, hidden, storage_), storage_);
+  step.options.gains = inputs.gains;
+  step.options.cell_norm = inputs.cell_norm;
+  step.grad_cell_states = skip(group_.sequence_rows<Rows>(direction_.grad_cell_states,
+                                                          shape.directions * hidden, storage_, t),
+                               storage_);
+  step.gates = skip(piece_rows<Rows>(piece_.gates, kGates * hidden, t), storage_);
+  const auto cells_of = [&](int64_t at) {
+    return skip(group_.data_rows<Rows>(direction_.cells, hidden, accumulator_, at), accumulator_);
+  };
+  step.cells = cells_of(t);
+  if (row < rows_with_earlier_step(k)) {
+    step.c_prev = cells_of(time(k + 1));
+  } else {
+    step.c_prev = {advance(c_0_.get(), row * hidden, accumulator_), hidden, nullptr};
+  }
+  step.dc = advance(dc_.get(), row * hidden, accumulator_);
+  step.carry = own(carry_, hidden);
+  step.grad_gates = skip(piece_rows<MutableRows>(piece_.grad_gates, kGates * hidden, t), storage_);
+  step.operand_out = {advance(grad_gates_[(k + 1) % 2].get(), row * gates_stride_, operand_),
+                      gates_stride_, nullptr};
+  step.cell_output = skip(piece_rows<MutableRows>(piece_.cell_output, hidden, t), storage_);
+  step.grad_peephole = own(grad_peephole_, kPeepholes * hidden);
+  step.reset = skip_rows(group_.resets(args_.reset_mask, t, group_.active(t)), row);
+  step.grad_reset_c = own(grad_reset_c_, hidden);
+  step.output_gradients = own(output_gradients_, 3 * hidden);
+  step.grad_activations = own(grad_activations_, kGates * hidden);
+  step.grad_cell_norm = own(grad_cell_norm_, 2 * hidden);
+  return step;
 }
 
 // The gradients of the states that resets put in.
@@ -189,13 +208,24 @@ void BackwardGroup::store_option_gradients() const {
   store(grad_reset_c_, args_.shape.hidden_size, out.reset_c);
 }
 
-void BackwardGroup::add_peephole_gradients(void* sums) const {
-  const int64_t size = kPeepholes * args_.shape.hidden_size;
+void BackwardGroup::add_parameter_gradients(Parameter parameter, int64_t columns,
+                                            void* sums) const {
+  const auto buffer = [&]() -> const Buffer& {
+    switch (parameter) {
+      case Parameter::kPeephole:
+        return grad_peephole_;
+      case Parameter::kGains:
+        return grad_gains_;
+      case Parameter::kCellNorm:
+        return grad_cell_norm_;
+      default:
+        return grad_bias_;
+    }
+  };
   const auto add = [&](auto* to) {
-    const auto* from =
-        static_cast<const std::remove_pointer_t<decltype(to)>*>(grad_peephole_.get());
-    for (int64_t j = 0; j < group_.rows(); ++j, from += size) {
-      for (int64_t i = 0; i < size; ++i) to[i] += from[i];
+    const auto* from = static_cast<const std::remove_pointer_t<decltype(to)>*>(buffer().get());
+    for (int64_t j = 0; j < group_.rows(); ++j, from += columns) {
+      for (int64_t i = 0; i < columns; ++i) to[i] += from[i];
     }
   };
   if (accumulator_ == 8) return add(static_cast<double*>(sums));

@@ -46,20 +46,28 @@ void LstmBackward::run(const BackwardPiece (&pieces)[kMaxDirections], const Para
   });
   if (steps_done_[0] < args_.shape.steps) return;
   for (const auto& group : groups_) group->store_initial_gradients(lengths_);
-  if (args_.options) store_peephole_gradients();
+  if (args_.options) store_parameter_gradients();
 }
 
 // NOTE: over the rows in their order, whatever the groups are.
-void LstmBackward::store_peephole_gradients() const {
-  const int64_t size = kPeepholes * args_.shape.hidden_size;
+void LstmBackward::store_parameter_gradients() const {
+  const int64_t hidden = args_.shape.hidden_size;
   for (int d = 0; d < args_.shape.directions; ++d) {
-    void* out = args_.direction[d].grad_options.peephole;
-    if (!out) continue;
-    std::vector<double> sums(size);  // or as many floats
-    for (const auto& group : groups_) {
-      if (group->direction() == d) group->add_peephole_gradients(sums.data());
-    }
-    table_.accumulator_to_storage(sums.data(), size, out);
+    const auto store = [&](BackwardGroup::Parameter parameter, int64_t columns, void* out) {
+      if (!out) return;
+      std::vector<double> sums(columns);  // or as many floats
+      for (const auto& group : groups_) {
+        if (group->direction() != d) continue;
+        group->add_parameter_gradients(parameter, columns, sums.data());
+      }
+      table_.accumulator_to_storage(sums.data(), columns, out);
+    };
+    using Parameter = BackwardGroup::Parameter;
+    const CellOptionGradients& out = args_.direction[d].grad_options;
+    store(Parameter::kPeephole, kPeepholes * hidden, out.peephole);
+    store(Parameter::kGains, kNorms * kGates * hidden, out.gains);
+    store(Parameter::kCellNorm, 2 * hidden, out.cell_norm);
+    store(Parameter::kBias, kGates * hidden, out.bias);
   }
 }
 

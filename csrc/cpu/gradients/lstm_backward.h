@@ -26,7 +26,7 @@ class LstmBackward {
   void run(const BackwardPiece (&pieces)[kMaxDirections], const Parallel& parallel);
 
  private:
-  void store_peephole_gradients() const;
+  void store_parameter_gradients() const;
 
   const LstmBackwardArgs& args_;
   const LstmPlan plan_;

@@ -43,6 +43,8 @@ namespace {
 #include "cpu/kernels/linear-inl.h"
 //
 #include "cpu/kernels/options-inl.h"
+//
+#include "cpu/kernels/norms-inl.h"
 
 template <typename From, typename To>
 void convert(const void* source, int64_t n, void* out) {

@@ -52,6 +52,7 @@ LSTM_INLINE OptionValues<Vec<A>> load_options(const CellOptionRows& from, int64_
     to.w_cf = load_lanes<kFull, V>(weights + hidden, count);
     to.w_co = load_lanes<kFull, V>(weights + 2 * hidden, count);
   }
+  to.has_norm = from.cell_norm;
   to.has_keep_c = from.keep_c.base || from.options.zoneout_c > 0;
   to.keep_c = broadcast(static_cast<A>(from.options.zoneout_c));
   if (from.keep_c.base) {
@@ -69,6 +70,11 @@ template <bool kFull, typename S, typename A>
 LSTM_INLINE Vec<A> load_or_zero(const Rows& rows, int64_t row, int64_t column, int count) {
   if (!rows.base) return Vec<A>{};
   return load_lanes<kFull, Vec<A>>(row_pointer<S>(rows, row) + column, count);
+}
+
+template <bool kFull, typename A>
+LSTM_INLINE void add_lanes(A* to, Vec<A> v, int count) {
+  store_lanes<kFull>(to, load_lanes<kFull, Vec<A>>(to, count) + v, count);
 }
 
 template <typename S, typename E>
@@ -98,12 +104,18 @@ void option_forward(const OptionForwardStep& step) {
       if (reset) next = load_or_zero<kFull, S, A>(step.options.reset_c, row, unit, count);
       store_lanes<kFull>(c_row + unit, next, count);
 
+      if (values.has_norm) {
+        A* parts = row_pointer<A>(step.output_parts, row) + unit;
+        store_lanes<kFull>(parts, out.gates.o, count);
+        store_lanes<kFull>(parts + hidden, out.candidate, count);
+      }
+
       // Write what the caller sees and what the backward needs.
-      if (step.cell_output.base) {
+      if (step.cell_output.base && !values.has_norm) {
         const V h = rounded<S, A>(out.cell_output);
         store_lanes<kFull>(row_pointer<E>(step.cell_output, row) + unit, h, count);
       }
-      if (step.y.base) {
+      if (step.y.base && !values.has_norm) {
         V h = out.cell_output;
         if (values.has_keep_h) {
           const V h_prev = load_lanes<kFull, V>(row_pointer<A>(step.h_prev, row) + unit, count);
@@ -203,10 +215,6 @@ void option_backward(const OptionBackwardStep& step) {
   using A = AccumulatorOf<E>;
   using V = Vec<A>;
   const int64_t hidden = step.hidden_size;
-  const auto add = [](auto full, A* to, V v, int count) {
-    constexpr bool kFull = decltype(full)::value;
-    store_lanes<kFull>(to, load_lanes<kFull, V>(to, count) + v, count);
-  };
   for (int64_t row = 0; row < step.rows; ++row) {
     const bool reset = is_reset(step.reset, row);
     A* dc_row = static_cast<A*>(step.dc) + row * hidden;
@@ -225,42 +233,46 @@ void option_backward(const OptionBackwardStep& step) {
                              : load_lanes<kFull, V>(row_pointer<A>(step.c_prev, row) + unit, count);
       const OptionValues<V> values =
           load_options<kFull, S, A>(step.options, hidden, row, unit, count);
+      OutputGradient<V> normed{};
+      if (values.has_norm) {
+        const A* from = row_pointer<A>(step.output_gradients, row) + unit;
+        normed = {load_lanes<kFull, V>(from, count), load_lanes<kFull, V>(from + hidden, count)};
+      }
       const OptionCellGradient<V> grad =
-          option_cell_backward<VectorMath>(gates, c, c_prev, dh, dc, values);
+          option_cell_backward<VectorMath>(gates, c, c_prev, dh, dc, values, normed);
 
       // What goes to the step before, or to the state that a reset put in its place.
       if (reset && step.grad_reset_c.base) {
-        add(full, row_pointer<A>(step.grad_reset_c, row) + unit, grad.c_prev, count);
+        add_lanes<kFull, A>(row_pointer<A>(step.grad_reset_c, row) + unit, grad.c_prev, count);
       }
       store_lanes<kFull>(dc_row + unit, reset ? V{} : grad.c_prev, count);
       if (step.carry.base) {
         store_lanes<kFull>(row_pointer<A>(step.carry, row) + unit, grad.h_kept, count);
       }
 
-      if (step.cell_output.base) {
+      if (step.cell_output.base && !values.has_norm) {
         store_lanes<kFull>(row_pointer<S>(step.cell_output, row) + unit, grad.cell_output, count);
       }
-      S* grad_row = row_pointer<S>(step.grad_gates, row) + unit;
-      E* operand_row = row_pointer<E>(step.operand_out, row) + unit;
       const V all[kGates] = {grad.gates.i, grad.gates.f, grad.gates.g, grad.gates.o};
+      if (values.has_norm) {
+        A* to = row_pointer<A>(step.grad_activations, row) + unit;
 #pragma GCC unroll 4
-      for (int g = 0; g < kGates; ++g) {
-        store_lanes<kFull>(grad_row + g * hidden, all[g], count);
-        store_lanes<kFull>(operand_row + g * hidden, all[g], count);
+        for (int g = 0; g < kGates; ++g) store_lanes<kFull>(to + g * hidden, all[g], count);
+      } else {
+        S* grad_row = row_pointer<S>(step.grad_gates, row) + unit;
+        E* operand_row = row_pointer<E>(step.operand_out, row) + unit;
+#pragma GCC unroll 4
+        for (int g = 0; g < kGates; ++g) {
+          store_lanes<kFull>(grad_row + g * hidden, all[g], count);
+          store_lanes<kFull>(operand_row + g * hidden, all[g], count);
+        }
       }
       if (step.grad_peephole.base) {
         A* peephole = row_pointer<A>(step.grad_peephole, row) + unit;
-        add(full, peephole, grad.w_ci, count);
-        add(full, peephole + hidden, grad.w_cf, count);
-        add(full, peephole + 2 * hidden, grad.w_co, count);
+        add_lanes<kFull, A>(peephole, grad.w_ci, count);
+        add_lanes<kFull, A>(peephole + hidden, grad.w_cf, count);
+        add_lanes<kFull, A>(peephole + 2 * hidden, grad.w_co, count);
       }
     });
   }
-}
-
-template <typename S, typename E>
-const OptionKernels& option_kernels() {
-  static const OptionKernels kernels = {option_forward<S, E>, next_state<S, E>,
-                                        state_gradient<S, E>, option_backward<S, E>};
-  return kernels;
 }
