@@ -5,7 +5,7 @@ and what a layer is given of them in a call."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -46,6 +46,7 @@ def cell_options(
     peephole: Any,
     cell_clip: Any,
     coupled_gates: Any,
+    *,
     proj_size: int,
 ) -> CellOptions | None:
     """The options with these values, checked; None where all are those of nn.LSTM's cell.
@@ -112,7 +113,7 @@ class CellOption:
                 "are"
             )
         options = (module.cell_options or _DEFAULTS)._replace(**{self.name: value})
-        module.cell_options = cell_options(*options, module.proj_size)
+        module.cell_options = cell_options(*options, proj_size=module.proj_size)
 
 
 def describe_options(options: CellOptions | None) -> str:
@@ -205,8 +206,12 @@ def check_reset_state(
 class OptionsRunner:
     """Runs the layers of a call one after another, each with its own part of the options."""
 
-    def __init__(self, module: Any, reset_state: tuple[Tensor, Tensor] | None) -> None:
+    def __init__(
+        self, module: Any, reset_state: tuple[Tensor, Tensor] | None, run_layer: Callable[..., Any]
+    ) -> None:
         self._module = module
+        # Plain layers'; lstm_fused.trace's runs those with options too.
+        self._run_layer = run_layer
         self._reset_state = reset_state
         self._layer = 0
 
@@ -214,9 +219,14 @@ class OptionsRunner:
         self, arguments: LayerArguments, weights: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         options = self._next_options(arguments)
+        results: tuple[Tensor, Tensor, Tensor, Tensor]
         if options == LayerOptions():
-            return lstm_layer(arguments, weights)
-        return options_layer(arguments, options, weights)
+            results = self._run_layer(arguments, weights)
+        elif self._run_layer is not lstm_layer:
+            results = self._run_layer(arguments, weights, options)
+        else:
+            results = options_layer(arguments, options, weights)
+        return results
 
     def _next_options(self, arguments: LayerArguments) -> LayerOptions:
         module, given = self._module, self._module.cell_options or _DEFAULTS

@@ -66,7 +66,10 @@ class LayerOptions(NamedTuple):
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
-        return self[:OPTION_TENSORS]
+        return (
+            *(self.peephole, self.h_mask, self.keep_c, self.keep_h),
+            *(self.reset_h, self.reset_c, self.gains, self.cell_norm),
+        )
 
 
 # The fields of LayerOptions that are tensors come first.

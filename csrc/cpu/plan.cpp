@@ -265,8 +265,9 @@ std::string describe_forward(const LstmPlan& plan) {
   return text.str();
 }
 
-std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts& facts) {
-  const LstmPlan plan = make_forward_plan(shape, dtype, facts);
+std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts& facts,
+                            CellKind cell) {
+  const LstmPlan plan = make_forward_plan(shape, dtype, facts, cell);
   const int64_t rows = ceil_div(shape.batch, plan.row_groups);
   std::ostringstream text;
   text << describe_forward(plan) << " (" << explain_threads(plan, shape, facts);
@@ -275,6 +276,8 @@ std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts&
     text << "; packing pays from T*N = " << limits.rows + 1;
     if (limits.steps < limits.rows) text << " or T = " << limits.steps + 1;
     text << " on";
+  } else if (cell == CellKind::kNorms) {
+    text << "; x*W_ih is normalised by itself";
   } else if (plan.input_gemm_steps > 0 && rows >= kMinFusedRows) {
     text << "; x is converted for these kernels";
   } else if (plan.input_gemm_steps > 0) {

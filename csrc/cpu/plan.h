@@ -47,7 +47,8 @@ std::string describe_backward(const LstmPlan& plan);
 
 // The plan for a shape in one line, and why; for lstm_fused.explain. Of the backward see
 // gradients/plan.h, which takes over why its recurrence goes as it does.
-std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts& facts);
+std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts& facts,
+                            CellKind cell = CellKind::kPlain);
 std::string explain_backward(const LstmPlan& plan, const LstmShape& shape, DType dtype,
                              const CpuFacts& facts);
 

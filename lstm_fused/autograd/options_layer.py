@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lstm_fused import reference_options
 from lstm_fused._ops import native
+from lstm_fused._ops.arguments import OptionsForwardArguments
 from lstm_fused._ops.op_checks import check_layer, check_values
 from lstm_fused._torch.autocast import without_autocast
 from lstm_fused._torch.private import (
@@ -26,7 +27,13 @@ from lstm_fused._torch.private import (
     single_level_apply,
     unwrap_if_dead,
 )
-from lstm_fused.autograd.arguments import LayerArguments, LayerMasks, LayerTensors, unflatten
+from lstm_fused.autograd.arguments import (
+    LayerArguments,
+    LayerMasks,
+    LayerResults,
+    LayerTensors,
+    unflatten,
+)
 from lstm_fused.autograd.compiled_layer import is_exporting
 from lstm_fused.autograd.composite import is_legacy_batched
 from lstm_fused.autograd.eager_function import copy_in_trace, guard_output, output_was_overwritten
@@ -76,6 +83,18 @@ def has_option_kernels(device: torch.device) -> bool:
     """Whether kernels serve options there."""
     is_cpu = device.type in ("cpu", "meta")
     return is_cpu and native.has_kernels(device)
+
+
+def run_with_options(
+    arguments: LayerArguments, options: LayerOptions, weights: Sequence[Tensor]
+) -> LayerResults:
+    """A layer by the kernels, without a graph, with what a backward reads."""
+    if not has_option_kernels(arguments.input.device):
+        raise RuntimeError(
+            f"no kernels for options of the cell on {arguments.input.device}, only on the CPU"
+        )
+    results = native.lstm_options_forward_op(*_for_op(arguments, options, weights, True))
+    return LayerResults._make(results[: len(LayerResults._fields)])
 
 
 def composite_options_layer(
@@ -223,7 +242,8 @@ def _composite_gradient(
 ) -> tuple[Tensor | None, ...]:
     """The gradient by autograd through the composite; differentiable where grad mode is on."""
     create_graph = torch.is_grad_enabled()
-    arguments = (*tensors, *(None,) * (_ARGUMENTS - len(tensors)), *options, *weights)
+    no_flags = (None,) * (_ARGUMENTS - len(tensors))
+    arguments: tuple[Any, ...] = (*tensors, *no_flags, *options, *weights)
     with torch.enable_grad():
         outputs = composite_options_layer(tensors, options, weights)
     given = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None]
@@ -269,12 +289,11 @@ def _for_op(
 
 def _differentiate(*op_arguments: Any) -> tuple[Tensor, ...]:
     """The op's autograd."""
-    input, h_0, c_0, weights, *masks_and_options = op_arguments[:-3]
-    masks = masks_and_options[:3]
-    options = LayerOptions(*masks_and_options[3:])
+    given = OptionsForwardArguments._make(op_arguments)
+    input, h_0, c_0, weights = given[:4]
+    options = LayerOptions._make(getattr(given, name) for name in LayerOptions._fields)
     tensors = options.tensors
-    _, return_cell_states, recompute = op_arguments[-3:]
-    arguments = LayerArguments(input, h_0, c_0, *masks, return_cell_states, recompute)
+    arguments = LayerArguments.from_op(given.plain)
     variables = (input, h_0, c_0, *weights, *(t for t in tensors if t is not None))
     if are_transforms_active():
         results = composite_options_layer(arguments.tensors, options, weights)
