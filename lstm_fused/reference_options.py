@@ -71,6 +71,13 @@ class LayerOptions(NamedTuple):
             *(self.reset_h, self.reset_c, self.gains, self.cell_norm),
         )
 
+    @property
+    def are_any(self) -> bool:
+        """Whether the cell is another than nn.LSTM's."""
+        # NOTE: not by ==, which tensors make a computation.
+        has_tensors = any(tensor is not None for tensor in self.tensors)
+        return has_tensors or any(self[OPTION_TENSORS:])
+
 
 # The fields of LayerOptions that are tensors come first.
 OPTION_TENSORS = 8

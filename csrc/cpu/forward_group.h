@@ -55,6 +55,7 @@ class ForwardGroup {
   void run_option_cells(int64_t s, int partition);
   void hand_on_state(int64_t s, int64_t row_begin, int64_t row_end, int64_t begin, int64_t end);
   void store_option_states() const;
+  NextStateStep next_state_step(int64_t s);
   OptionForwardStep option_step(const ForwardStep& plain, int64_t s) const;
   bool has_norms() const { return direction_.options.cell_norm; }
   void make_norm_buffers();

@@ -109,31 +109,38 @@ void ForwardGroup::run_option_cells(int64_t s, int partition) {
   step.begin = plain.panel_begin * table_.vector_width;
   step.end = std::min(plain.panel_end * table_.vector_width, shape.hidden_size);
   step.preactivations = {gemm.accumulator_out.base, stride, nullptr};
+  if (!shape.projection) step.next_state = next_state_step(s);
   table_.options->forward(step);
-  if (!shape.projection) hand_on_state(s, 0, step.rows, step.begin, step.end);
 }
 
-// Makes columns [begin, end) of some rows of the state that the next step multiplies, from y.
-void ForwardGroup::hand_on_state(int64_t s, int64_t row_begin, int64_t row_end, int64_t begin,
-                                 int64_t end) {
+// Where the state goes that the next step multiplies, from y; without rows and columns.
+NextStateStep ForwardGroup::next_state_step(int64_t s) {
   const LstmShape& shape = args_.shape;
   const CellOptionInputs& inputs = direction_.options;
-  const int64_t output = shape.output_size, t = time(s);
-  const auto skip = [&](const auto& rows, int64_t size) {
-    return skip_rows(rows, row_begin, size);
-  };
+  const int64_t output = shape.output_size;
   NextStateStep step;
+  step.y = group_.sequence_rows<Rows>(direction_.y, shape.directions * output, storage_, time(s));
+  step.reset = next_reset(s);
+  step.reset_h = group_.batch_rows<Rows>(inputs.reset_h, output, storage_);
+  step.mask = group_.batch_rows<Rows>(inputs.h_mask, output, storage_);
+  step.operand_out = {state_[(s + 1) % 2].get(), state_stride_, nullptr};
+  step.h_out = {h_prev_.get(), output, nullptr};
+  return step;
+}
+
+// Makes columns [begin, end) of some rows of that state.
+void ForwardGroup::hand_on_state(int64_t s, int64_t row_begin, int64_t row_end, int64_t begin,
+                                 int64_t end) {
+  NextStateStep step = next_state_step(s);
   step.rows = row_end - row_begin;
   step.begin = begin;
-  step.end = std::min(end, output);
-  step.y = skip(group_.sequence_rows<Rows>(direction_.y, shape.directions * output, storage_, t),
-                storage_);
-  step.reset = skip_rows(next_reset(s), row_begin);
-  step.reset_h = skip(group_.batch_rows<Rows>(inputs.reset_h, output, storage_), storage_);
-  step.mask = skip(group_.batch_rows<Rows>(inputs.h_mask, output, storage_), storage_);
-  step.operand_out = {advance(state_[(s + 1) % 2].get(), row_begin * state_stride_, operand_),
-                      state_stride_, nullptr};
-  step.h_out = {advance(h_prev_.get(), row_begin * output, accumulator_), output, nullptr};
+  step.end = std::min(end, args_.shape.output_size);
+  step.y = skip_rows(step.y, row_begin, storage_);
+  step.reset = skip_rows(step.reset, row_begin);
+  step.reset_h = skip_rows(step.reset_h, row_begin, storage_);
+  step.mask = skip_rows(step.mask, row_begin, storage_);
+  step.operand_out = skip_rows(step.operand_out, row_begin, operand_);
+  step.h_out = skip_rows(step.h_out, row_begin, accumulator_);
   table_.options->next_state(step);
 }
 

@@ -23,6 +23,7 @@ from lstm_fused._torch.autocast import without_autocast
 from lstm_fused._torch.private import (
     are_transforms_active,
     below_autograd,
+    count_dispatch_modes,
     is_forward_mode_on,
     single_level_apply,
     unwrap_if_dead,
@@ -160,16 +161,8 @@ class OptionsFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *flat: Any) -> tuple[Tensor, ...]:
         arguments, options, weights = _split(flat)
-        arguments = arguments._replace(
-            h_0=copy_in_trace(arguments.h_0),
-            c_0=copy_in_trace(arguments.c_0),
-            lengths=copy_in_trace(arguments.lengths),
-            batch_sizes=copy_in_trace(arguments.batch_sizes),
-            reset_mask=copy_in_trace(arguments.reset_mask),
-        )
-        options = LayerOptions._make(
-            (*map(copy_in_trace, options.tensors), *options[OPTION_TENSORS:])
-        )
+        if count_dispatch_modes() > 0:
+            arguments, options = _copies_in_trace(arguments, options)
         y, h_n, c_n, cell_states, *for_backward = native.lstm_options_forward_op(
             *_for_op(arguments, options, weights, True)
         )
@@ -266,6 +259,21 @@ def _composite_gradient(
 def _split(flat: Sequence[Any]) -> tuple[LayerArguments, LayerOptions, list[Any]]:
     arguments, options, weights = unflatten(flat, LayerArguments, LayerOptions)
     return arguments, options, list(weights)
+
+
+def _copies_in_trace(
+    arguments: LayerArguments, options: LayerOptions
+) -> tuple[LayerArguments, LayerOptions]:
+    """With copies of all but the input: see `copy_in_trace`."""
+    copied = arguments._replace(
+        h_0=copy_in_trace(arguments.h_0),
+        c_0=copy_in_trace(arguments.c_0),
+        lengths=copy_in_trace(arguments.lengths),
+        batch_sizes=copy_in_trace(arguments.batch_sizes),
+        reset_mask=copy_in_trace(arguments.reset_mask),
+    )
+    tensors = map(copy_in_trace, options.tensors)
+    return copied, LayerOptions._make((*tensors, *options[OPTION_TENSORS:]))
 
 
 def _given(masks: LayerMasks) -> list[Tensor]:

@@ -84,6 +84,7 @@ class BackwardGroup {
   void run_norm_phase(int64_t k, int64_t part, int partition);
   void run_normalised_cells(int64_t k, int partition);
   StateGradientStep returned_gradient(int64_t k, int64_t row, const Rows& product) const;
+  StateGradientStep state_gradient_step(int64_t k, int64_t row, const Rows& product) const;
   void multiply(const Product& product, int64_t rows, int64_t columns, int partition,
                 const Buffer& out, int64_t row) const;
   Product recurrent_gemm(int64_t k, int64_t row) const;

@@ -85,28 +85,37 @@ void BackwardGroup::run_option_initial_gradients(int64_t k, int partition) {
   table_.options->state_gradient(step);
 }
 
-// The whole gradient of h: with output projection as operands of what follows, else in products_.
+// The parts of the gradient of h for rows from `row` on: all have a later step, or none.
+StateGradientStep BackwardGroup::state_gradient_step(int64_t k, int64_t row,
+                                                     const Rows& product) const {
+  StateGradientStep step;
+  if (row < rows_with_later_step(k)) {
+    step = returned_gradient(k, row, product);
+  } else {
+    step.addends[1] = skip_rows(grad_h_n_rows(), row, storage_);
+  }
+  step.addends[0] = skip_rows(grad_y_rows(time(k)), row, storage_);
+  return step;
+}
+
+// The whole gradient of h, where something else than the cell follows: with output projection as
+// operands, with norms in products_.
 void BackwardGroup::run_option_output_gradients(int64_t k, int partition) {
   const LstmShape& shape = args_.shape;
   const int64_t t = time(k), output = shape.output_size;
   const int64_t panels = ceil_div(output, table_.nr()), stride = panels * table_.nr();
   const int64_t begin = panel_of(partition, panels) * table_.nr();
-  const int64_t bounds[] = {0, rows_with_later_step(k), group_.active(t)};
+  const int64_t later = rows_with_later_step(k);
+  if (later > 0) multiply(recurrent_gemm(k, 0), later, output, partition, products_, 0);
+  const int64_t bounds[] = {0, later, group_.active(t)};
   for (int part = 0; part < 2; ++part) {
     const int64_t row = bounds[part], rows = bounds[part + 1] - row;
     if (rows <= 0) continue;
-    StateGradientStep step;
     void* product = advance(products_.get(), row * stride + begin, accumulator_);
-    if (part == 0) {
-      multiply(recurrent_gemm(k, row), rows, output, partition, products_, row);
-      step = returned_gradient(k, row, {product, stride, nullptr});
-    } else {
-      step.addends[1] = skip_rows(grad_h_n_rows(), row, storage_);
-    }
+    StateGradientStep step = state_gradient_step(k, row, {product, stride, nullptr});
     step.rows = rows;
     step.begin = begin;
     step.end = std::min(panel_of(partition + 1, panels) * table_.nr(), output);
-    step.addends[0] = skip_rows(grad_y_rows(t), row, storage_);
     if (shape.projection) {
       step.storage_out =
           skip_rows(piece_rows<MutableRows>(piece_.grad_output, output, t), row, storage_);
@@ -125,24 +134,31 @@ void BackwardGroup::run_option_cells(int64_t k, int partition) {
   const int64_t panels = ceil_div(hidden, table_.nr()), stride = panels * table_.nr();
   const int64_t begin = panel_of(partition, panels) * table_.nr();
   const Buffer& products = shape.projection ? output_products_ : products_;
+  const int64_t later = rows_with_later_step(k), earlier = rows_with_earlier_step(k);
   if (shape.projection) {
     multiply(product_with(grad_output_, output_stride_, 0, shape.output_size, weights_.w_hr,
                           direction_.weights.w_hr, hidden),
              rows, hidden, partition, products, 0);
-  } else {
-    run_option_output_gradients(k, partition);
+  } else if (later > 0) {
+    multiply(recurrent_gemm(k, 0), later, hidden, partition, products, 0);
   }
 
-  // Rows differ in whether this is their first step, so that their c_prev is c_0.
-  const int64_t bounds[] = {0, rows_with_earlier_step(k), rows};
-  for (int part = 0; part < 2; ++part) {
+  // Rows differ as in run_cells.
+  const int64_t bounds[] = {0, std::min(later, earlier), std::max(later, earlier), rows};
+  for (int part = 0; part < 3; ++part) {
     const int64_t row = bounds[part];
+    if (bounds[part + 1] <= row) continue;
     OptionBackwardStep step = option_step(k, row);
     step.rows = bounds[part + 1] - row;
-    if (step.rows <= 0) continue;
     step.begin = begin;
     step.end = std::min(panel_of(partition + 1, panels) * table_.nr(), hidden);
-    step.dh = {advance(products.get(), row * stride + begin, accumulator_), stride, nullptr};
+    const Rows product = {advance(products.get(), row * stride + begin, accumulator_), stride,
+                          nullptr};
+    if (shape.projection) {
+      step.dh = product;
+    } else {
+      step.state = state_gradient_step(k, row, product);
+    }
     table_.options->backward(step);
   }
 }

@@ -100,6 +100,7 @@ void normalised_output(const NormalisedOutputStep& step) {
   const int64_t hidden = step.hidden_size;
   const S* gain = static_cast<const S*>(step.options.cell_norm);
   for (int64_t row = 0; row < step.rows; ++row) {
+    const auto options = OptionRow<S, A>::make(step.options, hidden, row);
     const A* o = row_pointer<A>(step.output_parts, row);
     const A* c = o + hidden;
     const auto load = [&](auto full, int64_t unit, int count) {
@@ -116,8 +117,7 @@ void normalised_output(const NormalisedOutputStep& step) {
         store_lanes<kFull>(row_pointer<E>(step.cell_output, row) + unit, rounded<S, A>(h), count);
         return;
       }
-      const OptionValues<V> values =
-          load_options<kFull, S, A>(step.options, hidden, row, unit, count);
+      const OptionValues<V> values = load_options<kFull>(options, unit, count);
       if (values.has_keep_h) {
         const V h_prev = load_lanes<kFull, V>(row_pointer<A>(step.h_prev, row) + unit, count);
         h = multiply_add(values.keep_h, h_prev, (1 - values.keep_h) * h);
@@ -136,6 +136,7 @@ void output_backward(const OptionBackwardStep& step) {
   const S* gain = static_cast<const S*>(step.options.cell_norm);
   for (int64_t row = 0; row < step.rows; ++row) {
     const bool reset = is_reset(step.reset, row);
+    const auto options = OptionRow<S, A>::make(step.options, hidden, row);
     const S* gate_row = row_pointer<S>(step.gates, row);
     A* to_o = row_pointer<A>(step.output_gradients, row);
     A* to_c = to_o + hidden;       // c̃, then its gradient
@@ -150,10 +151,9 @@ void output_backward(const OptionBackwardStep& step) {
                               load_lanes<kFull, V>(from + kCellGate * hidden, count),
                               load_lanes<kFull, V>(from + kOutputGate * hidden, count)};
       const V c = load_lanes<kFull, V>(row_pointer<A>(step.cells, row) + unit, count);
-      const V c_prev = reset ? load_or_zero<kFull, S, A>(step.options.reset_c, row, unit, count)
+      const V c_prev = reset ? load_or_zero<kFull, V>(options.reset_c, unit, count)
                              : load_lanes<kFull, V>(row_pointer<A>(step.c_prev, row) + unit, count);
-      const OptionValues<V> values =
-          load_options<kFull, S, A>(step.options, hidden, row, unit, count);
+      const OptionValues<V> values = load_options<kFull>(options, unit, count);
       store_lanes<kFull>(to_c + unit, rebuild_candidate<VectorMath>(gates, c, c_prev, values),
                          count);
     });
@@ -165,8 +165,7 @@ void output_backward(const OptionBackwardStep& step) {
     V sum{}, product{};
     for_each_vector<A>(0, hidden, [&](auto full, int64_t unit, int count) {
       constexpr bool kFull = decltype(full)::value;
-      const OptionValues<V> values =
-          load_options<kFull, S, A>(step.options, hidden, row, unit, count);
+      const OptionValues<V> values = load_options<kFull>(options, unit, count);
       V dh = load_unaligned<V>(row_pointer<A>(step.dh, row) + unit);
       if (values.has_keep_h) dh = dh * (1 - values.keep_h);
       const V o = load_lanes<kFull, V>(gate_row + kOutputGate * hidden + unit, count);

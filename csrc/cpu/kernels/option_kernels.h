@@ -25,44 +25,6 @@ struct CellOptionRows {
   const void* cell_norm = nullptr;  // (2, H) storage; there if gains are
 };
 
-// Gates and cell from pre-activations.
-struct OptionForwardStep {
-  int64_t rows = 0, hidden_size = 0;
-  int64_t begin = 0, end = 0;  // units
-  CellOptionRows options;
-  Rows preactivations;             // accumulator, gate order, those of `begin` first
-  void* c = nullptr;               // in/out (rows, H) accumulator: the state
-  Rows h_prev;                     // accumulator; where h_prev is kept
-  MutableRows y;                   // out, storage; absent with output projection
-  MutableRows cell_output;         // out, operand: o·tanh(c̃), with output projection
-  MutableRows gates, cell_states;  // out, storage; or absent
-  MutableRows cells;               // out, accumulator; or absent
-  // out, accumulators, with a norm: o and c̃, (2H); what is made of them is normalised_output's work
-  MutableRows output_parts;
-  Resets next_reset;  // the state is reset after this step
-};
-
-// Whole rows' pre-activations, normalised: gain_x·n(input) + gain_h·n(recurrent) + bias.
-struct NormaliseGatesStep {
-  int64_t rows = 0, hidden_size = 0;
-  Rows input, recurrent;        // accumulator, gate order, whole panels: the products
-  const void* gains = nullptr;  // (2, 4H) storage
-  const void* bias = nullptr;   // accumulator, gate order
-  MutableRows out;              // accumulator, gate order; may be `recurrent`
-  MutableRows normalised;       // out, (2, 4H) storage; or absent
-  MutableRows scales;           // out, (2) accumulator; or absent
-};
-
-// h = o·tanh(gain_c·n(c̃) + bias_c) of whole rows, and what zoneout keeps.
-struct NormalisedOutputStep {
-  int64_t rows = 0, hidden_size = 0;
-  CellOptionRows options;
-  Rows output_parts;        // accumulator: o and c̃
-  Rows h_prev;              // accumulator; where h_prev is kept
-  MutableRows y;            // out, storage; absent with output projection
-  MutableRows cell_output;  // out, operand; with output projection
-};
-
 // The state h that the next step multiplies, from what y shows of it.
 struct NextStateStep {
   int64_t rows = 0;
@@ -91,12 +53,56 @@ struct StateGradientStep {
   MutableRows operand_out;      // or absent
 };
 
+// Gates and cell from pre-activations.
+struct OptionForwardStep {
+  int64_t rows = 0, hidden_size = 0;
+  int64_t begin = 0, end = 0;  // units
+  CellOptionRows options;
+  Rows preactivations;             // accumulator, gate order, those of `begin` first
+  void* c = nullptr;               // in/out (rows, H) accumulator: the state
+  Rows h_prev;                     // accumulator; where h_prev is kept
+  MutableRows y;                   // out, storage; absent with output projection
+  MutableRows cell_output;         // out, operand: o·tanh(c̃), with output projection
+  MutableRows gates, cell_states;  // out, storage; or absent
+  MutableRows cells;               // out, accumulator; or absent
+  // out, accumulators, with a norm: o and c̃, (2H); what is made of them is normalised_output's work
+  MutableRows output_parts;
+  Resets next_reset;  // the state is reset after this step
+  // Where h goes, from y: columns, rows and y are not read. With output projection and with a norm
+  // absent: the kernel next_state does it later.
+  NextStateStep next_state;
+};
+
+// Whole rows' pre-activations, normalised: gain_x·n(input) + gain_h·n(recurrent) + bias.
+struct NormaliseGatesStep {
+  int64_t rows = 0, hidden_size = 0;
+  Rows input, recurrent;        // accumulator, gate order, whole panels: the products
+  const void* gains = nullptr;  // (2, 4H) storage
+  const void* bias = nullptr;   // accumulator, gate order
+  MutableRows out;              // accumulator, gate order; may be `recurrent`
+  MutableRows normalised;       // out, (2, 4H) storage; or absent
+  MutableRows scales;           // out, (2) accumulator; or absent
+};
+
+// h = o·tanh(gain_c·n(c̃) + bias_c) of whole rows, and what zoneout keeps.
+struct NormalisedOutputStep {
+  int64_t rows = 0, hidden_size = 0;
+  CellOptionRows options;
+  Rows output_parts;        // accumulator: o and c̃
+  Rows h_prev;              // accumulator; where h_prev is kept
+  MutableRows y;            // out, storage; absent with output projection
+  MutableRows cell_output;  // out, operand; with output projection
+};
+
 // The cell's backward.
 struct OptionBackwardStep {
   int64_t rows = 0, hidden_size = 0;
   int64_t begin = 0, end = 0;  // units
   CellOptionRows options;
-  Rows dh;                  // accumulator, that of `begin` first: the whole gradient of h
+  // The whole gradient of h: accumulator, that of `begin` first; or, where absent, to be summed up
+  // from these parts (rows, columns and outputs are not read).
+  Rows dh;
+  StateGradientStep state;
   Rows grad_cell_states;    // storage; or absent
   Rows gates;               // storage
   Rows cells, c_prev;       // accumulator
