@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/device/ptx.cuh"
 #include "cuda/persistent/backward_cell.cuh"
@@ -33,6 +34,18 @@ struct BackwardShared {
   uint4 weights[kPlaces * 2 * kThreads];
   float2 exchanged_sums[kThreads];
 };
+
+// Whether the code behind the loop of time steps finds anew which cells exist, where otherwise a
+// register keeps it through the loop. NOTE: for float16 ptxas spills that register from sm_120 on,
+// and another one for sm_90 if it is not kept.
+template <typename Product>
+__device__ constexpr bool finds_cells_anew() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+  return std::is_same_v<Product, F16Product>;
+#else
+  return false;
+#endif
+}
 
 // One direction of one tile.
 template <typename Product, int kChunks, bool kReverse>
@@ -200,8 +213,10 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
   // Write the gradients of the initial states.
 #pragma unroll
   for (int j = 0; j < kLaneRows; ++j) {
-    if (!exists[j]) continue;
-    const int64_t cell = int64_t{ptx::opaque(rows.first) + j} * hidden + unit;
+    if (!finds_cells_anew<Product>() && !exists[j]) continue;
+    const int row = ptx::opaque(rows.first) + j;
+    if (finds_cells_anew<Product>() && (!real_unit || row >= args.batch)) continue;
+    const int64_t cell = int64_t{row} * hidden + unit;
     static_cast<Storage*>(d.grad_h_0)[cell] = to_storage<Storage>(dh[j]);
     static_cast<Storage*>(d.grad_c_0)[cell] = to_storage<Storage>(dc[j]);
   }

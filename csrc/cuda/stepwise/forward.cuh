@@ -40,9 +40,20 @@ struct ForwardStepArgs {
   ForwardStepDirection direction[kMaxDirections];
 };
 
+// Blocks that an SM must have registers for; 0: as many as ptxas thinks best. NOTE: from sm_120 on
+// it thinks ten best, and spills vectors of 16-bit types for them.
+template <typename Storage, int kWidth>
+__host__ __device__ constexpr int forward_step_min_blocks() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+  return sizeof(Storage) == 2 && kWidth > 1 ? 9 : 0;
+#else
+  return 0;
+#endif
+}
+
 // NOTE: `gates` may be `preactivations`: each thread reads its own elements before it writes them.
 template <typename Storage, int kWidth>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, (forward_step_min_blocks<Storage, kWidth>()))
     forward_step_kernel(const __grid_constant__ ForwardStepArgs args) {
   const int64_t n = grid_row(), j = grid_column<kWidth>();
   const int64_t hidden = args.hidden_size;
