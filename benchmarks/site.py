@@ -56,7 +56,9 @@ HEADLINES = (
 )
 PICTURES = {
     "inference": ("step", "inference"),
-    "training": ("training", "ragged", "resets", "options"),
+    "training": ("training",),
+    "lengths": ("ragged", "resets"),
+    "options": ("options",),
     "memory": ("memory",),
 }
 
@@ -72,8 +74,9 @@ THEMES = {
     "light": Colours("#1f2328", "#656d76", "#8c959f", "#b4432f"),
     "dark": Colours("#e6edf3", "#9198a1", "#6e7681", "#e07a5f"),
 }
-# Geometry of a picture, in its own units: a row, the bars' left end and longest length.
-WIDTH, ROW, LEFT, LONGEST = 640, 30, 268, 250
+# Geometry of a picture, in its own units: a row, the longest bar, room for a letter and a figure.
+# Narrow, so that it can be read on a phone.
+ROW, LONGEST, LETTER, FIGURE = 30, 220, 9.2, 58
 
 
 def rows_of(name: str) -> dict[tuple[str, str, str], Record]:
@@ -89,24 +92,28 @@ def draw(bars: list[tuple[str, Record, Record]], colours: Colours, what: str) ->
     """
     ratios = [ours["speedup"] for _, ours, _ in bars]
     unit = LONGEST / max(ratios)
-    height = ROW * len(bars) + 58
-    one = LEFT + unit
+    left = int(LETTER * max(len(label) for label, _, _ in bars)) + 14
+    left = max(left, int(7.5 * len(what)) - LONGEST - FIGURE)
+    width, height = left + LONGEST + FIGURE, ROW * len(bars) + 58
+    one = left + unit
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
-        f'role="img" font-family="system-ui, sans-serif" font-size="15">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" role="img" '
+        'font-family="system-ui, sans-serif" font-size="14.5">',
         f"<title>{escape(what)}</title>",
-        f'<text x="{LEFT}" y="18" fill="{colours.faint}" font-size="13">{escape(what)}</text>',
+        f'<text x="4" y="18" fill="{colours.faint}" font-size="13">{escape(what)}</text>',
     ]
     for i, ((label, ours, theirs), ratio) in enumerate(zip(bars, ratios, strict=True)):
         y = 30 + i * ROW
         length = unit * ratio
         times = f"{scaled(theirs['median'], ours['unit'])} → {scaled(ours['median'], ours['unit'])}"
         lines += [
-            f'<text x="{LEFT - 10}" y="{y + 17}" text-anchor="end" fill="{colours.text}">'
+            f'<text x="{left - 10}" y="{y + 17}" text-anchor="end" fill="{colours.text}">'
             f"{escape(label)}</text>",
-            f'<rect x="{LEFT}" y="{y + 3}" width="{length:.1f}" height="{ROW - 9}" rx="2" '
+            f'<rect x="{left}" y="{y + 3}" width="{length:.1f}" height="{ROW - 9}" rx="2" '
             f'fill="{colours.bar}"><title>{escape(times)}</title></rect>',
-            f'<text x="{LEFT + length + 7:.1f}" y="{y + 17}" fill="{colours.text}">{ratio:.2f}</text>',
+            f'<text x="{left + length + 7:.1f}" y="{y + 17}" fill="{colours.text}">'
+            f"{ratio:.2f}</text>",
         ]
     bottom = 30 + ROW * len(bars)
     lines += [
@@ -124,17 +131,32 @@ def pictures() -> dict[str, str]:
     charts = {"speedups": [(bar.text, bar.suite, bar.label) for bar in HEADLINES]}
     for name, suites in PICTURES.items():
         charts[name] = [
-            (readable(label, suite), suite, label)
-            for suite, label, peer in rows
-            if suite in suites and peer == "fused"
+            (readable(label, own), own, label)
+            for suite in suites
+            for own, label, peer in rows
+            if own == suite and peer == "fused"
         ]
     files = {}
     for name, chart in charts.items():
         what = "times less memory than nn.LSTM" if name == "memory" else "times as fast as nn.LSTM"
+        common = same_words([text for text, _, _ in chart])
+        if common:
+            chart = [(t.removeprefix(common).strip() or "plain", s, k) for t, s, k in chart]
+            what += f", {common}"
         bars = [(text, rows[s, label, "fused"], rows[s, label, "nn"]) for text, s, label in chart]
         for theme, colours in THEMES.items():
             files[f"{name}-{theme}.svg"] = draw(bars, colours, what)
     return files
+
+
+def same_words(texts: list[str]) -> str:
+    """The words with which all begin."""
+    words = []
+    for column in zip(*(text.split() for text in texts), strict=False):
+        if len(set(column)) > 1:
+            break
+        words.append(column[0])
+    return " ".join(words)
 
 
 def readable(label: str, suite: str) -> str:

@@ -5,8 +5,9 @@ import os
 import re
 from pathlib import Path
 
-import lstm_fused
 from sphinx.application import Sphinx
+
+import lstm_fused
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -26,7 +27,7 @@ source_suffix = {".md": "markdown"}
 autosummary_generate = False
 nitpicky = True  # a reference that leads nowhere is a warning, and a warning an error
 default_role = "code"
-smartquotes = False
+smartquotes_action = "D"  # dashes of lists of arguments, and no quotation marks
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4  # by the names that GitHub gives, to which the pages link
@@ -52,8 +53,10 @@ exclude_patterns: list[str] = []
 # Prompts are not copied.
 copybutton_prompt_text = "$ "
 
-# Pages whose text stands elsewhere in the tree, where GitHub's readers look for it.
+# Pages whose text stands elsewhere in the tree, where GitHub's readers look for it. What the pages
+# have beyond their first paragraph stays.
 ELSEWHERE = {
+    "index": "README.md",
     "benchmarks": "benchmarks/README.md",
     "changelog": "CHANGELOG.md",
     "contributing": "CONTRIBUTING.md",
@@ -62,6 +65,11 @@ ELSEWHERE = {
 }
 PAGES = {ROOT / path: f"{page}.md" for page, path in ELSEWHERE.items()}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+SOURCE = re.compile(r"^# .*\n\n.*\n")
+PICTURE = re.compile(
+    r'<picture>\s*<source [^>]*srcset="([^"]*)">\s*'
+    r'<img alt="([^"]*)" src="([^"]*)"[^>]*>\s*</picture>'
+)
 FENCE = re.compile(r"^(```.*?^```\n)", re.MULTILINE | re.DOTALL)
 
 
@@ -94,13 +102,24 @@ def relink(text: str, folder: Path) -> str:
     return "".join(parts)
 
 
+def both_themes(match: re.Match[str]) -> str:
+    """A picture that follows the site's switch of light and dark, not only the system's."""
+    dark, text, light = match.groups()
+    images = [
+        f'<img class="only-{theme}" alt="{text}" src="_static/{Path(path).name}">'
+        for theme, path in (("light", light), ("dark", dark))
+    ]
+    return "\n".join(images)
+
+
 def read_page(app: Sphinx, page: str, source: list[str]) -> None:
     folder = DOCS
     if page in ELSEWHERE:
         file = ROOT / ELSEWHERE[page]
         app.env.note_dependency(str(file))
-        source[0], folder = file.read_text("utf-8"), file.parent
-    source[0] = relink(source[0], folder)
+        source[0] = SOURCE.sub(lambda _: file.read_text("utf-8"), source[0], count=1)
+        folder = file.parent
+    source[0] = PICTURE.sub(both_themes, relink(source[0], folder))
 
 
 def setup(app: Sphinx) -> None:

@@ -68,7 +68,8 @@ def trace(
             could be read; none was called; `through` without `differentiable`, with a name that
             the model has not, or with a module that changes a shape.
 
-    Whatever the model raises is raised too. While it runs, the modules' `backend` is not "auto": do not call them from other threads.
+    Whatever the model raises is raised too. While it runs, the modules' `backend` is not "auto": do
+    not call them from other threads.
     """
     if isinstance(model, nn.Module):
         model = getattr(model, "_orig_mod", model)  # what torch.compile wraps

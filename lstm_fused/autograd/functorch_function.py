@@ -27,7 +27,9 @@ from lstm_fused.autograd.vmap import vmap_forward
 
 
 class FusedLSTMFunction(torch.autograd.Function):
-    """One layer as a differentiable function, with rules for the transforms of torch.func. ::
+    """One layer as a differentiable function, with rules for the transforms of torch.func.
+
+    ::
 
         y, h_n, c_n, cell_states, gates, cells = FusedLSTMFunction.apply(
             input, h_0, c_0, lengths, batch_sizes, reset_mask, return_cell_states, recompute,

@@ -6,10 +6,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import lstm_fused
 import pytest
 from kit.doc_code import blocks_of, python_program
 from kit.process import run_python
+
+import lstm_fused
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
