@@ -148,5 +148,5 @@ gpu:
 	$(PYTHON) -m benchmarks.gpu $(GPU)
 
 clean:
-	rm -rf build dist *.egg-info lstm_fused/_C*.so lstm_fused/liblstm_fused_ops.so lstm_fused/lib \
+	rm -rf build dist docs/gallery *.egg-info lstm_fused/_C*.so lstm_fused/liblstm_fused_ops.so lstm_fused/lib \
 		$(INSTALLED)

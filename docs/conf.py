@@ -22,8 +22,9 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
 ]
-source_suffix = {".md": "markdown"}
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 autosummary_generate = False
 nitpicky = True  # a reference that leads nowhere is a warning, and a warning an error
 default_role = "code"
@@ -50,6 +51,18 @@ html_show_sphinx = False
 html_copy_source = False
 templates_path: list[str] = []
 exclude_patterns: list[str] = []
+# The programs of the gallery run while the site is built.
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples/gallery",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"\.py$",
+    "within_subsection_order": "FileNameSortKey",
+    "download_all_examples": False,
+    "show_signature": False,
+    "abort_on_example_error": True,
+    "min_reported_time": 1000,
+    "write_computation_times": False,
+}
 # Prompts are not copied.
 copybutton_prompt_text = "$ "
 
@@ -113,6 +126,8 @@ def both_themes(match: re.Match[str]) -> str:
 
 
 def read_page(app: Sphinx, page: str, source: list[str]) -> None:
+    if page.startswith("gallery/"):
+        return
     folder = DOCS
     if page in ELSEWHERE:
         file = ROOT / ELSEWHERE[page]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The programs in the documents run: each page's Python blocks, in order, in a process of its own;
-and its C, against the library."""
+its C, against the library; and the gallery's."""
 
 import shutil
 import subprocess
@@ -18,6 +18,9 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     *(ROOT / "benchmarks" / "README.md", ROOT / "examples" / "README.md", ROOT / "CONTRIBUTING.md"),
 ]
+# Tests run beside each other, and threads that wait for each other wait for other tests too.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+GALLERY = ROOT / "examples" / "gallery"
 LANGUAGES = {
     "python",  # run
     "c",  # compiled, and run
@@ -43,7 +46,14 @@ def names(language: str) -> list[str]:
 @pytest.mark.parametrize("name", names("python"))
 def test_python_blocks(name: str, tmp_path: Path) -> None:
     program = python_program(ROOT / name)
-    run_python(f"import os\nos.chdir({str(tmp_path)!r})\n{program}", timeout=600)
+    run_python(f"import os\nos.chdir({str(tmp_path)!r})\n{program}", timeout=600, **ONE_THREAD)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in GALLERY.glob("*.py")))
+def test_gallery(name: str, tmp_path: Path) -> None:
+    path = GALLERY / f"{name}.py"
+    program = f"import os, runpy\nos.chdir({str(tmp_path)!r})\nrunpy.run_path({str(path)!r})"
+    run_python(program, timeout=600, MPLBACKEND="Agg", **ONE_THREAD)
 
 
 @pytest.mark.parametrize("name", names("c"))
@@ -53,7 +63,7 @@ def test_c_blocks(name: str, tmp_path: Path) -> None:
     if compiler is None:
         pytest.skip("no C compiler")
     program = python_program(ROOT / name)
-    run_python(f"import os\nos.chdir({str(tmp_path)!r})\n{program}", timeout=600)
+    run_python(f"import os\nos.chdir({str(tmp_path)!r})\n{program}", timeout=600, **ONE_THREAD)
     for block in blocks_of((ROOT / name).read_text("utf-8")):
         if block.language != "c" or block.reason is not None:
             continue
