@@ -20,6 +20,7 @@ def plan_text(
     threads: int,
     backward: bool,
     data_rows: int | None = None,
+    cell: int = 0,
 ) -> str: ...
 def stack_text(
     steps: int,

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lstm_fused._cell_options import describe_options
 from lstm_fused._ops.layer_weights import GATES, LayerWeights, split_directions
 
-# Options by which a module computes what nn.LSTM does not.
+# Options by which a module computes what nn.LSTM does not, beside `cell_options`.
 _CHANGE_RESULTS = ("learned_state", "weight_dropout")
 
 _CHRONO = re.compile(r"chrono:(\d+)")
@@ -133,4 +134,6 @@ def drop_recurrent_weights(
 def why_not_torchs(module: Any) -> str | None:
     """The option by which a module computes what nn.LSTM does not; None where there is none."""
     names = [name for name in _CHANGE_RESULTS if getattr(module, name, False)]
-    return ", ".join(f"{name}={getattr(module, name)!r}" for name in names) or None
+    texts = [f"{name}={getattr(module, name)!r}" for name in names]
+    texts.append(describe_options(getattr(module, "cell_options", None)))
+    return ", ".join(filter(None, texts)) or None

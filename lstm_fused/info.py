@@ -10,15 +10,23 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from lstm_fused._cell_options import describe_options
 from lstm_fused._ops import native
 from lstm_fused._torch.autocast import compute_dtype
 from lstm_fused._torch.private import call_on_shapes
+from lstm_fused.autograd.options_layer import has_option_kernels
 from lstm_fused.cell import FusedLSTMCell
 from lstm_fused.module import FusedLSTM
 from lstm_fused.quantized import QuantizedLSTM
 from lstm_fused.quantized_cell import QuantizedLSTMCell
 
 # The modules that explain takes.
+# By kind of cell: with options, with norms.
+_WHAT_OPTIONS_COST = (
+    "each step's products, then the cell, on the same units by the same thread",
+    "each step's products, then norms and the cell by whole rows: a barrier more in each step",
+)
+
 Explained = FusedLSTM | FusedLSTMCell | QuantizedLSTM | QuantizedLSTMCell
 
 _NO_REFUSALS = {"cta": "", "group": ""}
@@ -96,6 +104,13 @@ def explain_lines(module: Explained, x: Tensor | PackedSequence) -> list[str]:
         layers, proj = module.num_layers, module.proj_size
         directions = 2 if module.bidirectional else 1
     recompute = getattr(module, "recompute", False)
+    options = getattr(module, "cell_options", None)
+    if options is not None and not has_option_kernels(data.device):
+        return [
+            f"{data.device.type}: no kernels for {describe_options(options)}, plain torch "
+            "operations run"
+        ]
+    cell = 0 if options is None else 2 if options.layer_norm else 1
     is_cuda = data.device.type == "cuda"
     facts, refusals = _of_device(data.device) if is_cuda else ({}, {})
     lines = [
@@ -110,11 +125,13 @@ def explain_lines(module: Explained, x: Tensor | PackedSequence) -> list[str]:
                 plan = cuda_plan_text(*shape, backward, facts, recompute, refusals)
             else:
                 plan = native.compiled.plan_text(
-                    *shape, torch.get_num_threads(), backward, data_rows
+                    *shape, torch.get_num_threads(), backward, data_rows, cell
                 )
             name = "backward" if backward else "forward "
             lines.append(f"  layer {layer} {name} D={input_size} H={hidden}: {plan}")
-    if layers > 1 and not is_cuda and not isinstance(x, PackedSequence):
+    if options is not None:
+        lines.append(f"  {describe_options(options)}: {_WHAT_OPTIONS_COST[cell - 1]}")
+    elif layers > 1 and not is_cuda and not isinstance(x, PackedSequence):
         sizes = (steps, batch, module.input_size, hidden, proj, directions, layers)
         text = native.compiled.stack_text(*sizes, dtype, torch.get_num_threads())
         lines.append(f"  stack, without gradients: {text}")

@@ -9,34 +9,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from lstm_fused._cell_options import (
+    add_cell_parameters,
+    cell_options,
+    describe_options,
+    set_initial_cell_parameters,
+)
 from lstm_fused._convert.reasons import refuse_unlike
+from lstm_fused._general_path import GeneralPath
 from lstm_fused._ops.checks import (
-    IN_PYTHON,
-    check_reset_mask,
     check_steps,
     check_tensors,
-    refuse_packed_masks,
 )
 from lstm_fused._stream.of_module import stream_of
 from lstm_fused._stream.stream import Stream
 from lstm_fused._torch.fx import find_proxy, mark_leaf, record_call
 from lstm_fused._torch.jit import refuse_script
-from lstm_fused._torch.lstm_checks import CheckedAsTorch, Hidden
+from lstm_fused._torch.lstm_checks import Hidden
 from lstm_fused._torch.module_state import OWN_OPTIONS, share_state, to_torch
-from lstm_fused._torch.torch_kernels import run_torch
 from lstm_fused._variants import (
     add_learned_state,
     check_options,
-    drop_recurrent_weights,
     learned_states,
     set_initial_values,
     why_not_torchs,
 )
-from lstm_fused.autograd import fast_path, lstm_layer
-from lstm_fused.functional import StackOptions, lstm_stack
+from lstm_fused.autograd import fast_path
 
 
-class FusedLSTM(CheckedAsTorch):
+class FusedLSTM(GeneralPath):
     """`nn.LSTM` with fused kernels: same arguments, parameters, initial values and results.
 
     It is not a subclass of ``nn.LSTM``, because torch.compile breaks the graph at those. It never
@@ -68,22 +69,24 @@ class FusedLSTM(CheckedAsTorch):
             first zero, take the place of zeros where hx is None.
         weight_dropout: in training, the probability with which elements of W_hh are zero, by one
             mask for a call, the others being scaled by 1 / (1 - p) (Merity et al. 2018).
+        recurrent_dropout: in training, the probability with which elements of h_{t-1} are zero
+            where it enters W_hh, by one mask for a sequence, the others being scaled by 1 / (1 -
+            p) (Gal & Ghahramani 2016).
+        zoneout: probabilities with which c and h keep their previous values, for each unit and
+            step by masks in training, by their expectation else (Krueger et al. 2017); one number
+            holds for both. That of h is not defined with proj_size.
+        layer_norm: x·W_ih, h·W_hh and c are normalised over their features (Ba et al. 2016), by
+            parameters gamma_l0 (2, 4H), gamma_c_l0 and beta_c_l0 (H) of each layer and direction.
+        peephole: the gates i and f see c_{t-1} and o sees c_t (Gers et al. 2002), by parameters
+            peephole_l0 (3, H), of i, f and o.
+        cell_clip: c stays in [-cell_clip, cell_clip] (Sak et al. 2014), its gradient beyond is 0.
+        coupled_gates: i = 1 - f, whatever the weights of i (Greff et al. 2017).
 
     Raises:
-        ValueError, TypeError: as nn.LSTM, for another backend, for `recompute` with "cudnn", and
-            for values of the last four that cannot be.
+        ValueError, TypeError: as nn.LSTM, for another backend, for `recompute` and options of the
+            cell with "cudnn", and for values of the options that cannot be.
     """
 
-    # Modules that were an nn.LSTM once have no such attributes of their own.
-    backend = "auto"
-    recompute = False
-    forget_bias: float | None = None
-    init: str | None = None
-    learned_state = False
-    weight_dropout = 0.0
-    # What runs a layer. `lstm_fused.trace` sets another, and a backend that is neither, so that a
-    # call takes the general path, for the time of a call.
-    _run_layer = staticmethod(lstm_layer)
     _torch_class: type[nn.Module] = nn.LSTM
     __prepare_scriptable__ = refuse_script
 
@@ -106,6 +109,12 @@ class FusedLSTM(CheckedAsTorch):
         init: str | None = None,
         learned_state: bool = False,
         weight_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        layer_norm: bool = False,
+        peephole: bool = False,
+        cell_clip: float | None = None,
+        coupled_gates: bool = False,
     ) -> None:
         if backend not in ("auto", "cudnn"):
             raise ValueError(f'backend must be "auto" or "cudnn", got {backend!r}')
@@ -114,6 +123,14 @@ class FusedLSTM(CheckedAsTorch):
         if recompute and backend == "cudnn":
             raise ValueError(f'recompute needs backend="auto", got backend={backend!r}')
         check_options(bias, forget_bias, init, learned_state, weight_dropout)
+        of_cell = cell_options(
+            *(recurrent_dropout, zoneout, layer_norm, peephole, cell_clip, coupled_gates),
+            proj_size=proj_size,
+        )
+        if of_cell is not None and backend == "cudnn":
+            raise ValueError(
+                f'{describe_options(of_cell)} needs backend="auto", got backend={backend!r}'
+            )
         super().__init__(
             "LSTM",
             input_size,
@@ -133,20 +150,28 @@ class FusedLSTM(CheckedAsTorch):
         self.learned_state, self.weight_dropout = learned_state, float(weight_dropout)
         if learned_state:
             add_learned_state(self, device, dtype)
+        if of_cell is not None:
+            self.cell_options = of_cell
+            add_cell_parameters(self, device, dtype)
         set_initial_values(self)
+        if self.cell_options is not None:
+            set_initial_cell_parameters(self)
         mark_leaf(self)
 
     def reset_parameters(self) -> None:
         """Draws new initial values."""
         super().reset_parameters()
         set_initial_values(self)
+        if self.cell_options is not None:
+            set_initial_cell_parameters(self)
 
     def extra_repr(self) -> str:
         text: str = super().extra_repr()
         for name in OWN_OPTIONS:
             value = getattr(self, name)
-            text += "" if value == getattr(FusedLSTM, name) else f", {name}={value!r}"
-        return text
+            if name != "cell_options" and value != getattr(FusedLSTM, name):
+                text += f", {name}={value!r}"
+        return ", ".join(filter(None, (text, describe_options(self.cell_options))))
 
     def forward(
         self,
@@ -155,6 +180,7 @@ class FusedLSTM(CheckedAsTorch):
         *,
         lengths: Tensor | None = None,
         reset_mask: Tensor | None = None,
+        reset_state: Hidden | None = None,
         return_cell_states: bool = False,
     ) -> Any:
         """Runs the LSTM.
@@ -170,6 +196,8 @@ class FusedLSTM(CheckedAsTorch):
             reset_mask: bool, of input's time and batch layout. True at t: the state that enters
                 step t, in the direction of processing, is zero, and the gradient is cut there.
                 Ignored past a row's length. The same mask holds for every layer.
+            reset_state: h (num_layers·L, N, P) and c (num_layers·L, N, H), or without N for all
+                rows: the state that enters where reset_mask is True, in the place of zeros.
             return_cell_states: also return every cell state of the last layer.
 
         Returns:
@@ -184,8 +212,10 @@ class FusedLSTM(CheckedAsTorch):
         if (
             lengths is None
             and reset_mask is None
+            and reset_state is None
             and not return_cell_states
             and self.backend == "auto"
+            and self.cell_options is None
             and (hx is not None or not self.learned_state)
             and not (self.weight_dropout and self.training)
             and fast_path.can_run(input, hx, rank=3)
@@ -206,132 +236,18 @@ class FusedLSTM(CheckedAsTorch):
                 # Where nn.LSTM has a sentence of its own, the op's is another one.
                 self._refuse_misfits(input, hx)
                 raise
-        proxy = find_proxy(input, hx, lengths, reset_mask)
+        proxy = find_proxy(input, hx, lengths, reset_mask, reset_state)
         if proxy is not None:
-            masks = {"lengths": lengths, "reset_mask": reset_mask}
+            masks = {"lengths": lengths, "reset_mask": reset_mask, "reset_state": reset_state}
             flags = {"return_cell_states": return_cell_states}
             return record_call(proxy, self, input, hx, **masks, **flags)
-        if isinstance(input, PackedSequence):
-            refuse_packed_masks(lengths, reset_mask, IN_PYTHON)
-            return self._forward_packed(input, hx, return_cell_states)
-        if input.dim() not in (2, 3):
-            raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
-        if input.dim() == 2:
-            return self._forward_unbatched(input, hx, lengths, reset_mask, return_cell_states)
-        self._check_hidden_rank(hx)
-        y, h_n, c_n, cell_states = self._run(
-            input, hx, lengths=lengths, reset_mask=reset_mask, return_cell_states=return_cell_states
-        )
-        if return_cell_states:
-            return y, (h_n, c_n), cell_states
-        return y, (h_n, c_n)
-
-    def _forward_unbatched(
-        self,
-        input: Tensor,
-        hx: Hidden | None,
-        lengths: Tensor | None,
-        reset_mask: Tensor | None,
-        return_cell_states: bool,
-    ) -> Any:
-        batch_dim = 0 if self.batch_first else 1
-        if hx is not None:
-            if hx[0].dim() != 2 or hx[1].dim() != 2:
-                raise RuntimeError(
-                    "For unbatched 2-D input, hx and cx should "
-                    f"also be 2-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
-                )
-            hx = (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
-        if lengths is not None:
-            raise ValueError("lengths needs batched 3-D input, got unbatched 2-D input")
-        if reset_mask is not None:
-            check_reset_mask(reset_mask, input.shape[:1], input.device, IN_PYTHON)
-            reset_mask = reset_mask.unsqueeze(batch_dim)
-        y, h_n, c_n, cell_states = self._run(
-            input.unsqueeze(batch_dim),
-            hx,
-            reset_mask=reset_mask,
-            return_cell_states=return_cell_states,
-        )
-        hidden = (h_n.squeeze(1), c_n.squeeze(1))
-        if return_cell_states:
-            assert cell_states is not None
-            return y.squeeze(batch_dim), hidden, cell_states.squeeze(batch_dim)
-        return y.squeeze(batch_dim), hidden
-
-    def _forward_packed(
-        self, input: PackedSequence, hx: Hidden | None, return_cell_states: bool
-    ) -> Any:
-        data, batch_sizes, sorted_indices, unsorted_indices = input
-        y, h_n, c_n, cell_states = self._run(
-            data,
-            None if hx is None else self.permute_hidden(hx, sorted_indices),
-            batch_sizes=batch_sizes,
-            return_cell_states=return_cell_states,
-        )
-        hidden = self.permute_hidden((h_n, c_n), unsorted_indices)
-        packed_y = PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices)
-        if return_cell_states:
-            assert cell_states is not None
-            packed_c = PackedSequence(cell_states, batch_sizes, sorted_indices, unsorted_indices)
-            return packed_y, hidden, packed_c
-        return packed_y, hidden
-
-    def _run(
-        self,
-        input: Tensor,
-        hx: Hidden | None,
-        *,
-        lengths: Tensor | None = None,
-        batch_sizes: Tensor | None = None,
-        reset_mask: Tensor | None = None,
-        return_cell_states: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        weights = self._weights()
-        self._check_input(input, batch_sizes, weights[0].dtype)
-        if self.weight_dropout and self.training:
-            blocks = self.num_layers * (2 if self.bidirectional else 1)
-            weights = drop_recurrent_weights(weights, blocks, self.weight_dropout)
-        if hx is None and self.learned_state:
-            hx = learned_states(self, self.get_expected_hidden_size(input, batch_sizes)[1])
-        elif hx is None:
-            sizes = self.get_expected_hidden_size(input, batch_sizes)
-            h_0 = torch.zeros(sizes, dtype=input.dtype, device=input.device)
-            if self.proj_size > 0:
-                sizes = self.get_expected_cell_size(input, batch_sizes)
-                c_0 = torch.zeros(sizes, dtype=input.dtype, device=input.device)
-            else:
-                c_0 = h_0
-            hx = (h_0, c_0)
-        else:
-            self._check_hidden(input, hx, batch_sizes)
-            if isinstance(hx, Tensor):
-                raise TypeError("lstm: hx must be a tuple of two tensors, (h_0, c_0), got a tensor")
-            if len(hx) != 2:
-                raise RuntimeError("lstm expects two hidden states")
-        if self.backend == "cudnn":
-            extras = (lengths, reset_mask, return_cell_states or None, self.recompute or None)
-            return (*run_torch(self, input, hx, weights, batch_sizes, extras), None)
-        options = StackOptions(
-            num_layers=self.num_layers,
-            bidirectional=self.bidirectional,
-            # NOTE: not read where it is not needed; compile(dynamic=True) takes a float for a
-            # variable, and traces everything once more when it turns out to be a constant.
-            dropout=self.dropout if self.training and self.num_layers > 1 else 0.0,
-            training=self.training,
-            batch_first=self.batch_first,
-            return_cell_states=return_cell_states,
-            recompute=self.recompute,
-        )
-        return lstm_stack(
+        return self._forward_generally(
             input,
             hx,
-            weights,
-            options,
             lengths=lengths,
-            batch_sizes=batch_sizes,
             reset_mask=reset_mask,
-            run_layer=self._run_layer,
+            reset_state=reset_state,
+            return_cell_states=return_cell_states,
         )
 
     def _refuse_misfits(self, input: Any, hx: Hidden | None) -> None:
@@ -361,6 +277,10 @@ class FusedLSTM(CheckedAsTorch):
         """
         if self.bidirectional:
             raise ValueError("a stream has one direction, got a bidirectional FusedLSTM")
+        if self.cell_options is not None:
+            raise ValueError(
+                f"a stream has nn.LSTM's cell, got {describe_options(self.cell_options)}"
+            )
         stream = stream_of(
             self, self._weights, self.num_layers, batch_size, batch_first=self.batch_first
         )

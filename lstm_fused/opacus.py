@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from lstm_fused._torch.lstm_checks import Hidden
+from lstm_fused._variants import why_not_torchs
 from lstm_fused.functional import StackOptions, lstm_stack
 from lstm_fused.module import FusedLSTM
 
@@ -131,7 +132,13 @@ class DPFusedLSTM(nn.Module):
 
     @classmethod
     def from_fused(cls, module: FusedLSTM) -> DPFusedLSTM:
-        """A copy of a FusedLSTM; without `recompute`, which gradients of each sample do not use."""
+        """A copy of a FusedLSTM; without `recompute`, which gradients of each sample do not use.
+
+        Raises:
+            ValueError: an option by which the module computes what nn.LSTM does not.
+        """
+        if reason := why_not_torchs(module):
+            raise ValueError(f"DPFusedLSTM has no {reason}")
         names = "input_size hidden_size num_layers bias batch_first dropout bidirectional proj_size"
         weight = next(module.parameters())
         with weight.device:

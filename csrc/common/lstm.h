@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/cell_options.h"
 #include "common/types.h"
 
 namespace lstm_fused {
@@ -76,6 +77,8 @@ struct LstmForwardDirection {
   void* cell_states = nullptr;  // out, as y, in rows of L·H storage; or null
   void* gates = nullptr;        // out (M, 4H) storage, activated, for the backward; or null
   void* cells = nullptr;        // out (M, H) accumulator, for the backward; or null
+  CellOptionInputs options;     // with LstmForwardArgs::options
+  SavedNorms norms;             // out, where the options have norms
 };
 
 // No output may alias an input. Rows of y and cell_states past a row's length are not written.
@@ -83,8 +86,9 @@ struct LstmForwardArgs {
   LstmShape shape;
   DType dtype = DType::kFloat32;
   const SequenceLayout* layout = nullptr;
-  const void* x = nullptr;              // (T, N, D), or (M, D) when packed; storage
-  const uint8_t* reset_mask = nullptr;  // (T, N) or null; only with padded layouts
+  const void* x = nullptr;               // (T, N, D), or (M, D) when packed; storage
+  const uint8_t* reset_mask = nullptr;   // (T, N) or null; only with padded layouts
+  const CellOptions* options = nullptr;  // null: the plain cell
   LstmForwardDirection direction[kMaxDirections];
 };
 
@@ -118,6 +122,10 @@ struct LstmBackwardDirection {
   void* grad_output = nullptr;  // out (M, P) storage: gradient of h; null without projection
   void* grad_h_0 = nullptr;     // out (N, P) storage
   void* grad_c_0 = nullptr;     // out (N, H) storage
+  // With LstmBackwardArgs::options.
+  CellOptionInputs options;
+  SavedNorms norms;  // from the forward; not written
+  CellOptionGradients grad_options;
 };
 
 // The recurrence only: gradients of x and of the weights are GEMMs of grad_gates over M rows.
@@ -125,7 +133,8 @@ struct LstmBackwardArgs {
   LstmShape shape;
   DType dtype = DType::kFloat32;
   const SequenceLayout* layout = nullptr;
-  const uint8_t* reset_mask = nullptr;  // (T, N) or null
+  const uint8_t* reset_mask = nullptr;   // (T, N) or null
+  const CellOptions* options = nullptr;  // as in the forward
   LstmBackwardDirection direction[kMaxDirections];
 };
 

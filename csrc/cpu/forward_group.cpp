@@ -20,7 +20,7 @@ ForwardGroup::ForwardGroup(const LstmForwardArgs& args, const LstmPlan& plan,
       operand_(plan.dot ? storage_ : table.operand_size),
       cell_output_stride_(round_up(args.shape.hidden_size, kCacheLine / operand_)),
       state_stride_(round_up(args.shape.output_size, kCacheLine / operand_)),
-      phases_per_step_(args.shape.projection ? 2 : 1),
+      phases_per_step_((args.shape.projection ? 2 : 1) + (has_norms() ? 1 : 0)),
       lengths_(lengths.begin() + group.begin, lengths.begin() + group.end),
       input_gemms_(plan.team),
       team_(plan.team) {
@@ -30,12 +30,15 @@ ForwardGroup::ForwardGroup(const LstmForwardArgs& args, const LstmPlan& plan,
   if (shape.projection) cell_output_ = Buffer(rows * cell_output_stride_ * operand_);
   c_ = Buffer(rows * shape.hidden_size * accumulator_);
   load_initial_states(lengths_);
+  if (args.options) load_option_states();
 
   if (plan.input_gemm_steps == 0) return;
   const int64_t panels = ceil_div(weights.w_ih.panels, plan.team);
   const int64_t gemm_rows = plan.input_gemm_steps * rows;
   for (InputGemm& gemm : input_gemms_) {
-    gemm.preactivations = Buffer(gemm_rows * panels * table.nr() * accumulator_);
+    if (!has_norms()) {
+      gemm.preactivations = Buffer(gemm_rows * panels * table.nr() * accumulator_);
+    }
     gemm.rows.reserve(gemm_rows);
     gemm.step_begin.reserve(plan.input_gemm_steps);
     if (operand_ != storage_) gemm.x = Buffer(gemm_rows * shape.input_size * operand_);
@@ -74,6 +77,8 @@ void ForwardGroup::run(int64_t phase, int partition) {
   if (phase % phases_per_step_ == 0) {
     if (plan_.input_gemm_steps > 0 && s % plan_.input_gemm_steps == 0) run_input_gemm(s, partition);
     run_cells(s, partition);
+  } else if (has_norms() && phase % phases_per_step_ == 1) {
+    run_normalised_cells(s, partition);
   } else {
     run_output_projection(s, partition);
   }
@@ -112,9 +117,15 @@ void ForwardGroup::run_input_gemm(int64_t s, int partition) {
     }
     step.product.operand = {gemm.x.get(), shape.input_size, nullptr};
   }
-  step.bias = weights_.bias.get();
-  const int64_t stride = (step.panel_end - step.panel_begin) * table_.nr();
-  step.accumulator_out = {gemm.preactivations.get(), stride, nullptr};
+  if (has_norms()) {
+    step.accumulator_out = {
+        advance(input_products_.get(), step.panel_begin * table_.nr(), accumulator_),
+        panels_stride_, nullptr};
+  } else {
+    step.bias = weights_.bias.get();
+    const int64_t stride = (step.panel_end - step.panel_begin) * table_.nr();
+    step.accumulator_out = {gemm.preactivations.get(), stride, nullptr};
+  }
   table_.linear_step(step);
 }
 
@@ -162,6 +173,8 @@ ForwardStep ForwardGroup::cell_step(int64_t s, int partition) {
 }
 
 void ForwardGroup::run_cells(int64_t s, int partition) {
+  if (has_norms()) return run_norm_products(s, partition);
+  if (args_.options) return run_option_cells(s, partition);
   const ForwardStep step = cell_step(s, partition);
   if (plan_.dot) {
     table_.dot_step({step, direction_.weights.w_ih, direction_.weights.w_hh});
@@ -183,12 +196,18 @@ void ForwardGroup::run_output_projection(int64_t s, int partition) {
                   weights_.w_hr.data.get()};
   step.out = group_.sequence_rows<MutableRows>(direction_.y, shape.directions * shape.output_size,
                                                storage_, t);
+  if (args_.options) {
+    table_.linear_step(step);
+    return hand_on_state(s, 0, step.rows, step.panel_begin * table_.nr(),
+                         step.panel_end * table_.nr());
+  }
   step.operand_out = {state_[(s + 1) % 2].get(), state_stride_, nullptr};
   step.reset = next_reset(s);
   table_.linear_step(step);
 }
 
 void ForwardGroup::store_final_states() const {
+  if (args_.options) return store_option_states();
   const LstmShape& shape = args_.shape;
   for (int64_t j = 0; j < group_.rows(); ++j) {
     const int64_t n = group_.batch_row(j);

@@ -8,6 +8,7 @@
 #include "common/lstm.h"
 #include "cpu/group.h"
 #include "cpu/kernels/kernels.h"
+#include "cpu/kernels/option_kernels.h"
 #include "cpu/plan.h"
 #include "cpu/runtime/scratch.h"
 #include "cpu/runtime/team.h"
@@ -49,6 +50,16 @@ class ForwardGroup {
   void load_initial_states(const std::vector<int64_t>& lengths);
   ForwardStep cell_step(int64_t s, int partition);
   void run_cells(int64_t s, int partition);
+  // With options (forward_group_options.cpp), and those with norms (forward_group_norms.cpp).
+  void load_option_states();
+  void run_option_cells(int64_t s, int partition);
+  void hand_on_state(int64_t s, int64_t row_begin, int64_t row_end, int64_t begin, int64_t end);
+  void store_option_states() const;
+  OptionForwardStep option_step(const ForwardStep& plain, int64_t s) const;
+  bool has_norms() const { return direction_.options.cell_norm; }
+  void make_norm_buffers();
+  void run_norm_products(int64_t s, int partition);
+  void run_normalised_cells(int64_t s, int partition);
   void run_output_projection(int64_t s, int partition);
   void run_input_gemm(int64_t s, int partition);
   Resets next_reset(int64_t s) const {
@@ -70,6 +81,13 @@ class ForwardGroup {
   Buffer state_[2];                     // (rows, P) operand
   Buffer cell_output_;                  // (rows, H) operand: o·tanh(c), with output projection
   Buffer c_;                            // (rows, H) accumulator
+  Buffer h_prev_;                       // (rows, H) accumulator, where an option keeps h
+  std::vector<Buffer> preactivations_;  // of each partition's units, with options
+  // With norms, whole panels of all partitions, accumulators.
+  int64_t panels_stride_ = 0;
+  Buffer input_products_;               // (input_gemm_steps·rows, panels_stride_): x·W_ih
+  Buffer recurrent_products_;           // (rows, panels_stride_): h_prev·W_hh
+  Buffer output_parts_;                 // (rows, 2H)
   std::vector<InputGemm> input_gemms_;  // for each partition
   Team team_;
 };

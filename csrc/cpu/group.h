@@ -13,6 +13,20 @@
 
 namespace lstm_fused::cpu {
 
+// Rows (or MutableRows) from row j on.
+template <typename View>
+View skip_rows(const View& rows, int64_t j, int64_t size) {
+  if (!rows.base) return {};
+  if (rows.order) return {rows.base, rows.stride, rows.order + j};
+  return {advance(rows.base, j * rows.stride, size), rows.stride, nullptr};
+}
+
+inline Resets skip_rows(const Resets& resets, int64_t j) {
+  if (!resets.flags) return {};
+  if (resets.order) return {resets.flags, resets.order + j, resets.limit - j};
+  return {resets.flags + j, nullptr, resets.limit - j};
+}
+
 struct Group {
   const SequenceLayout* layout = nullptr;
   int64_t batch = 0;

@@ -185,7 +185,8 @@ int64_t max_unpacked_steps(DType dtype, Isa isa) {
 
 }  // namespace
 
-LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts) {
+LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts,
+                           CellKind cell) {
   check_shape(shape);
   LstmPlan plan;
   plan.isa = isa_for(dtype, facts);
@@ -193,7 +194,8 @@ LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& 
   const int64_t h = shape.hidden_size;
   const DotLimits limits = dot_limits(shape, dtype, plan.isa, facts);
   const bool few = shape.steps <= limits.steps && shape.steps * shape.batch <= limits.rows;
-  plan.dot = !shape.projection && (few || leaves_lanes_empty(shape, table.vector_width));
+  plan.dot = !shape.projection && cell == CellKind::kPlain &&
+             (few || leaves_lanes_empty(shape, table.vector_width));
 
   const int64_t weights = h * (kGates * (shape.input_size + shape.output_size) +
                                (shape.projection ? shape.output_size : 0));
@@ -207,7 +209,7 @@ LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& 
   // has too few rows to hide that reading, and is needed where x must be converted.
   const bool converts = table.operand_size != dtype_size(dtype);
   const int64_t rows = std::max<int64_t>(1, ceil_div(shape.batch, plan.row_groups));
-  if (converts || rows < kMinFusedRows) {
+  if (converts || rows < kMinFusedRows || cell == CellKind::kNorms) {
     const int64_t row_bytes = ceil_div(kGates * h, plan.team) * accumulator_size(dtype);
     const int64_t fitting =
         std::max<int64_t>(1, facts.l2_bytes / kInputGemmCacheDivisor / (row_bytes * rows));
@@ -263,8 +265,9 @@ std::string describe_forward(const LstmPlan& plan) {
   return text.str();
 }
 
-std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts& facts) {
-  const LstmPlan plan = make_forward_plan(shape, dtype, facts);
+std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts& facts,
+                            CellKind cell) {
+  const LstmPlan plan = make_forward_plan(shape, dtype, facts, cell);
   const int64_t rows = ceil_div(shape.batch, plan.row_groups);
   std::ostringstream text;
   text << describe_forward(plan) << " (" << explain_threads(plan, shape, facts);
@@ -273,6 +276,8 @@ std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts&
     text << "; packing pays from T*N = " << limits.rows + 1;
     if (limits.steps < limits.rows) text << " or T = " << limits.steps + 1;
     text << " on";
+  } else if (cell == CellKind::kNorms) {
+    text << "; x*W_ih is normalised by itself";
   } else if (plan.input_gemm_steps > 0 && rows >= kMinFusedRows) {
     text << "; x is converted for these kernels";
   } else if (plan.input_gemm_steps > 0) {

@@ -27,8 +27,13 @@ struct LstmPlan {
   int64_t input_gemm_steps = 0;
 };
 
+// What cells compute. Those with options read packed weights alone; those with norms take x·W_ih
+// apart from h·W_hh.
+enum class CellKind { kPlain, kOptions, kNorms };
+
 // Throw Error where check_shape does.
-LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts);
+LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts,
+                           CellKind cell = CellKind::kPlain);
 LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const CpuFacts& facts);
 
 // Whether a backward's products read the weights as they are: LstmPlan::unpacked.
@@ -42,7 +47,8 @@ std::string describe_backward(const LstmPlan& plan);
 
 // The plan for a shape in one line, and why; for lstm_fused.explain. Of the backward see
 // gradients/plan.h, which takes over why its recurrence goes as it does.
-std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts& facts);
+std::string explain_forward(const LstmShape& shape, DType dtype, const CpuFacts& facts,
+                            CellKind cell = CellKind::kPlain);
 std::string explain_backward(const LstmPlan& plan, const LstmShape& shape, DType dtype,
                              const CpuFacts& facts);
 

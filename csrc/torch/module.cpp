@@ -48,11 +48,15 @@ LstmShape make_shape(int64_t steps, int64_t batch, int64_t input_size, int64_t h
 
 std::string plan_text(int64_t steps, int64_t batch, int64_t input_size, int64_t hidden_size,
                       int64_t proj_size, int directions, const std::string& dtype, int threads,
-                      bool backward, std::optional<int64_t> data_rows) {
+                      bool backward, std::optional<int64_t> data_rows, int cell) {
   const LstmShape shape = make_shape(steps, batch, input_size, hidden_size, proj_size, directions);
   const cpu::CpuFacts facts = cpu::cpu_facts(threads);
   const DType type = parse_dtype(dtype);
-  if (!backward) return cpu::explain_forward(shape, type, facts);
+  LSTM_CHECK(cell >= 0 && cell <= static_cast<int>(cpu::CellKind::kNorms),
+             "cell must be 0, 1 or 2, got ", cell);
+  if (!backward) {
+    return cpu::explain_forward(shape, type, facts, static_cast<cpu::CellKind>(cell));
+  }
   check_shape(shape);
   const int64_t rows = data_rows.value_or(shape.steps * shape.batch);
   return cpu::explain_layer_backward(shape, rows, type, facts);
@@ -164,7 +168,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("plan_text", &lstm_fused::plan_text, py::arg("steps"), py::arg("batch"),
         py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"),
         py::arg("dtype"), py::arg("threads"), py::arg("backward"),
-        py::arg("data_rows") = py::none(),
+        py::arg("data_rows") = py::none(), py::arg("cell") = 0,
         "How a call of this shape is carried out on the CPU, in one line, and why. data_rows: the "
         "sum of the lengths, where these differ.");
   m.def("stack_text", &lstm_fused::stack_text, py::arg("steps"), py::arg("batch"),

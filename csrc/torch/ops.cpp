@@ -6,10 +6,12 @@
 namespace lstm_fused {
 namespace {
 
-constexpr const char* kSchemas[] = {
-    kLstmForwardSchema,   kLstmInferenceSchema,    kLstmBackwardSchema, kLstmSampleGradientsSchema,
-    kLstmCellSchema,      kLstmCellBackwardSchema, kLstmPackSchema,     kLstmUnpackSchema,
-    kLstmQuantizedSchema, kLstmQuantizedCellSchema};
+constexpr const char* kSchemas[] = {kLstmForwardSchema,        kLstmInferenceSchema,
+                                    kLstmBackwardSchema,       kLstmSampleGradientsSchema,
+                                    kLstmOptionsForwardSchema, kLstmOptionsBackwardSchema,
+                                    kLstmCellSchema,           kLstmCellBackwardSchema,
+                                    kLstmPackSchema,           kLstmUnpackSchema,
+                                    kLstmQuantizedSchema,      kLstmQuantizedCellSchema};
 
 class Registration {
  public:

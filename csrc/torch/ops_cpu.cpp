@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The ops on CPU tensors: allocate, and call the core.
-#include <torch/csrc/stable/ops.h>
-
 #include "common/error.h"
 #include "cpu/gradients/layer_backward.h"
 #include "cpu/gradients/sample_gradients.h"
@@ -10,6 +8,8 @@
 #include "torch/cell_cpu.h"
 #include "torch/guard.h"
 #include "torch/layer.h"
+#include "torch/layer_cpu.h"
+#include "torch/options_cpu.h"
 #include "torch/quantized_cpu.h"
 #include "torch/registration.h"
 #include "torch/stack_cpu.h"
@@ -18,28 +18,8 @@
 namespace lstm_fused {
 namespace {
 
-// Zeroes the rows past a length, which no kernel writes: of sequences; and of what is saved, where
-// they are the last rows, so that a backward of other lengths finds no garbage.
-void clear_past_lengths(const CpuLayer& layer, const ForwardTensors& tensors) {
-  if (!layer.is_ragged()) return;
-  fill_with_zeros(tensors.y);
-  fill_with_zeros(tensors.cell_states);
-  const int64_t data_rows = layer.layout.data_rows();
-  for (Tensor saved : {tensors.gates, tensors.cells}) {
-    if (saved.numel() == 0) continue;
-    fill_with_zeros(torch::stable::narrow(saved, 1, data_rows, layer.sequence_rows - data_rows));
-  }
-}
-
 void run_forward(const CpuLayer& layer, const ForwardTensors& tensors) {
-  clear_past_lengths(layer, tensors);
-  LstmForwardArgs args;
-  args.shape = layer.shape;
-  args.dtype = layer.dtype;
-  args.layout = &layer.layout;
-  args.x = layer.input.const_data_ptr();
-  args.reset_mask = layer.reset_flags();
-  for (int d = 0; d < layer.shape.directions; ++d) args.direction[d] = tensors.direction(layer, d);
+  const LstmForwardArgs args = forward_args(layer, tensors);
   const cpu::Parallel parallel = torch_parallel();
   const cpu::CpuFacts facts = cpu::cpu_facts(parallel.threads);
   cpu::lstm_forward(args, cpu::make_forward_plan(layer.shape, layer.dtype, facts), parallel);
@@ -82,20 +62,6 @@ InferenceResult lstm_inference_cpu(const Tensor& input, const std::optional<Tens
                                /*return_cell_states=*/false);
   run_forward(layer, tensors);
   return {tensors.y, tensors.h_n, tensors.c_n};
-}
-
-// The core's arguments. Zeroes the rows of grad_input past a length, which no kernel writes.
-cpu::LayerBackwardArgs backward_args(const CpuLayer& layer, const BackwardTensors& tensors) {
-  if (layer.is_ragged()) fill_with_zeros(tensors.grad_input);
-  cpu::LayerBackwardArgs args;
-  args.shape = layer.shape;
-  args.dtype = layer.dtype;
-  args.layout = &layer.layout;
-  args.x = layer.input.const_data_ptr();
-  args.reset_mask = layer.reset_flags();
-  args.grad_x = element(tensors.grad_input, 0, 1);
-  for (int d = 0; d < layer.shape.directions; ++d) args.direction[d] = tensors.direction(layer, d);
-  return args;
 }
 
 cpu::LayerBackwardPlan backward_plan(const CpuLayer& layer, const cpu::Parallel& parallel) {
@@ -142,6 +108,8 @@ const Kernel kCpuKernels[] = {
     {"lstm_inference", TORCH_BOX(&Guarded<&lstm_inference_cpu>::call)},
     {"lstm_backward", TORCH_BOX(&Guarded<&lstm_backward_cpu>::call)},
     {"lstm_sample_gradients", TORCH_BOX(&Guarded<&lstm_sample_gradients_cpu>::call)},
+    {"lstm_options_forward", TORCH_BOX(&Guarded<&lstm_options_forward_cpu>::call)},
+    {"lstm_options_backward", TORCH_BOX(&Guarded<&lstm_options_backward_cpu>::call)},
     {"lstm_cell", TORCH_BOX(&Guarded<&lstm_cell_cpu>::call)},
     {"lstm_cell_backward", TORCH_BOX(&Guarded<&lstm_cell_backward_cpu>::call)},
     {"lstm_pack", TORCH_BOX(&Guarded<&lstm_pack_cpu>::call)},

@@ -40,6 +40,34 @@ constexpr const char* kLstmSampleGradientsSchema =
     "Tensor cells, bool need_input, bool need_states, int samples) -> "
     "(Tensor, Tensor, Tensor, Tensor[])";
 
+// lstm_forward with options of the cell, whose formulas common/cell_options.h has. peephole (L, 3,
+// H): w_ci, w_cf, w_co. h_mask (L, N, P): factors of h where it enters W_hh. keep_c and keep_h,
+// bool (L, rows of input, H): where zoneout keeps c and h; without them zoneout_c and zoneout_h are
+// the parts that are kept. reset_h (L, N, P) and reset_c (L, N, H): the state that enters where
+// reset_mask is set. gains (L, 2, 4H) and cell_norm (L, 2, H), gain and bias: layer normalisation.
+// cell_clip 0: no limit. Returns beside lstm_forward's results normalised (L, rows, 8H) and scales
+// (L, rows, 2), for the backward, empty as its gates may be.
+constexpr const char* kLstmOptionsForwardSchema =
+    "lstm_options_forward(Tensor input, Tensor h_0, Tensor c_0, Tensor[] weights, Tensor? lengths, "
+    "Tensor? batch_sizes, Tensor? reset_mask, Tensor? peephole, Tensor? h_mask, Tensor? keep_c, "
+    "Tensor? keep_h, Tensor? reset_h, Tensor? reset_c, Tensor? gains, Tensor? cell_norm, "
+    "bool coupled_gates, float cell_clip, float zoneout_c, float zoneout_h, "
+    "bool save_for_backward, bool return_cell_states, bool recompute=False) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)";
+
+// lstm_backward with options; it needs the gates. Returns what lstm_backward does, and
+// grad_peephole, grad_reset_h and grad_reset_c; those not asked for, or of what was not given, are
+// empty.
+constexpr const char* kLstmOptionsBackwardSchema =
+    "lstm_options_backward(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, "
+    "Tensor? grad_cell_states, Tensor input, Tensor h_0, Tensor c_0, Tensor[] weights, "
+    "Tensor? lengths, Tensor? batch_sizes, Tensor? reset_mask, Tensor? peephole, Tensor? h_mask, "
+    "Tensor? keep_c, Tensor? keep_h, Tensor? reset_h, Tensor? reset_c, Tensor? gains, "
+    "Tensor? cell_norm, bool coupled_gates, float cell_clip, float zoneout_c, float zoneout_h, "
+    "Tensor y, Tensor gates, Tensor cells, Tensor normalised, Tensor scales, bool need_input, "
+    "bool need_states, bool need_weights, bool need_options) -> "
+    "(Tensor, Tensor, Tensor, Tensor[], Tensor, Tensor, Tensor, Tensor, Tensor)";
+
 // One step, of FusedLSTMCell: input (N, D), h and c (N, H), zero if absent. Returns the next h and
 // c and, for the backward (else empty), gates (N, 4H) and cells (N, H). For eager calls on the CPU.
 constexpr const char* kLstmCellSchema =

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 
+from lstm_fused._cell_options import describe_options
 from lstm_fused._convert import torchrl
 from lstm_fused._convert.subclass import HARMLESS, why_not_rebased
 from lstm_fused._ops import native
@@ -78,6 +79,8 @@ def why_not_packed(module: nn.Module) -> str | None:
     """Why the weights of an LSTM or a cell cannot be packed; None if they can."""
     if getattr(module, "learned_state", False):
         return "it has learned_state=True, which packed modules do not have"
+    if options := describe_options(getattr(module, "cell_options", None)):
+        return f"it has {options}, which packed modules do not have"
     if any(is_lazy(tensor) for tensor in _tensors(module)):
         return "it is lazy and has no sizes yet: call it once, then quantize"
     for tensor in _tensors(module):

@@ -25,6 +25,81 @@ class ForwardArguments(NamedTuple):
     recompute: bool = False
 
 
+class OptionsForwardArguments(NamedTuple):
+    """The arguments of lstm_options_forward, and of its op under torch.compile."""
+
+    input: Any
+    h_0: Any
+    c_0: Any
+    weights: Any
+    lengths: Any
+    batch_sizes: Any
+    reset_mask: Any
+    peephole: Any
+    h_mask: Any
+    keep_c: Any
+    keep_h: Any
+    reset_h: Any
+    reset_c: Any
+    gains: Any
+    cell_norm: Any
+    coupled_gates: bool
+    cell_clip: float
+    zoneout_c: float
+    zoneout_h: float
+    save_for_backward: bool
+    return_cell_states: bool
+    recompute: bool = False
+
+    @property
+    def plain(self) -> ForwardArguments:
+        """Those of lstm_forward."""
+        return ForwardArguments(*self[:7], *self[-3:])
+
+
+class OptionsBackwardArguments(NamedTuple):
+    """The arguments of lstm_options_backward."""
+
+    grad_y: Any
+    grad_h_n: Any
+    grad_c_n: Any
+    grad_cell_states: Any
+    input: Any
+    h_0: Any
+    c_0: Any
+    weights: Any
+    lengths: Any
+    batch_sizes: Any
+    reset_mask: Any
+    peephole: Any
+    h_mask: Any
+    keep_c: Any
+    keep_h: Any
+    reset_h: Any
+    reset_c: Any
+    gains: Any
+    cell_norm: Any
+    coupled_gates: bool
+    cell_clip: float
+    zoneout_c: float
+    zoneout_h: float
+    y: Any
+    gates: Any
+    cells: Any
+    normalised: Any
+    scales: Any
+    need_input: bool
+    need_states: bool
+    need_weights: bool
+    need_options: bool
+
+    @property
+    def plain(self) -> BackwardArguments:
+        """Those of lstm_backward."""
+        saved = (self.y, self.gates, self.cells)
+        return BackwardArguments(*self[:11], *saved, *self[-4:-1])
+
+
 class BackwardArguments(NamedTuple):
     """The arguments of lstm_backward."""
 

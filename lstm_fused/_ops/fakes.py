@@ -13,12 +13,15 @@ from lstm_fused._ops.arguments import (
     BackwardArguments,
     CellBackwardArguments,
     ForwardArguments,
+    OptionsBackwardArguments,
+    OptionsForwardArguments,
 )
 from lstm_fused._ops.checks import accumulator_dtype, check_rank, check_shape, require
 from lstm_fused._ops.layer_weights import GATES, split_layers
 from lstm_fused._ops.op_checks import (
     check_cell,
     check_layer,
+    check_options,
     check_quantized,
     check_samples,
     check_saved,
@@ -159,6 +162,38 @@ def fake_lstm_sample_gradients(
     return *results[:3], [grad.new_empty((samples, *grad.shape)) for grad in results[3]]
 
 
+def fake_lstm_options_forward(*arguments: Any) -> tuple[Tensor, ...]:
+    given = OptionsForwardArguments(*arguments)
+    _check_options(given)
+    results = fake_lstm_forward(*given.plain)
+    saves = given.gains is not None and given.save_for_backward and not given.recompute
+    directions, rows = results[4].shape[:2] if saves else (0, 0)
+    hidden_size = given.c_0.shape[2]
+    normalised = (directions, rows, 2 * GATES * hidden_size) if saves else (0,)
+    return (
+        *results,
+        given.input.new_empty(normalised),
+        given.input.new_empty(
+            (directions, rows, 2) if saves else (0,), dtype=accumulator_dtype(given.input.dtype)
+        ),
+    )
+
+
+def fake_lstm_options_backward(*arguments: Any) -> tuple[Any, ...]:
+    given = OptionsBackwardArguments._make(arguments)
+    _check_options(given)
+    grads = [
+        given.input.new_empty((0,) if t is None or not given.need_options else t.shape)
+        for t in (given.peephole, given.reset_h, given.reset_c, given.gains, given.cell_norm)
+    ]
+    return (*fake_lstm_backward(*given.plain), *grads)
+
+
+def _check_options(given: OptionsForwardArguments | OptionsBackwardArguments) -> None:
+    _check_layer(given.plain)
+    check_options(given)
+
+
 def fake_lstm_quantized(
     input: Tensor,
     h_0: Tensor | None,
@@ -214,6 +249,8 @@ FAKES: dict[str, Callable[..., Any]] = {
     "lstm_inference": fake_lstm_inference,
     "lstm_backward": fake_lstm_backward,
     "lstm_sample_gradients": fake_lstm_sample_gradients,
+    "lstm_options_forward": fake_lstm_options_forward,
+    "lstm_options_backward": fake_lstm_options_backward,
     "lstm_cell": fake_lstm_cell,
     "lstm_cell_backward": fake_lstm_cell_backward,
     "lstm_quantized": fake_lstm_quantized,

@@ -21,7 +21,12 @@ from typing import Any
 import torch
 
 from lstm_fused._ops import native
-from lstm_fused._ops.arguments import BackwardArguments, CellBackwardArguments
+from lstm_fused._ops.arguments import (
+    BackwardArguments,
+    CellBackwardArguments,
+    OptionsBackwardArguments,
+    OptionsForwardArguments,
+)
 from lstm_fused._ops.layer_weights import GATES, split_directions, split_layers
 
 Shape = Sequence[int]
@@ -104,6 +109,14 @@ def _lstm_backward(*arguments: Any, out_shape: Any) -> int:
     )
 
 
+def _lstm_options_forward(*arguments: Any, out_shape: Any) -> int:
+    return forward_flops(*OptionsForwardArguments(*arguments).plain)
+
+
+def _lstm_options_backward(*arguments: Any, out_shape: Any) -> int:
+    return _lstm_backward(*OptionsBackwardArguments._make(arguments).plain, out_shape=out_shape)
+
+
 def _lstm_sample_gradients(*arguments: Any, out_shape: Any) -> int:
     return _lstm_backward(*arguments[:-1], True, out_shape=out_shape)
 
@@ -164,6 +177,8 @@ def register_flop_formulas() -> None:
         (ops.lstm_inference, _lstm_inference),
         (ops.lstm_backward, _lstm_backward),
         (ops.lstm_sample_gradients, _lstm_sample_gradients),
+        (ops.lstm_options_forward, _lstm_options_forward),
+        (ops.lstm_options_backward, _lstm_options_backward),
         (ops.lstm_cell, _lstm_cell),
         (ops.lstm_cell_backward, _lstm_cell_backward),
         (ops.lstm_quantized, _lstm_quantized),

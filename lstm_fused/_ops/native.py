@@ -107,5 +107,7 @@ if compiled is not None:
     lstm_quantized_cell_op = builtin_of(torch.ops.lstm_fused.lstm_quantized_cell.default)
     lstm_forward_op = torch.ops.lstm_fused.lstm_forward.default
     lstm_inference_op = builtin_of(torch.ops.lstm_fused.lstm_inference.default)
+    lstm_options_forward_op = torch.ops.lstm_fused.lstm_options_forward.default
+    lstm_options_backward_op = torch.ops.lstm_fused.lstm_options_backward.default
     lstm_backward_op = torch.ops.lstm_fused.lstm_backward.default
     lstm_sample_gradients_op = torch.ops.lstm_fused.lstm_sample_gradients.default

@@ -4,11 +4,14 @@ for devices without kernels. Sizes may be symbolic."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from lstm_fused._ops.arguments import OptionsBackwardArguments, OptionsForwardArguments
 from lstm_fused._ops.checks import (
     IN_OPS,
     NO_STEPS,
@@ -78,6 +81,58 @@ def check_layer(
     _check_operand(h_0, "h_0", (directions, batch, output_size), input)
     _check_operand(c_0, "c_0", (directions, batch, hidden_size), input)
     _check_weights(input, weights, directions, hidden_size, output_size)
+
+
+def check_options(given: OptionsForwardArguments | OptionsBackwardArguments) -> None:
+    """What the ops with options check beside `check_layer`. RuntimeErrors."""
+    directions, batch, output_size = given.h_0.shape
+    hidden_size = given.c_0.shape[2]
+    rows = 1
+    for size in given.input.shape[:-1]:
+        rows = rows * size
+    clip = given.cell_clip
+    require(
+        0 <= clip < math.inf,
+        lambda: f"cell_clip must be a finite number of at least 0, got {clip:g}",
+    )
+    for name, value in (("zoneout_c", given.zoneout_c), ("zoneout_h", given.zoneout_h)):
+        _check_probability(name, value)
+    keeps_h = given.keep_h is not None or given.zoneout_h > 0
+    require(
+        not (keeps_h and has_projection(len(given.weights), int(directions))),
+        lambda: "zoneout of h is not defined with an output projection",
+    )
+    has_reset = given.reset_h is not None
+    require(
+        has_reset == (given.reset_c is not None) and not (has_reset and given.reset_mask is None),
+        lambda: "reset_h and reset_c go together, with reset_mask",
+    )
+    require(
+        (given.gains is None) == (given.cell_norm is None),
+        lambda: "gains and cell_norm go together",
+    )
+    h, c = (directions, batch, output_size), (directions, batch, hidden_size)
+    for name, tensor, sizes in (
+        ("peephole", given.peephole, (directions, 3, hidden_size)),
+        ("h_mask", given.h_mask, h),
+        ("gains", given.gains, (directions, 2, GATES * hidden_size)),
+        ("cell_norm", given.cell_norm, (directions, 2, hidden_size)),
+    ):
+        if tensor is not None:
+            _check_operand(tensor, name, sizes, given.input)
+    for name, keep in (("keep_c", given.keep_c), ("keep_h", given.keep_h)):
+        if keep is not None:
+            dtype = keep.dtype
+            require(dtype == torch.bool, partial("{} must be bool, got {}".format, name, dtype))
+            check_shape(keep, name, (directions, rows, hidden_size))
+            check_device(keep, name, given.input.device)
+    for name, state, sizes in (("reset_h", given.reset_h, h), ("reset_c", given.reset_c, c)):
+        if state is not None:
+            _check_operand(state, name, sizes, given.input)
+
+
+def _check_probability(name: str, value: float) -> None:
+    require(0 <= value <= 1, lambda: f"{name} must be from 0 to 1, got {value:g}")
 
 
 def check_quantized(

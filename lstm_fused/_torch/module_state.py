@@ -16,7 +16,10 @@ from lstm_fused._torch.private import inject_parametrized_class, rebound_hook
 M = TypeVar("M", bound=nn.Module)
 
 # Options of our modules that torch's lack.
-OWN_OPTIONS = ("backend", "recompute", "forget_bias", "init", "learned_state", "weight_dropout")
+OWN_OPTIONS = (
+    *("backend", "recompute", "forget_bias", "init", "learned_state", "weight_dropout"),
+    "cell_options",
+)
 
 # Lists of the weights, nn.LSTM's and ours, and what they were made from; and what marks our leaves.
 NOT_SHARED = ("_flat_weights", "_flat_weight_refs", "_listed", "_listed_from", "__module__")

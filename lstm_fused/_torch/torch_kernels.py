@@ -18,7 +18,7 @@ def run_torch(
     extras: tuple[object, ...],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The kernels that nn.LSTM runs, which know nothing of what FusedLSTM adds."""
-    names = ("lengths", "reset_mask", "return_cell_states", "recompute")
+    names = ("lengths", "reset_mask", "reset_state", "return_cell_states", "recompute")
     for name, given in zip(names, extras, strict=True):
         if given is not None:
             raise ValueError(f'{name} needs backend="auto", got backend={module.backend!r}')

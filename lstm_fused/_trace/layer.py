@@ -17,7 +17,9 @@ from lstm_fused._ops.layer_weights import GATES, LayerWeights, split_directions
 from lstm_fused._torch.autocast import without_autocast
 from lstm_fused.autograd import lstm_layer
 from lstm_fused.autograd.arguments import LayerArguments, LayerResults
+from lstm_fused.autograd.options_layer import run_with_options
 from lstm_fused.autograd.saved_rows import SequenceRows
+from lstm_fused.reference_options import LayerOptions
 
 Results: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 # Takes the direction, a name of `States` and its values (T, N, features), and gives what goes on in
@@ -45,15 +47,21 @@ class Recorded(NamedTuple):
     valid: Tensor | None  # bool (T, N): t lies inside row n; None: everywhere
 
 
-def record_layer(arguments: LayerArguments, weights: Sequence[Tensor]) -> Recorded:
+def record_layer(
+    arguments: LayerArguments, weights: Sequence[Tensor], options: LayerOptions | None = None
+) -> Recorded:
     """Runs a layer by the kernels of training, without a graph, and reads what they save."""
     if not native.has_kernels(arguments.input.device):
         native.check_cuda_kernels(arguments.input.device)
+        if options is not None:
+            raise RuntimeError("a trace of a cell with options needs the compiled kernels")
         return open_layer(arguments, weights, _pass)  # which needs no kernel that saves gates
     # NOTE: recompute would leave the gates out of what is saved.
-    results = LayerResults._make(
-        native.lstm_forward_op(*arguments._replace(recompute=False).for_op(weights, True))
-    )
+    arguments = arguments._replace(recompute=False)
+    if options is None:
+        results = LayerResults._make(native.lstm_forward_op(*arguments.for_op(weights, True)))
+    else:
+        results = run_with_options(arguments, options, weights)
     directions, batch, _ = arguments.h_0.shape
     rows = SequenceRows(arguments.input, batch, arguments.masks)
     outputs = rows.padded(results.y).chunk(directions, dim=-1)

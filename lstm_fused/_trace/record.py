@@ -15,6 +15,7 @@ from lstm_fused._trace.layer import Passage, Results, States, open_layer, record
 from lstm_fused._trace.result import GateTrace, Trace
 from lstm_fused.autograd.arguments import LayerArguments
 from lstm_fused.module import FusedLSTM
+from lstm_fused.reference_options import LayerOptions
 
 _SUFFIXES = ("", "_reverse")  # of nn.LSTM's parameters
 
@@ -215,14 +216,19 @@ class _Recorder:
         self,
         arguments: LayerArguments,
         weights: Sequence[Tensor],
+        options: LayerOptions | None,
         names: list[str],
         layout: _Layout,
     ) -> Results:
         given: list[dict[str, Tensor]] = [{} for _ in names]
         if self._differentiable:
+            if options is not None:
+                raise ValueError(
+                    f"a differentiable trace takes nn.LSTM's cell, got options in {names[0]!r}"
+                )
             recorded = open_layer(arguments, weights, self._passage(names, layout, given))
         else:
-            recorded = record_layer(arguments, weights)
+            recorded = record_layer(arguments, weights, options)
             for own, states in zip(given, recorded.states, strict=True):
                 given_states = map(layout.give, states)
                 own.update(zip(States._fields, given_states, strict=True))
@@ -267,12 +273,17 @@ class _ModuleCalls:
         """Sees in which layout a call has its input."""
         self._layout = _Layout.of(self._module, args[0] if args else kwargs.get("input"))
 
-    def run_layer(self, arguments: LayerArguments, weights: Sequence[Tensor]) -> Results:
+    def run_layer(
+        self,
+        arguments: LayerArguments,
+        weights: Sequence[Tensor],
+        options: LayerOptions | None = None,
+    ) -> Results:
         call, layer = divmod(self._layers_run, self._module.num_layers)
         self._layers_run += 1
         directions = 2 if self._module.bidirectional else 1
         names = [_tensor_name(self._name, call + 1, layer, d) for d in range(directions)]
-        return self._recorder.run(arguments, weights, names, self._layout)
+        return self._recorder.run(arguments, weights, options, names, self._layout)
 
 
 @contextlib.contextmanager

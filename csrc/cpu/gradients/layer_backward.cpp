@@ -2,6 +2,7 @@
 #include "cpu/gradients/layer_backward.h"
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "cpu/gradients/lstm_backward.h"
 #include "cpu/gradients/rebuild_gates.h"
 #include "cpu/gradients/weight_gradient.h"
+#include "cpu/kernels/option_kernels.h"
 #include "cpu/rows.h"
 #include "cpu/runtime/row_chunks.h"
 
@@ -23,10 +25,14 @@ class LayerBackward {
 
  private:
   struct Direction {
-    Buffer grad_gates, grad_output, cell_output;                              // a piece's
+    Buffer grad_gates, grad_output, cell_output;  // a piece's
+    Buffer grad_recurrent;                        // a piece's, with norms
+    Buffer recurrent_inputs;  // (M, P), with options that change h_prev on its way
     RowPointers h_prev, grad_gates_rows, grad_output_rows, cell_output_rows;  // of all data rows
-    WeightGradientArgs gate_weights, output_projection;
-    std::optional<WeightGradient> gate_weights_gradient, output_projection_gradient;
+    RowPointers grad_recurrent_rows;
+    WeightGradientArgs gate_weights, recurrent_weights, output_projection;
+    std::optional<WeightGradient> gate_weights_gradient, recurrent_weights_gradient,
+        output_projection_gradient;
   };
   struct Range {
     int64_t begin, end;  // rows of data
@@ -38,6 +44,9 @@ class LayerBackward {
   InputGradientArgs input_args() const;
   void prepare_direction(int d);
   void prepare_weights(int d);
+  void prepare_recurrent_inputs(int d);
+  void separate_recurrent_weights(int d);
+  bool has_norms(int d) const { return args_.direction[d].recurrence.options.cell_norm; }
   RowPointers piece_rows(const Buffer& buffer, int64_t columns) const;
 
   // The rows of a direction's i-th piece: direction 0 begins at the end of time.
@@ -102,7 +111,11 @@ LstmBackwardArgs LayerBackward::recurrence_args() const {
   out.dtype = args_.dtype;
   out.layout = args_.layout;
   out.reset_mask = args_.reset_mask;
-  for (int d = 0; d < shape_.directions; ++d) out.direction[d] = args_.direction[d].recurrence;
+  out.options = args_.options;
+  for (int d = 0; d < shape_.directions; ++d) {
+    out.direction[d] = args_.direction[d].recurrence;
+    if (has_norms(d)) out.direction[d].grad_options.bias = args_.direction[d].grad_b_ih;
+  }
   return out;
 }
 
@@ -145,6 +158,9 @@ void LayerBackward::prepare_direction(int d) {
   if (shape_.projection) {
     direction.grad_output = Buffer(piece_rows_ * shape_.output_size * storage_);
   }
+  if (has_norms(d)) {
+    direction.grad_recurrent = Buffer(piece_rows_ * kGates * shape_.hidden_size * storage_);
+  }
   if (args_.direction[d].grad_w_hh) prepare_weights(d);
 }
 
@@ -154,6 +170,7 @@ void LayerBackward::prepare_weights(int d) {
   const int64_t gates = kGates * shape_.hidden_size, rows = args_.layout->data_rows();
 
   direction.h_prev = h_prev_rows(gates_args_, d, zeros_.data());
+  if (args_.options) prepare_recurrent_inputs(d);
   direction.grad_gates_rows = piece_rows(direction.grad_gates, gates);
   direction.gate_weights = {args_.dtype,
                             rows,
@@ -163,6 +180,7 @@ void LayerBackward::prepare_weights(int d) {
                              {direction.h_prev.data(), shape_.output_size, out.grad_w_hh}},
                             2,
                             {out.grad_b_ih, out.grad_b_hh}};
+  if (has_norms(d)) separate_recurrent_weights(d);
   direction.gate_weights_gradient.emplace(direction.gate_weights, plan_.gate_weights);
 
   if (!shape_.projection) return;
@@ -179,6 +197,46 @@ void LayerBackward::prepare_weights(int d) {
       {}};
   direction.output_projection_gradient.emplace(direction.output_projection,
                                                plan_.output_projection);
+}
+
+// With norms the products of x and of h have gradients of their own, and the biases those of what
+// follows the norms.
+void LayerBackward::separate_recurrent_weights(int d) {
+  Direction& direction = directions_[d];
+  WeightGradientArgs& gates = direction.gate_weights;
+  gates.weights = 1;
+  gates.grad_bias[0] = gates.grad_bias[1] = nullptr;
+  direction.grad_recurrent_rows = piece_rows(direction.grad_recurrent, gates.grad_columns);
+  direction.recurrent_weights = gates;
+  direction.recurrent_weights.grads = direction.grad_recurrent_rows.data();
+  direction.recurrent_weights.weight[0] = gates.weight[1];
+  direction.recurrent_weights_gradient.emplace(direction.recurrent_weights, plan_.gate_weights);
+}
+
+// h_prev as the recurrent GEMM multiplied it: masked, and what resets put in.
+void LayerBackward::prepare_recurrent_inputs(int d) {
+  const CellOptionInputs& inputs = args_.direction[d].recurrence.options;
+  if (!inputs.h_mask && !inputs.reset_h) return;
+  Direction& direction = directions_[d];
+  const SequenceLayout& layout = *args_.layout;
+  const int64_t output = shape_.output_size;
+  direction.recurrent_inputs = Buffer(layout.data_rows() * output * storage_);
+  pool_.for_each(shape_.steps, [&](int64_t t) {
+    for (int64_t j = 0; j < layout.active[t]; ++j) {
+      const int64_t n = layout.batch_row(j), m = layout.step_offset[t] + j;
+      const bool reset = args_.reset_mask && args_.reset_mask[t * shape_.batch + n];
+      NextStateStep step;
+      step.rows = 1;
+      step.end = output;
+      step.y.base = direction.h_prev[m];
+      if (reset && inputs.reset_h) step.y.base = advance(inputs.reset_h, n * output, storage_);
+      step.mask.base = advance(inputs.h_mask, n * output, storage_);
+      step.storage_out.base = advance(direction.recurrent_inputs.get(), m * output, storage_);
+      table_.options->next_state(step);
+    }
+  });
+  direction.h_prev =
+      matrix_rows(direction.recurrent_inputs.get(), layout.data_rows(), output * storage_);
 }
 
 LayerBackward::Range LayerBackward::range_of_piece(int64_t piece) const {
@@ -223,8 +281,14 @@ void LayerBackward::run_recurrence(int64_t i) {
                       range.begin * kGates * shape_.hidden_size, storage_);
     }
     // NOTE: ahead of the recurrence, which overwrites gates that were rebuilt.
-    if (direction.output_projection_gradient) compute_cell_output(d, range, gates);
+    if (direction.output_projection_gradient && !args_.options) {
+      compute_cell_output(d, range, gates);
+    }
     pieces[d] = {steps_of(d, i), range.begin, gates, grad_gates, direction.grad_output.get()};
+    if (args_.options) {
+      pieces[d].cell_output = direction.cell_output.get();
+      pieces[d].grad_recurrent = direction.grad_recurrent.get();
+    }
   }
   recurrence_.run(pieces, parallel_);
 }
@@ -260,8 +324,8 @@ void LayerBackward::run_partition(int64_t i, int64_t partition) {
   for (int d = 0; d < shape_.directions; ++d) {
     const Range rows = rows_of(d, i);
     Direction& direction = directions_[d];
-    for (auto* gradient :
-         {&direction.gate_weights_gradient, &direction.output_projection_gradient}) {
+    for (auto* gradient : {&direction.gate_weights_gradient, &direction.recurrent_weights_gradient,
+                           &direction.output_projection_gradient}) {
       if (!*gradient) continue;
       (*gradient)->add(partition, rows.begin, rows.end);
       if (i + 1 == pieces_) (*gradient)->store(partition);
@@ -273,6 +337,11 @@ void LayerBackward::run() {
   for (int64_t i = 0; i < pieces_; ++i) {
     run_recurrence(i);
     pool_.for_each(plan_.gradient_threads, [&](int64_t partition) { run_partition(i, partition); });
+  }
+  for (int d = 0; d < shape_.directions; ++d) {
+    const LayerBackwardDirection& out = args_.direction[d];
+    if (!has_norms(d) || !out.grad_b_ih) continue;
+    std::memcpy(out.grad_b_hh, out.grad_b_ih, kGates * shape_.hidden_size * storage_);
   }
 }
 

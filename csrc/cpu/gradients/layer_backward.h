@@ -12,8 +12,9 @@ struct LayerBackwardArgs {
   LstmShape shape;
   DType dtype = DType::kFloat32;
   const SequenceLayout* layout = nullptr;
-  const void* x = nullptr;              // as in the forward
-  const uint8_t* reset_mask = nullptr;  // (T, N) or null
+  const void* x = nullptr;               // as in the forward
+  const uint8_t* reset_mask = nullptr;   // (T, N) or null
+  const CellOptions* options = nullptr;  // of the forward, which has saved its gates; or null
   void* grad_x = nullptr;  // out, as x; null: not wanted; rows past a length are not written
   LayerBackwardDirection direction[kMaxDirections];
 };

@@ -7,30 +7,12 @@
 #include <vector>
 
 #include "common/lstm.h"
+#include "cpu/gradients/backward_group.h"
 #include "cpu/kernels/kernels.h"
 #include "cpu/plan.h"
-#include "cpu/runtime/scratch.h"
 #include "cpu/runtime/team.h"
 
 namespace lstm_fused::cpu {
-
-// A direction's next steps, and their rows of data, in memory that need not hold others.
-struct BackwardPiece {
-  int64_t steps = 0;
-  int64_t first_row = 0;        // of the steps' rows of data
-  const void* gates = nullptr;  // (rows, 4H) storage
-  void* grad_gates = nullptr;   // out (rows, 4H) storage; may be gates
-  void* grad_output = nullptr;  // out (rows, P) storage; null without output projection
-};
-
-// The weights of the recurrence as its kernels want them; without data where the plan is to read
-// them as they are.
-struct BackwardWeights {
-  PanelMatrix w_hh;  // dh = d(pre-activations)·W_hh
-  PanelMatrix w_hr;  // d(o·tanh(c)) = dh·W_hr, with output projection
-};
-
-class BackwardGroup;
 
 class LstmBackward {
  public:
@@ -44,6 +26,8 @@ class LstmBackward {
   void run(const BackwardPiece (&pieces)[kMaxDirections], const Parallel& parallel);
 
  private:
+  void store_parameter_gradients() const;
+
   const LstmBackwardArgs& args_;
   const LstmPlan plan_;
   const KernelTable& table_;

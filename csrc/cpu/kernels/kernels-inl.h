@@ -16,8 +16,10 @@
 #endif
 
 #include "common/lstm_cell.h"
+#include "common/option_cell.h"
 #include "common/types.h"
 #include "cpu/kernels/kernels.h"
+#include "cpu/kernels/option_kernels.h"
 
 namespace lstm_fused::cpu::LSTM_ISA {
 namespace {
@@ -39,6 +41,10 @@ namespace {
 //
 #include "cpu/kernels/dot-inl.h"
 #include "cpu/kernels/linear-inl.h"
+//
+#include "cpu/kernels/options-inl.h"
+//
+#include "cpu/kernels/norms-inl.h"
 
 template <typename From, typename To>
 void convert(const void* source, int64_t n, void* out) {
@@ -98,6 +104,7 @@ const KernelTable& kernel_table() {
       linear_step<S, E>,
       backward_step<S, E>,
       outer_products<S, E>,
+      &option_kernels<S, E>(),
   };
   return table;
 }

@@ -129,6 +129,8 @@ struct OuterProducts {
 };
 constexpr int64_t kMaxOuterRows = 32;
 
+struct OptionKernels;  // option_kernels.h
+
 struct KernelTable {
   int64_t vector_width;  // W, accumulators per vector
   int64_t mr;            // rows of the register block
@@ -170,6 +172,7 @@ struct KernelTable {
   void (*linear_step)(const LinearStep&);
   void (*backward_step)(const BackwardStep&);
   void (*outer_products)(const OuterProducts&);
+  const OptionKernels* options;
 };
 
 // Instruction sets in rising order.

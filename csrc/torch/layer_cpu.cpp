@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "torch/layer_cpu.h"
+
+#include <torch/csrc/stable/ops.h>
+
+namespace lstm_fused {
+namespace {
+
+void clear_past_lengths(const CpuLayer& layer, const ForwardTensors& tensors) {
+  if (!layer.is_ragged()) return;
+  fill_with_zeros(tensors.y);
+  fill_with_zeros(tensors.cell_states);
+  const int64_t data_rows = layer.layout.data_rows();
+  for (Tensor saved : {tensors.gates, tensors.cells}) {
+    if (saved.numel() == 0) continue;
+    fill_with_zeros(torch::stable::narrow(saved, 1, data_rows, layer.sequence_rows - data_rows));
+  }
+}
+
+}  // namespace
+
+LstmForwardArgs forward_args(const CpuLayer& layer, const ForwardTensors& tensors) {
+  clear_past_lengths(layer, tensors);
+  LstmForwardArgs args;
+  args.shape = layer.shape;
+  args.dtype = layer.dtype;
+  args.layout = &layer.layout;
+  args.x = layer.input.const_data_ptr();
+  args.reset_mask = layer.reset_flags();
+  for (int d = 0; d < layer.shape.directions; ++d) args.direction[d] = tensors.direction(layer, d);
+  return args;
+}
+
+cpu::LayerBackwardArgs backward_args(const CpuLayer& layer, const BackwardTensors& tensors) {
+  if (layer.is_ragged()) fill_with_zeros(tensors.grad_input);
+  cpu::LayerBackwardArgs args;
+  args.shape = layer.shape;
+  args.dtype = layer.dtype;
+  args.layout = &layer.layout;
+  args.x = layer.input.const_data_ptr();
+  args.reset_mask = layer.reset_flags();
+  args.grad_x = element(tensors.grad_input, 0, 1);
+  for (int d = 0; d < layer.shape.directions; ++d) args.direction[d] = tensors.direction(layer, d);
+  return args;
+}
+
+}  // namespace lstm_fused
