@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# make setup | test | test-versions | lint | format | demo | bench | cuda-report | gpu | clean
+# make setup | test | test-versions | lint | format | demo | docs | bench | cuda-report | gpu | clean
 #
 #   BENCH   arguments of 'make bench', as BENCH="--suite step --quick"
 #   GPU     arguments of 'make gpu', as GPU="--only build,parity"
@@ -17,6 +17,7 @@ BIN := $(abspath $(VENV))/bin
 REQUIREMENTS := $(VENV)/.lstm_fused-requirements
 INSTALLED := $(VENV)/.lstm_fused-installed
 PEERS := $(VENV)/.lstm_fused-peers
+SPHINX := $(VENV)/.lstm_fused-sphinx
 
 CXX_FILES = $(shell find csrc tests tools benchmarks examples lstm_fused/include \( -name '*.c' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -print)
 BUILD_INPUTS := pyproject.toml setup.py tools/extensions.py tools/nvcc.py CMakeLists.txt \
@@ -24,7 +25,7 @@ BUILD_INPUTS := pyproject.toml setup.py tools/extensions.py tools/nvcc.py CMakeL
 SANITIZE_BUILD := build/sanitize
 DEMOS := classify_digits generate_text forecast_series
 
-.PHONY: setup system-packages test test-versions $(VERSIONS:%=test-version-%) ctest lint format demo bench cuda-report gpu clean force
+.PHONY: setup system-packages test test-versions $(VERSIONS:%=test-version-%) ctest lint format demo docs bench cuda-report gpu clean force
 
 setup: $(INSTALLED)
 
@@ -119,6 +120,15 @@ format: $(REQUIREMENTS)
 demo: setup
 	for name in $(DEMOS); do $(BIN)/python examples/$$name.py || exit 1; done
 
+$(SPHINX): requirements-docs.txt $(REQUIREMENTS)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-docs.txt
+	touch $@
+
+# The site, in build/docs. Fetches nothing; a warning or a link that leads nowhere is an error.
+docs: setup $(SPHINX)
+	$(BIN)/python -m sphinx -q -W --keep-going -E -b html docs build/docs
+	$(BIN)/python docs/check_links.py build/docs
+
 $(PEERS): requirements-bench.txt $(REQUIREMENTS)
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-bench.txt
 	touch $@
@@ -138,5 +148,5 @@ gpu:
 	$(PYTHON) -m benchmarks.gpu $(GPU)
 
 clean:
-	rm -rf build dist *.egg-info lstm_fused/_C*.so lstm_fused/liblstm_fused_ops.so lstm_fused/lib \
+	rm -rf build dist docs/gallery *.egg-info lstm_fused/_C*.so lstm_fused/liblstm_fused_ops.so lstm_fused/lib \
 		$(INSTALLED)

@@ -26,8 +26,8 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
     """`nn.LSTMCell` with the kernels of :class:`FusedLSTM`: one step, one layer.
 
     Args:
-        input_size: D.
-        hidden_size: H.
+        input_size: D, features of the input.
+        hidden_size: H, features of the state.
         bias: use b_ih and b_hh.
         device, dtype: of the parameters.
 

@@ -133,7 +133,7 @@ class ReversedLSTM(nn.Module):
     def forward(
         self, input: Tensor, hx: Hidden | None = None, *, lengths: Tensor | None = None
     ) -> tuple[Tensor, Hidden]:
-        """As :class:`FusedLSTM`, for batched padded input."""
+        """As :class:`lstm_fused.FusedLSTM`, for batched padded input."""
         time_dim = 1 if self.lstm.batch_first else 0
         y, hidden = self.lstm(_flip(input, lengths, time_dim), hx, lengths=lengths)
         return _flip(y, lengths, time_dim), hidden
@@ -177,7 +177,7 @@ def from_onnx(nodes: Any, initializers: Any = None) -> FusedLSTM | ReversedLSTM:
 
     Returns:
         A FusedLSTM on the device of W (the CPU, if it is no tensor of another one) and in its
-        dtype; for direction="reverse" a :class:`ReversedLSTM` around one.
+        dtype; for direction="reverse" a :class:`.ReversedLSTM` around one.
 
     Raises:
         NotImplementedError: peepholes, clip, input_forget, activations other than the defaults, and

@@ -155,7 +155,7 @@ class DPFusedLSTM(nn.Module):
         lengths: Tensor | None = None,
         reset_mask: Tensor | None = None,
     ) -> tuple[Any, Hidden]:
-        """As :class:`FusedLSTM`, for batched input."""
+        """As :class:`lstm_fused.FusedLSTM`, for batched input."""
         if isinstance(input, PackedSequence):
             padded, lengths = pad_packed_sequence(input, self.batch_first)
             y, hidden = self(padded, hx, lengths=lengths, reset_mask=reset_mask)

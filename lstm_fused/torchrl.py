@@ -30,7 +30,8 @@ class FusedLSTMModule(LSTMModule):  # type: ignore[misc]
     TorchRL, and run with `lengths`. recurrent_backend "scan" and "triton" remain TorchRL's.
 
     Args:
-        those of LSTMModule. `lstm` may be a FusedLSTM or an nn.LSTM, with batch_first.
+        args, kwargs: those of LSTMModule; `lstm` may be a FusedLSTM or an nn.LSTM, batch_first.
+        python_based: False.
 
     Raises:
         ValueError: as LSTMModule, and for python_based.

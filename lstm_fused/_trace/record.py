@@ -58,7 +58,7 @@ def trace(
             whose tensors have Captum's layout.
 
     Returns:
-        A :class:`Trace`: a mapping from names to :class:`GateTrace`, with i, f, g, o, c and h; and
+        A :class:`Trace`: a mapping from names to :class:`.GateTrace`, with i, f, g, o, c and h; and
         the model's `output`. Tensors are (T, N, H), h (T, N, P); (N, T, H) with ``batch_first``;
         (T, H) of unbatched input; of a PackedSequence padded, in the rows' order before packing.
         They are zero past a row's length, and float64 of a float64 module, else float32.
@@ -68,9 +68,9 @@ def trace(
         ValueError: there is no FusedLSTM in it; one has backend="cudnn", which saves no gates that
             could be read; none was called; `through` without `differentiable`, with a name that
             the model has not, or with a module that changes a shape.
-        and whatever the model raises.
 
-    While it runs, the modules' `backend` is not "auto": do not call them from other threads.
+    Whatever the model raises is raised too. While it runs, the modules' `backend` is not "auto": do
+    not call them from other threads.
     """
     if isinstance(model, nn.Module):
         model = getattr(model, "_orig_mod", model)  # what torch.compile wraps

@@ -41,7 +41,7 @@ class GateTrace:
 
     @property
     def lengths(self) -> Tensor | None:
-        """int64 (N,): the steps of each row; None where all have T."""
+        """The steps of each row, int64 (N,); None where all have T."""
         return None if self.valid is None else self.valid.sum(dim=self.time_dim)
 
     @property
@@ -78,7 +78,7 @@ class GateTrace:
 
 
 class Trace(Mapping[str, GateTrace]):
-    """What :func:`lstm_fused.trace` recorded: a :class:`GateTrace` by name, in the order of the
+    """What :func:`lstm_fused.trace` recorded: a :class:`.GateTrace` by name, in the order of the
     calls.
 
     Attributes:
@@ -106,14 +106,14 @@ class Trace(Mapping[str, GateTrace]):
 
     def summary(self, *, open_above: float = 0.9, closed_below: float = 0.1) -> Summary:
         """What each unit does, over all steps of all rows: how often its gates are saturated, how
-        long it remembers, and whether it is dead; see :class:`UnitSummary`.
+        long it remembers, and whether it is dead; see :class:`.UnitSummary`.
 
         Args:
             open_above, closed_below: a gate is saturated beyond these (Karpathy, Johnson & Li:
                 Visualizing and understanding recurrent networks. ICLR workshop, 2016).
 
         Returns:
-            A mapping from the trace's names to a :class:`UnitSummary`; printed, a table.
+            A mapping from the trace's names to a :class:`.UnitSummary`; printed, a table.
 
         Raises:
             ValueError: not 0 ≤ closed_below < open_above ≤ 1.

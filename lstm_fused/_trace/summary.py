@@ -24,7 +24,8 @@ class UnitSummary:
 
     Attributes:
         steps: M, those counted.
-        open, closed: by gate ("i", "f", "o"), the share of steps at which it was saturated.
+        open: by gate ("i", "f", "o"), the share of steps at which it was open.
+        closed: by gate, the share of steps at which it was closed.
         half_life: ln 2 / −ln f in steps, of the mean of f: a memory decays by the product of f, and
             of what the cell holds half is left, on average, after so many steps (Mahto, Vo, Turek &
             Huth: Multi-timescale representation learning in LSTM language models. ICLR, 2021; there

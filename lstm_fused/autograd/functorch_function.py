@@ -27,9 +27,17 @@ from lstm_fused.autograd.vmap import vmap_forward
 
 
 class FusedLSTMFunction(torch.autograd.Function):
-    """One layer: apply(input, h_0, c_0, lengths, batch_sizes, reset_mask, return_cell_states,
-    recompute, *weights) -> (y, h_n, c_n, cell_states, gates, cells), as in :func:`lstm_layer`.
+    """One layer as a differentiable function, with rules for the transforms of torch.func.
 
+    ::
+
+        y, h_n, c_n, cell_states, gates, cells = FusedLSTMFunction.apply(
+            input, h_0, c_0, lengths, batch_sizes, reset_mask, return_cell_states, recompute,
+            *weights
+        )
+
+    Arguments are those of :func:`lstm_fused.functional.lstm` for one layer, (T, N, D) or packed
+    rows, with the states of its directions, h_0 (L, N, P) and c_0 (L, N, H), and its weights.
     gates (L, M, 4H; empty with `recompute`) and cells (L, M, H) are what the backward needs; they
     carry no gradient.
     """

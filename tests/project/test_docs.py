@@ -39,11 +39,11 @@ ROOTED_PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/[\w./*{{}},-]*")
 # What else is one: in prose and in trees, but not in programs, which name files of their own.
 SUFFIXES = ("py", "pyi", "cpp", "h", "cu", "cuh", "md", "cmake", "toml", "txt")
 FILE_NAME = re.compile(rf"(?<![\w./-])[\w./*-]+\.(?:{'|'.join(SUFFIXES)})\b(?![\w(])")
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE_CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-DOTTED_NAME = re.compile(r"(?<![\w./-])lstm_fused(?:\.\w+)+")
+DOTTED_NAME = re.compile(r"(?<![\w./-])lstm_fused(?!\.h\b)(?:\.\w+)+")
 OP = re.compile(r"torch\.ops\.lstm_fused\.(\w+)")
 MODULE_TO_RUN = re.compile(r"python -m ((?:benchmarks|lstm_fused|tools)(?:\.\w+)*)")
 MAKE = re.compile(r"^\s*make ([a-z][\w-]*)", re.MULTILINE)
@@ -261,7 +261,7 @@ GOOD = [
     (check_paths, "README.md", "```bash\npython made_up.py results.jsonl\n```"),
     (check_paths, "README.md", "```\nlstm_fused/   module.py, cell.py\n```"),
     (check_paths, "tools/cuda_on_cpu/README.md", "`device.py`, `run_nvcc.py`"),
-    (check_links, "docs/cuda.md", "# A `b.c`: d\n[a](#a-bc-d), [b](../README.md#cuda)"),
+    (check_links, "docs/cuda.md", "# A `b.c`: d\n[a](#a-bc-d), [b](../README.md#two-commands)"),
     (check_names, "README.md", "`lstm_fused.FusedLSTM.from_torch`, `lstm_fused.onnx`"),
     (check_names, "README.md", "`torch.ops.lstm_fused.lstm_forward`"),
     (check_names, "README.md", "`python -m tools.cuda_report`, `python -m tools.fingerprints`"),
