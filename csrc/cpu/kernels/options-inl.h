@@ -105,6 +105,31 @@ LSTM_INLINE void add_lanes(A* to, Vec<A> v, int count) {
   store_lanes<kFull>(to, load_lanes<kFull, Vec<A>>(to, count) + v, count);
 }
 
+// NOTE: the cell is not inlined. One copy serves all storage types, whole vectors and parts of
+// them: a fifth of the code, whose compilation under sanitizers takes minutes otherwise.
+template <typename A>
+__attribute__((noinline)) void run_cell(const Vec<A>* pre, const Vec<A>& c_prev,
+                                        const OptionValues<Vec<A>>& values,
+                                        OptionCellOutput<Vec<A>>& out) {
+  out = option_cell_forward<VectorMath>(pre[kInputGate], pre[kForgetGate], pre[kCellGate],
+                                        pre[kOutputGate], c_prev, values);
+}
+
+template <typename A>
+struct CellBackwardInputs {
+  Gates<Vec<A>> gates;
+  Vec<A> c, c_prev, dh, dc;
+  OutputGradient<Vec<A>> normed;
+};
+
+template <typename A>
+__attribute__((noinline)) void run_cell_backward(const CellBackwardInputs<A>& in,
+                                                 const OptionValues<Vec<A>>& values,
+                                                 OptionCellGradient<Vec<A>>& out) {
+  out =
+      option_cell_backward<VectorMath>(in.gates, in.c, in.c_prev, in.dh, in.dc, values, in.normed);
+}
+
 // Where a row's next state goes.
 template <typename S, typename E>
 struct NextStateRow {
@@ -168,8 +193,8 @@ void option_forward(const OptionForwardStep& step) {
       }
       const OptionValues<V> values = load_options<kFull>(options, unit, count);
       const V c_prev = load_lanes<kFull, V>(c_row + unit, count);
-      const OptionCellOutput<V> out = option_cell_forward<VectorMath>(
-          pre[kInputGate], pre[kForgetGate], pre[kCellGate], pre[kOutputGate], c_prev, values);
+      OptionCellOutput<V> out;
+      run_cell<A>(pre, c_prev, values, out);
 
       // Hand c to the next step.
       V next = out.c;
@@ -303,26 +328,27 @@ void option_backward(const OptionBackwardStep& step) {
     A* peephole_row = row_or_null<A>(step.grad_peephole, row);
     for_each_vector<A>(begin, end, [&](auto full, int64_t unit, int count) {
       constexpr bool kFull = decltype(full)::value;
-      const V dh = dh_row ? load_unaligned<V>(dh_row + unit - begin)
-                          : sum_state_gradient<kFull>(state, begin, unit, count);
-      const V dc = load_lanes<kFull, V>(dc_row + unit, count) +
-                   load_or_zero<kFull, V>(grad_states_row, unit, count);
+      CellBackwardInputs<A> in;
+      in.dh = dh_row ? load_unaligned<V>(dh_row + unit - begin)
+                     : sum_state_gradient<kFull>(state, begin, unit, count);
+      in.dc = load_lanes<kFull, V>(dc_row + unit, count) +
+              load_or_zero<kFull, V>(grad_states_row, unit, count);
       const S* from = gate_row + unit;
-      const Gates<V> gates = {load_lanes<kFull, V>(from + kInputGate * hidden, count),
-                              load_lanes<kFull, V>(from + kForgetGate * hidden, count),
-                              load_lanes<kFull, V>(from + kCellGate * hidden, count),
-                              load_lanes<kFull, V>(from + kOutputGate * hidden, count)};
-      const V c = load_lanes<kFull, V>(c_in_row + unit, count);
-      const V c_prev = reset ? load_or_zero<kFull, V>(options.reset_c, unit, count)
-                             : load_lanes<kFull, V>(c_prev_row + unit, count);
+      in.gates = {load_lanes<kFull, V>(from + kInputGate * hidden, count),
+                  load_lanes<kFull, V>(from + kForgetGate * hidden, count),
+                  load_lanes<kFull, V>(from + kCellGate * hidden, count),
+                  load_lanes<kFull, V>(from + kOutputGate * hidden, count)};
+      in.c = load_lanes<kFull, V>(c_in_row + unit, count);
+      in.c_prev = reset ? load_or_zero<kFull, V>(options.reset_c, unit, count)
+                        : load_lanes<kFull, V>(c_prev_row + unit, count);
       const OptionValues<V> values = load_options<kFull>(options, unit, count);
-      OutputGradient<V> normed{};
+      in.normed = OutputGradient<V>{};
       if (normed_row) {
-        normed = {load_lanes<kFull, V>(normed_row + unit, count),
-                  load_lanes<kFull, V>(normed_row + hidden + unit, count)};
+        in.normed = OutputGradient<V>{load_lanes<kFull, V>(normed_row + unit, count),
+                                      load_lanes<kFull, V>(normed_row + hidden + unit, count)};
       }
-      const OptionCellGradient<V> grad =
-          option_cell_backward<VectorMath>(gates, c, c_prev, dh, dc, values, normed);
+      OptionCellGradient<V> grad;
+      run_cell_backward<A>(in, values, grad);
 
       // What goes to the step before, or to the state that a reset put in its place.
       if (reset && grad_reset_row) {
