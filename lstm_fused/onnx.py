@@ -16,107 +16,35 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lstm_fused._onnx.export import lstm_node, lstm_options_node, refuse_random
 from lstm_fused._onnx.graph import Graph, label_of
 from lstm_fused._onnx.node import Settings, settings_of
-from lstm_fused._ops.layer_weights import split_directions
+from lstm_fused._ops.layer_weights import GATES
 from lstm_fused._torch.lstm_checks import Hidden
 from lstm_fused.module import FusedLSTM
 
-# ONNX has the gates i, o, f, c where torch has i, f, g, o (c is g). Each list says for a gate of
-# the target which of the source's it is.
-_TO_ONNX = (0, 3, 1, 2)
-_FROM_ONNX = (0, 2, 3, 1)
-
-
-# ---- To ONNX ----
+# ONNX has the gates i, o, f, c where torch has i, f, g, o (c is g), and peepholes of i, o, f where
+# a FusedLSTM has those of i, f, o. Each list says for a part of ours which of ONNX's it is.
+_GATES = (0, 2, 3, 1)
+_PEEPHOLES = (0, 2, 1)
 
 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """For torch.onnx.export(dynamo=True, custom_translation_table=...): FusedLSTM as LSTM nodes.
 
-    One node for each layer, with both directions in it. Opset 17 or newer. Projections,
-    reset_mask, return_cell_states and PackedSequences have no place in ONNX's LSTM: the export
-    raises NotImplementedError, wrapped in torch's own ConversionError.
+    One node for each layer, with both directions in it. Opset 17 or newer. `peephole` is the node's
+    input P, and `coupled_gates` its attribute input_forget, with weights that give the same results
+    where a runtime does not look at the attribute. Projections, reset_mask, return_cell_states,
+    PackedSequences, other options of the cell and masks of the training mode have no place in
+    ONNX's LSTM: the export raises NotImplementedError, wrapped in torch's own ConversionError.
     """
     import onnxscript  # noqa: F401  (says early what is missing)
 
-    return {torch.ops.lstm_fused.lstm_forward.default: _lstm_node}
-
-
-def _lstm_node(
-    input: Any,
-    h_0: Any,
-    c_0: Any,
-    weights: Sequence[Any],
-    lengths: Any,
-    batch_sizes: Any,
-    reset_mask: Any,
-    save_for_backward: bool,
-    return_cell_states: bool,
-    recompute: bool = False,
-) -> tuple[Any, ...]:
-    """The op lstm_forward, in the terms of the graph that is being written."""
-    import onnxscript
-
-    op: Any = onnxscript.opset18  # what it is called with is recorded; torch converts the version
-
-    directions = int(h_0.shape[0])
-    by_direction = split_directions(weights, directions)
-    if by_direction[0].w_hr is not None:
-        raise NotImplementedError("ONNX's LSTM has no projections, got proj_size > 0")
-    if reset_mask is not None:
-        raise NotImplementedError("ONNX's LSTM has no resets in mid-sequence, got reset_mask")
-    if return_cell_states:
-        raise NotImplementedError(
-            "ONNX's LSTM gives the last cell state only, got return_cell_states=True"
-        )
-    if batch_sizes is not None:
-        raise NotImplementedError(
-            "ONNX has no packed sequences, got a PackedSequence; pass padded input and lengths"
-        )
-    hidden_size = int(c_0.shape[2])
-
-    def reordered(weight: Any) -> Any:  # (4H, ...) -> (1, 4H, ...), gates in ONNX's order
-        def gate(k: int) -> Any:
-            return op.Slice(weight, [k * hidden_size], [(k + 1) * hidden_size], [0])
-
-        return op.Unsqueeze(op.Concat(*(gate(k) for k in _TO_ONNX), axis=0), [0])
-
-    def stacked(values: list[Any]) -> Any:
-        return values[0] if len(values) == 1 else op.Concat(*values, axis=0)
-
-    w = stacked([reordered(direction.w_ih) for direction in by_direction])
-    r = stacked([reordered(direction.w_hh) for direction in by_direction])
-    b = None
-    if by_direction[0].b_ih is not None:
-        b = stacked([op.Concat(reordered(d.b_ih), reordered(d.b_hh), axis=1) for d in by_direction])
-    steps = None if lengths is None else op.Cast(lengths, to=6)  # int32
-    y, h_n, c_n = op.LSTM(
-        input,
-        w,
-        r,
-        b,
-        steps,
-        h_0,
-        c_0,
-        hidden_size=hidden_size,
-        direction="bidirectional" if directions == 2 else "forward",
-    )
-    if steps is not None:
-        # A row of length 0 ends as it began; ONNX leaves that open, and ONNX Runtime gives zeros.
-        is_empty = op.Unsqueeze(op.Equal(steps, op.CastLike(0, steps)), [0, 2])
-        h_n, c_n = op.Where(is_empty, h_0, h_n), op.Where(is_empty, c_0, c_n)
-    # (T, L, N, H) -> (T, N, L·H)
-    if directions == 1:
-        y = op.Squeeze(y, [1])
-    else:
-        y = op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, directions * hidden_size])
-    # What the inference does not read: torch names the results, so that each is one of its own.
-    unused = [op.Identity(c_n) for _ in range(3)]
-    return (y, h_n, c_n, *unused)
-
-
-# ---- From ONNX ----
+    return {
+        torch.ops.lstm_fused.lstm_forward.default: lstm_node,
+        torch.ops.lstm_fused.lstm_options_forward.default: lstm_options_node,
+        torch.ops.aten.random.default: refuse_random,
+    }
 
 
 class ReversedLSTM(nn.Module):
@@ -153,6 +81,7 @@ class _Weights(NamedTuple):
     w: Tensor  # (L, 4H, D)
     r: Tensor  # (L, 4H, H)
     b: Tensor | None  # (L, 8H)
+    p: Tensor | None  # (L, 3H)
 
 
 def from_onnx(nodes: Any, initializers: Any = None) -> FusedLSTM | ReversedLSTM:
@@ -160,17 +89,20 @@ def from_onnx(nodes: Any, initializers: Any = None) -> FusedLSTM | ReversedLSTM:
 
     >>> from_onnx(model)                     # its LSTM nodes, which must be one chain
     >>> from_onnx(node, model)               # one of its nodes, or a sequence of them as layers
-    >>> from_onnx(node, graph.initializer)   # where W, R and B are initializers themselves
+    >>> from_onnx(node, graph.initializer)   # where W, R, B and P are initializers themselves
 
     Args:
         nodes: a ModelProto; a NodeProto; or NodeProtos as layers, the first one first.
-        initializers: where W, R and B are found. A ModelProto: among its initializers, or computed
-            from them by its nodes, as exporters leave large weights; layers are then checked to be
-            connected as a stack is. TensorProtos (as `graph.initializer`), or a mapping from a name
-            to a TensorProto, NumPy array or tensor: there by name.
+        initializers: where W, R, B and P are found. A ModelProto: among its initializers, or
+            computed from them by its nodes, as exporters leave large weights; layers are then
+            checked to be connected as a stack is. TensorProtos (as `graph.initializer`), or a
+            mapping from a name to a TensorProto, NumPy array or tensor: there by name.
 
     The inputs X, sequence_lens, initial_h and initial_c go to the module's call: ``module(x, hx,
     lengths=lengths)``. With layout=1 the module is batch_first; h and c are (L, N, H) all the same.
+    P makes it one with ``peephole=True``. With input_forget=1 it has ``coupled_gates=True``: ONNX
+    Runtime computes f = 1 - i, so that our f, from which i = 1 - f comes, is given the weights of
+    the node's i with the other sign.
     What a model computes before and after its LSTM nodes is not looked at. The bodies of If and
     Loop are not looked into, nor functions (onnx.inliner inlines these), nor files of external
     data (onnx.load reads them).
@@ -180,8 +112,8 @@ def from_onnx(nodes: Any, initializers: Any = None) -> FusedLSTM | ReversedLSTM:
         dtype; for direction="reverse" a :class:`.ReversedLSTM` around one.
 
     Raises:
-        NotImplementedError: peepholes, clip, input_forget, activations other than the defaults, and
-            weights that come from nodes which are not evaluated.
+        NotImplementedError: clip, activations other than the defaults, and weights that come from
+            nodes which are not evaluated.
         TypeError: arguments of other types; weights that are not float32, float64, bfloat16 or
             float16, or not all of one dtype.
         ValueError: all else that is wrong with nodes and weights: attributes, shapes, weights that
@@ -207,8 +139,8 @@ def from_onnx(nodes: Any, initializers: Any = None) -> FusedLSTM | ReversedLSTM:
     settings = [settings_of(node) for node in layers]
     if any(each != settings[0] for each in settings):
         raise ValueError(
-            "nodes of one stack must agree in hidden_size, direction, layout and sequence_lens, "
-            "got " + ", ".join(str(each) for each in settings)
+            "nodes of one stack must agree in hidden_size, direction, layout, sequence_lens, P and "
+            "input_forget, got " + ", ".join(str(each) for each in settings)
         )
     own = settings[0]
     if own.direction == "reverse" and len(layers) > 1:
@@ -222,32 +154,44 @@ def from_onnx(nodes: Any, initializers: Any = None) -> FusedLSTM | ReversedLSTM:
 
 
 def _make_module(own: Settings, directions: int, weights: Sequence[_Weights]) -> FusedLSTM:
-    first, hidden_size = weights[0].w, own.hidden_size
-    has_bias = any(b is not None for _, _, b in weights)
+    first = weights[0].w
+    has_bias = any(each.b is not None for each in weights)
     module = FusedLSTM(
         first.shape[2],
-        hidden_size,
+        own.hidden_size,
         len(weights),
         bias=has_bias,
         batch_first=own.layout == 1,
         bidirectional=directions == 2,
         device=first.device,
         dtype=first.dtype,
+        peephole=own.has_peepholes,
+        coupled_gates=own.couples_gates,
     )
-    unit = torch.arange(hidden_size, device=first.device)
-    gates = torch.cat([unit + k * hidden_size for k in _FROM_ONNX])
     state: dict[str, Tensor] = {}
-    for layer, (w, r, b) in enumerate(weights):
+    for layer, (w, r, b, p) in enumerate(weights):
         for d in range(directions):
             suffix = f"l{layer}" + ("_reverse" if d == 1 else "")
-            state[f"weight_ih_{suffix}"] = w[d, gates]
-            state[f"weight_hh_{suffix}"] = r[d, gates]
+            state[f"weight_ih_{suffix}"] = _reordered(w[d], _GATES, own)
+            state[f"weight_hh_{suffix}"] = _reordered(r[d], _GATES, own)
             if has_bias:
-                both = w.new_zeros(2, len(gates)) if b is None else b[d].view(2, -1)
-                state[f"bias_ih_{suffix}"] = both[0, gates]
-                state[f"bias_hh_{suffix}"] = both[1, gates]
+                both = w.new_zeros(2, w.shape[1]) if b is None else b[d].view(2, -1)
+                state[f"bias_ih_{suffix}"] = _reordered(both[0], _GATES, own)
+                state[f"bias_hh_{suffix}"] = _reordered(both[1], _GATES, own)
+            if p is not None:
+                parts = _reordered(p[d], _PEEPHOLES, own)
+                state[f"peephole_{suffix}"] = parts.view(len(_PEEPHOLES), -1)
     module.load_state_dict(state)
     return module
+
+
+def _reordered(values: Tensor, order: Sequence[int], own: Settings) -> Tensor:
+    """What ONNX has of all gates, i first, in our order, in which f is second."""
+    parts = list(values.chunk(len(order)))
+    if own.couples_gates:
+        # NOTE: ONNX's f = 1 - sigmoid(a_i) = sigmoid(-a_i).
+        parts[order[1]] = -parts[0]
+    return torch.cat([parts[k] for k in order])
 
 
 def _lstm_nodes(model: Any) -> list[Any]:
@@ -261,13 +205,18 @@ def _lstm_nodes(model: Any) -> list[Any]:
 
 
 def _read_weights(node: Any, graph: Graph, hidden_size: int, directions: int) -> _Weights:
+    def optional(name: str, place: int) -> Tensor | None:
+        given = node.input[place] if len(node.input) > place else ""
+        return graph.constant(name, given) if given else None
+
     w, r = graph.constant("W", node.input[1]), graph.constant("R", node.input[2])
-    b = graph.constant("B", node.input[3]) if len(node.input) > 3 and node.input[3] else None
-    rows = 4 * hidden_size
+    b, p = optional("B", 3), optional("P", 7)
+    rows = GATES * hidden_size
     input_size = w.shape[2] if w.dim() == 3 and w.shape[2] > 0 else "D"
     expected: list[tuple[str, Tensor | None, tuple[Any, ...]]] = [
         ("R", r, (directions, rows, hidden_size)),
         ("B", b, (directions, 2 * rows)),
+        ("P", p, (directions, len(_PEEPHOLES) * hidden_size)),
         ("W", w, (directions, rows, input_size)),
     ]
     for name, tensor, sizes in expected:
@@ -279,7 +228,7 @@ def _read_weights(node: Any, graph: Graph, hidden_size: int, directions: int) ->
             raise TypeError(f"{name} must have W's dtype, {w.dtype}, got {tensor.dtype}")
         if tensor.device != w.device:
             raise ValueError(f"{name} must be on W's device, {w.device}, got {tensor.device}")
-    return _Weights(w, r, b)
+    return _Weights(w, r, b, p)
 
 
 def _check_stack(
@@ -294,7 +243,7 @@ def _check_stack(
     import numpy as np
 
     first, features = weights[0].w, directions * own.hidden_size
-    for below, node, (w, _, _) in zip(nodes, nodes[1:], weights[1:], strict=False):
+    for below, node, (w, *_) in zip(nodes, nodes[1:], weights[1:], strict=False):
         if w.shape[2] != features:
             raise ValueError(f"W of an upper layer must have {features} columns, got {w.shape[2]}")
         if w.dtype != first.dtype:

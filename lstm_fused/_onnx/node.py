@@ -15,6 +15,8 @@ class Settings(NamedTuple):
     direction: str
     layout: int
     has_lengths: bool
+    has_peepholes: bool
+    couples_gates: bool
 
 
 def settings_of(node: Any) -> Settings:
@@ -53,15 +55,18 @@ def settings_of(node: Any) -> Settings:
         if attributes.get(name):
             raise NotImplementedError(f"Sigmoid and Tanh take no {name}, got {attributes[name]}")
     if "clip" in attributes:
-        raise NotImplementedError(f"FusedLSTM does not clip, got clip={attributes['clip']}")
-    if attributes.get("input_forget", 0):
         raise NotImplementedError(
-            f"FusedLSTM does not couple its gates, got input_forget={attributes['input_forget']}"
+            "ONNX's clip bounds the inputs of the activations, where FusedLSTM's cell_clip bounds "
+            f"c: from_onnx takes no clip, got clip={attributes['clip']}"
         )
-    if len(node.input) > 7 and node.input[7]:
-        raise NotImplementedError("FusedLSTM has no peepholes, got the input P")
-    has_lengths = len(node.input) > 4 and bool(node.input[4])
-    return Settings(hidden_size, direction, layout, has_lengths)
+    coupled = attributes.get("input_forget", 0)
+    if coupled not in (0, 1):
+        raise ValueError(f"input_forget must be 0 or 1, got {coupled}")
+
+    def has_input(place: int) -> bool:
+        return len(node.input) > place and bool(node.input[place])
+
+    return Settings(hidden_size, direction, layout, has_input(4), has_input(7), coupled == 1)
 
 
 def _attributes(node: Any) -> dict[str, Any]:

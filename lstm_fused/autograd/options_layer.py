@@ -69,9 +69,10 @@ def options_layer(
     if is_forward_mode_on() or (not is_compiling and (are_transforms_active() or not is_plain)):
         return composite_options_layer(arguments.tensors, options, weights)
     op_arguments = _for_op(arguments, options, weights, False)
-    if is_compiling and not is_exporting():
+    is_exported = is_compiling and is_exporting()  # to a program, which has no backward
+    if is_compiling and not is_exported:
         results = options_layer_op(*op_arguments)
-    elif torch.is_grad_enabled() and any(v.requires_grad for v in variables):
+    elif not is_exported and torch.is_grad_enabled() and any(v.requires_grad for v in variables):
         flat = (*arguments, *options, *weights)
         results = _apply(*(unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in flat))
     else:

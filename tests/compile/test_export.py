@@ -43,6 +43,23 @@ def test_one_node_for_each_layer_and_nothing_saved(strict: bool, no_grad: bool) 
 
 
 @pytest.mark.parametrize("strict", [False, True])
+def test_options_of_the_cell_are_one_node_and_nothing_saved(strict: bool) -> None:
+    options = {"peephole": True, "coupled_gates": True, "cell_clip": 1.0, "layer_norm": True}
+    module = FusedLSTM(D, H, 2, zoneout=0.2, recurrent_dropout=0.2, **options).double().eval()
+    x = torch.randn(5, 4, D, dtype=torch.float64)
+    program = torch.export.export(module, (x,), dynamic_shapes=({0: T, 1: N},), strict=strict)
+    op = torch.ops.lstm_fused.lstm_options_forward.default
+    saves = [argument.name for argument in op._schema.arguments].index("save_for_backward")
+    for form in (program, program.run_decompositions()):
+        nodes = lstm_nodes(form)
+        assert [node.target for node in nodes] == [op] * 2
+        assert not any(node.args[saves] for node in nodes), "an exported program has no backward"
+    for sizes in ((5, 4), (1, 1), (17, 3)):
+        x = torch.randn(*sizes, D, dtype=torch.float64)
+        assert_bitwise_equal(program.module()(x)[0], module(x)[0])
+
+
+@pytest.mark.parametrize("strict", [False, True])
 def test_cell_exports_for_any_batch(strict: bool) -> None:
     cell = FusedLSTMCell(D, H)
     x = torch.randn(4, D)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kit.twins import D, H
+from lstm_fused import FusedLSTM
 
 onnx: Any = pytest.importorskip("onnx", reason="onnx is not installed")
 helper, numpy_helper = onnx.helper, onnx.numpy_helper
@@ -25,6 +26,14 @@ def run_in_ort(model: Any, arguments: Sequence[Tensor]) -> list[Tensor]:
     names = [entry.name for entry in session.get_inputs()]
     given = {name: a.numpy() for name, a in zip(names, arguments, strict=True)}
     return [torch.from_numpy(result) for result in session.run(None, given)]
+
+
+def assert_has_parameters(found: FusedLSTM, expected: nn.Module) -> None:
+    """Assert the bits of all of `expected` that is read: with coupled gates, those of i are not."""
+    for name, value in expected.named_parameters():
+        parts = 3 if name.startswith("peephole") else 4
+        unread = len(value) // parts if found.coupled_gates else 0
+        assert torch.equal(found.get_parameter(name)[unread:], value[unread:]), name
 
 
 def integers(*values: int) -> Any:
@@ -56,7 +65,11 @@ def lstm_node(*names: str, **attributes: Any) -> Any:
     return helper.make_node("LSTM", names, ["Y"], **{"hidden_size": H} | attributes)
 
 
-def weights(directions: int = 1, inputs: int = D, seed: int = 0) -> dict[str, Any]:
+def weights(
+    directions: int = 1, inputs: int = D, seed: int = 0, *, peepholes: bool = False
+) -> dict[str, Any]:
     draw = np.random.default_rng(seed).standard_normal
     shapes = {"W": (4 * H, inputs), "R": (4 * H, H), "B": (8 * H,)}
+    if peepholes:
+        shapes["P"] = (3 * H,)
     return {name: draw((directions, *sizes)).astype("f") for name, sizes in shapes.items()}

@@ -25,6 +25,7 @@ from kit.twins import D, H
 import lstm_fused
 
 NODE = helper.make_node
+PEEPHOLED = ("X", "W", "R", "B", "", "", "", "P")
 
 
 def test_names_what_is_not_constant() -> None:
@@ -104,6 +105,9 @@ ATTRIBUTES: list[tuple[dict[str, Any], str]] = [
     ({"activations": [b"\xff", "Tanh", "Tanh"]}, "activations must be text"),
     ({"activations": "Tanh"}, "activations must be a value of type STRINGS"),
     ({"clip": 3}, "clip must be a value of type FLOAT"),
+    ({"input_forget": 2}, "input_forget must be 0 or 1, got 2"),
+    ({"input_forget": -1}, "input_forget must be 0 or 1, got -1"),
+    ({"input_forget": 1.0}, "input_forget must be a value of type INT"),
     ({"bogus": 1}, "the attribute 'bogus' which it has not"),
 ]
 
@@ -133,6 +137,9 @@ def test_bad_nodes() -> None:
         (lstm_node(*"XWRB", *[""] * 5), ValueError, "at most 8 inputs"),
         ([], ValueError, "at least one node"),
         ([lstm_node(), upper], ValueError, "agree in .* sequence_lens"),
+        ([lstm_node(), lstm_node(*PEEPHOLED)], ValueError, "agree in .* P and input_forget"),
+        ([lstm_node(), lstm_node(input_forget=1)], ValueError, "agree in .* P and input_forget"),
+        (lstm_node(*PEEPHOLED), ValueError, "P must be among the initializers, got no 'P'"),
         ("LSTM", TypeError, "got str"),
         (None, TypeError, "got NoneType"),
         ([None], TypeError, "got NoneType"),
@@ -198,6 +205,14 @@ def test_bad_values() -> None:
             given["W"] = np.asarray(given["W"])
         with pytest.raises(kind, match=message):
             pytest.fail(f"{message}: {lstm_fused.from_onnx(lstm_node(), given)}")
+    peepholes = np.zeros((1, 3 * H), "f")
+    for value, kind, message in (
+        (peepholes[:, 1:], ValueError, r"P must have shape \(1, 15\), got \(1, 14\)"),
+        (peepholes.astype("d"), TypeError, "P must have W's dtype"),
+        (peepholes.astype("i"), TypeError, "P must be float32, .* got int32"),
+    ):
+        with pytest.raises(kind, match=message):
+            lstm_fused.from_onnx(lstm_node(*PEEPHOLED), weights() | {"P": value})
     with pytest.raises(TypeError, match="initializers too"):
         lstm_fused.from_onnx(model_of([lstm_node()], weights()), {})
     wide = helper.make_node("LSTM", ["Y", "W2", "R", "B"], ["Z"], hidden_size=H)

@@ -10,6 +10,7 @@ import torch
 from kit.onnx_graphs import (
     ROWS,
     STEPS,
+    assert_has_parameters,
     helper,
     integers,
     lstm_node,
@@ -53,6 +54,13 @@ N = torch.export.Dim("N", min=1, max=99)
 EXPORTS: dict[str, tuple[Any, dict[str, Any], bool, Sizes, bool]] = {
     "ours": (FusedLSTM, {"num_layers": 2, "bidirectional": True}, False, {}, True),
     "ours_rows": (FusedLSTM, {"batch_first": True, "bias": False}, True, {0: N}, True),
+    "ours_options": (
+        FusedLSTM,
+        {"num_layers": 2, "bidirectional": True, "peephole": True, "coupled_gates": True},
+        False,
+        {},
+        True,
+    ),
     "torch": (nn.LSTM, {"num_layers": 2, "bidirectional": True}, False, {}, True),
     "torch_rows": (nn.LSTM, {"num_layers": 2, "batch_first": True}, False, {0: N}, True),
     "torchscript": (nn.LSTM, {"num_layers": 2, "bidirectional": True}, False, {}, False),
@@ -89,8 +97,7 @@ def test_exports_lead_back(
         # TorchScript's exporter writes biases of zeros.
         has_bias = back.bias
         assert has_bias == model.lstm.bias or not dynamo
-        for name, weight in model.lstm.named_parameters():
-            assert torch.equal(back.get_parameter(name), weight)
+        assert_has_parameters(back, model.lstm)
         with torch.no_grad():
             found = back(x, lengths=arguments[1]) if extras else back(x)
             results = [found[0], *found[1]]
