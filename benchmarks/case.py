@@ -31,6 +31,20 @@ RAGGED = ("", "packed", "lengths")
 # What drives gates to 0 and 1. inputs: a feature of x is some 100000 large, so that they all are;
 # a number: the input gate's bias, for a gate that is almost or altogether closed.
 SATURATED = ("", "inputs", "-60", "-1e4")
+# Options of FusedLSTM's cell by its arguments' names, and the value that is measured; "plain" has
+# none.
+VARIANTS: dict[str, float | bool] = {
+    "plain": False,
+    "recurrent_dropout": 0.2,
+    "weight_dropout": 0.2,
+    "zoneout": 0.1,
+    "layer_norm": True,
+    "peephole": True,
+    "cell_clip": 3.0,
+    "coupled_gates": True,
+}
+# Those that draw masks in training. Their results are compared in evaluation mode.
+RANDOM_VARIANTS = ("recurrent_dropout", "weight_dropout", "zoneout")
 
 
 class CaseError(ValueError):
@@ -60,6 +74,8 @@ class Case:
     rounded: bool = False
     # FusedLSTM's option: the backward rebuilds the gates. The others run as without it.
     recompute: bool = False
+    # One of VARIANTS: FusedLSTM has the option, its rivals are loops over a cell that has it.
+    variant: str = ""
     # "time": seconds of a call; "latency": the same, with percentiles; "memory": peak bytes.
     measure: str = "time"
     # Initial states are zero (for peers that take none); else they are drawn.
@@ -84,6 +100,29 @@ class Case:
         if self.saturated not in SATURATED:
             known = ", ".join(SATURATED[1:])
             raise CaseError(f"saturated must be one of {known}, got {self.saturated}")
+        if self.variant:
+            self._check_variant()
+
+    def _check_variant(self) -> None:
+        if self.variant not in VARIANTS:
+            raise CaseError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant}")
+        others = self.cell or self.ragged or self.resets or self.P or self.rounded
+        if others or self.layers > 1 or self.bidirectional or self.mode == "op":
+            raise CaseError(
+                f"variant {self.variant}: the loops that it is compared with run one layer in one "
+                "direction, without projection, resets and unequal lengths"
+            )
+
+    @property
+    def variant_options(self) -> dict[str, float | bool]:
+        """FusedLSTM's arguments of the variant."""
+        plain = self.variant in ("", "plain")
+        return {} if plain else {self.variant: VARIANTS[self.variant]}
+
+    @property
+    def draws_masks(self) -> bool:
+        """Whether two calls differ."""
+        return self.training and self.variant in RANDOM_VARIANTS
 
     @property
     def training(self) -> bool:
@@ -126,6 +165,7 @@ class Case:
         words += [f"resets={self.resets:g}"] * bool(self.resets)
         words += [f"saturated={self.saturated}"] * bool(self.saturated)
         words += ["rounded"] * self.rounded + ["recompute"] * self.recompute
+        words += [self.variant] * bool(self.variant)
         words += [self.dtype] * (self.dtype != "float32")
         words += [f"threads={self.threads}"] * bool(self.threads) + ["busy"] * self.busy
         return " ".join([*words, self.mode])

@@ -28,7 +28,7 @@ from benchmarks.stats import bootstrap_interval, permutation_p, spread
 DEVIATIONS = 3.0
 # With fewer rows than this, a peer's deviation is taken to be that of all peers.
 LEAST_ROWS = 5
-SUBJECT = "fused"
+SUBJECTS = ("fused", "fused-plain")
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def compare(
     first, second = _by_key(before), _by_key(after)
     pairs = [(first[key], second[key]) for key in first if key in second]
     moves = [(a["peer"], float(np.median(_units(b)) - np.median(_units(a)))) for a, b in pairs]
-    controls = [move for peer, move in moves if peer != SUBJECT]
+    controls = [move for peer, move in moves if peer not in SUBJECTS]
     drift = float(np.median(controls)) if controls else 0.0
     needed = {}
     for peer in dict.fromkeys(peer for peer, _ in moves):
@@ -149,4 +149,4 @@ def print_comparison(console: Console, found: Comparison) -> int:
         f"this ratio (or its inverse) on: {counts}. {found.unmatched} rows stand in one run only.",
         highlight=False,
     )
-    return int(any(c.verdict == "slower" and c.after["peer"] == SUBJECT for c in found.changes))
+    return int(any(c.verdict == "slower" and c.after["peer"] in SUBJECTS for c in found.changes))

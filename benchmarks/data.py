@@ -63,7 +63,7 @@ def make_data(case: Case) -> Data:
         # NOTE: one feature alone: sums of large terms that cancel would have errors of any size.
         scale = 1e4 if case.dtype == "float16" else 1e5
         x[:, :, 0] = rounded(x[:, :, 0] * kind(scale), case.dtype)
-    return Data(
+    data = Data(
         x=x,
         h_0=normal(blocks, case.N, case.output_size) * (not case.zero_states),
         c_0=normal(blocks, case.N, case.H) * (not case.zero_states),
@@ -72,6 +72,20 @@ def make_data(case: Case) -> Data:
         lengths=lengths,
         resets=draw.random((case.T, case.N)) < case.resets,
     )
+    # Drawn last, and the other numbers are those of the plain layer.
+    if case.variant == "peephole":
+        weights["peephole_l0"] = uniform(3, case.H)
+    elif case.variant == "layer_norm":
+        # With gains of 1, gradients grow from step to step, and float32's errors with them: to
+        # 1e-3 of the values after 100 steps.
+        gates, cell = kind(0.25), kind(1)
+        weights["gamma_l0"] = rounded(gates + uniform(2, GATES * case.H), case.dtype)
+        weights["gamma_c_l0"] = rounded(cell + uniform(case.H), case.dtype)
+        weights["beta_c_l0"] = uniform(case.H)
+    elif case.variant == "cell_clip":
+        # Such that the clip is met: in the first steps it is by most cells, later by few or none.
+        data.c_0[:] *= 8
+    return data
 
 
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:

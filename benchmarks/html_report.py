@@ -11,10 +11,9 @@ from typing import Any
 
 from benchmarks.records import Record, Results
 from benchmarks.report import (
-    FIGURE_COLUMNS,
     HOW_TO_READ,
     MEANS_COLUMNS,
-    figure_rows,
+    figure_table,
     machine_line,
     mean_rows,
     title_of,
@@ -79,10 +78,11 @@ def _means(results: Results) -> str:
 
 def _rows(rows: Sequence[Record]) -> str:
     shown: list[tuple[str, list[str]]] = []
-    for row, texts in zip(rows, figure_rows(rows), strict=True):
+    columns, figures = figure_table(rows)
+    for row, texts in zip(rows, figures, strict=True):
         kind = f"{row['status']} {row['peer']}" + " first" * bool(texts[0])
         shown.append((kind, texts))
-    return _table(FIGURE_COLUMNS, shown)
+    return _table(columns, shown)
 
 
 def _kernels(results: Results) -> str:

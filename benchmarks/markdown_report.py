@@ -8,10 +8,9 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.records import Results
 from benchmarks.report import (
-    FIGURE_COLUMNS,
     HOW_TO_READ,
     MEANS_COLUMNS,
-    figure_rows,
+    figure_table,
     machine_line,
     mean_rows,
     title_of,
@@ -35,7 +34,7 @@ def make_markdown(results: Results) -> str:
         parts += [
             f"## {suite}",
             about,
-            _table(FIGURE_COLUMNS, figure_rows(results.of_suite(suite))),
+            _table(*figure_table(results.of_suite(suite))),
         ]
     parts += ["## Run", f"```json\n{json.dumps(results.run, indent=1)}\n```"]
     return "\n\n".join(filter(None, parts)) + "\n"

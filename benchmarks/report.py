@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.records import Record, Results
-from benchmarks.table import COLUMNS, cells, label_of
+from benchmarks.table import cells, columns_of, label_of
 
 HOW_TO_READ = (
     "Each peer computes in a process of its own, one at a time, in alternation; results were "
@@ -15,7 +15,6 @@ HOW_TO_READ = (
     "for one row, is the time of reading the weights. benchmarks/README.md tells more."
 )
 MEANS_COLUMNS = ("suite", "peer", "speed-up", "cases")
-FIGURE_COLUMNS = ("case", "peer", *COLUMNS, "note")
 
 
 def title_of(results: Results) -> str:
@@ -40,15 +39,16 @@ def mean_rows(results: Results) -> list[list[str]]:
     ]
 
 
-def figure_rows(rows: Sequence[Record]) -> list[list[str]]:
-    """Rows in the order of FIGURE_COLUMNS; a case has its name in its first row alone."""
+def figure_table(rows: Sequence[Record]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """A suite's columns, and its rows in their order; a case's name stands in its first one."""
+    columns = columns_of(rows)
     shown, last = [], ""
     for row in rows:
         name = row["label"] if row["label"] != last else ""
         last = row["label"]
         if row["status"] == "ok":
-            figures = [*cells(row), row["note"]]
+            figures = [*cells(row, columns), row["note"]]
         else:
-            figures = [row["status"], *[""] * (len(COLUMNS) - 1), row["reason"]]
+            figures = [row["status"], *[""] * (len(columns) - 1), row["reason"]]
         shown.append([name, label_of(row["peer"]), *figures])
-    return shown
+    return ("case", "peer", *columns, "note"), shown

@@ -21,6 +21,7 @@ EMPTY: Record = {
     "p90": None,
     "p99": None,
     "speedup": None,
+    "plain_ratio": None,
     "gflops": None,
     "gemm_share": None,
     "floor_seconds": None,
@@ -36,12 +37,14 @@ def make_row(
     reference: Rounds | None,
     rates: Record,
     load: list[float],
+    plain: Rounds | None = None,
 ) -> Record:
     """
     Args:
         verdict: suite, threads, device, and status with its reason, note and error_share.
         rounds: samples of each round, in seconds (bytes for "memory"); None if not measured.
         reference: nn.LSTM's.
+        plain: FusedLSTM's without the case's option.
         rates: what `rates.measure` found.
     """
     row: Record = {
@@ -69,6 +72,8 @@ def make_row(
     row |= summarize(rounds)
     if reference:
         row["speedup"] = summarize(reference)["median"] / row["median"]
+    if plain:
+        row["plain_ratio"] = row["median"] / summarize(plain)["median"]
     if row["unit"] == "s" and case.H > 1:
         row["gflops"] = case.flops() / row["median"] * 1e-9
         if row["gemm_flops"]:

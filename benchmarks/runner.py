@@ -85,8 +85,8 @@ class Runner:
         self.folder = tempfile.TemporaryDirectory(prefix="lstm_fused_bench_")
         self.rates: dict[tuple[Any, ...], Record] = {}
         self.deadline = math.inf
-        # The last truth, and the case it is of: neighbours in a suite often share it.
-        self.known: tuple[Case | None, Record] = (None, {})
+        # The last truths, and the cases they are of: neighbours in a suite often share one.
+        self.known: dict[Case, Record] = {}
 
     def close(self) -> None:
         self.folder.cleanup()
@@ -106,8 +106,8 @@ class Runner:
         facts = {"suite": suite, "threads": threads, "device": self.options.device}
         rows: dict[str, Record] = {}
         ready: list[Peer] = []
-        truth = self._truth(case)
         for peer in peers:
+            truth = self._truth(peer.own_case(case))
             self.say(f"{case.label}: checking {peer.label}")
             verdict = self._check(case, peer, threads, truth)
             if verdict["status"] == "ok":
@@ -116,10 +116,19 @@ class Runner:
         rates = self._rates(suite, case, threads)
         rounds = self._measure(case, ready, threads, rows)
         reference = rounds.get(REFERENCE)
+        plain = next((rounds.get(peer.name) for peer in peers if peer.runs_plain), None)
         load = load_average()
         return [
             make_row(
-                case, peer.name, rows[peer.name], rounds.get(peer.name), reference, rates, load
+                case,
+                peer.name,
+                rows[peer.name],
+                rounds.get(peer.name),
+                # The plain layer does not do what the reference does.
+                None if peer.runs_plain else reference,
+                rates,
+                load,
+                plain,
             )
             for peer in peers
         ]
@@ -127,6 +136,8 @@ class Runner:
     def _check(self, case: Case, peer: Peer, threads: int, truth: Record) -> Record:
         if self.options.device.split(":")[0] not in peer.devices:
             return {"status": "unsupported", "reason": f"not on {self.options.device}"}
+        if case.variant and not peer.has_variants:
+            return {"status": "unsupported", "reason": "no options of the cell"}
         if truth["status"] != "ok":
             return {"status": "error", "reason": f"no truth to check against: {truth['reason']}"}
         path = Path(self.folder.name) / f"{peer.name}.npz"
@@ -187,7 +198,8 @@ class Runner:
         for _ in range(min(2, self.options.rounds)):
             for peer in [peer for peer in peers if peer.name in rounds]:
                 worker = self._start(peer, threads)
-                answer = worker.ask(self._request({"do": "memory"}, case), TIMEOUT_SECONDS)
+                request = self._request({"do": "memory"}, peer.own_case(case))
+                answer = worker.ask(request, TIMEOUT_SECONDS)
                 worker.close()
                 if self._failed(answer, rows[peer.name]):
                     del rounds[peer.name]
@@ -215,7 +227,8 @@ class Runner:
         return {**request, **where, "case": case.as_record()}
 
     def _ask(self, peer: Peer, threads: int, request: Record, case: Case) -> Record:
-        return self._worker(peer, threads).ask(self._request(request, case), TIMEOUT_SECONDS)
+        request = self._request(request, peer.own_case(case))
+        return self._worker(peer, threads).ask(request, TIMEOUT_SECONDS)
 
     def _worker(self, peer: Peer, threads: int) -> WorkerProcess:
         return self.pool.get(peer.name, threads, pinned=peer.pinned, module=self._module(peer))
@@ -225,8 +238,8 @@ class Runner:
         same = replace(
             case, threads=0, busy=False, measure="time", ragged="packed" if case.ragged else ""
         )
-        if self.known[0] == same:
-            return self.known[1]
+        if same in self.known:
+            return self.known[same]
         self.say(f"{case.label}: computing the truth")
         path = Path(self.folder.name) / "truth.npz"
         # NOTE: with every thread, whatever the case asks for: it is not timed.
@@ -236,7 +249,8 @@ class Runner:
         if answer["status"] == "ok":
             answer["arrays"] = load_truth(path)
             path.unlink()
-            self.known = (same, answer)
+            # Two: a case's, and that of the plain layer beside it.
+            self.known = dict([*self.known.items(), (same, answer)][-2:])
         return answer
 
     def _rates(self, suite: str, case: Case, threads: int) -> Record:

@@ -111,7 +111,10 @@ class Session:
         everyone = self.every_peer or (entry.every_peer and share >= EVERY_PEER_SECONDS)
         if entry.case.rounded:
             return [p for p in self.peers if p.name in PAIR or (everyone and p.weight_bytes)]
-        exact = [peer for peer in self.peers if not peer.weight_bytes]
+        if entry.case.variant:
+            able = [peer for peer in self.peers if peer.has_variants]
+            return [p for p in able if everyone or p.name in PAIR or p.runs_plain]
+        exact = [peer for peer in self.peers if not peer.weight_bytes and not peer.runs_plain]
         return [peer for peer in exact if everyone or peer.name in PAIR]
 
     def _run_record(self, stamp: datetime, facts: Record) -> Record:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.case import Case, CaseError
+from benchmarks.case import VARIANTS, Case, CaseError
 
 LEVELS = ("quick", "default", "full")
 
@@ -155,6 +155,21 @@ def _weights() -> tuple[Entry, ...]:
     return tuple(entries)
 
 
+# Each option of the cell alone: those of a default run, with many rows, and all of a full one.
+_VARIANTS_DEFAULT = ("recurrent_dropout", "layer_norm")
+
+
+def _variants() -> tuple[Entry, ...]:
+    return tuple(
+        Entry(
+            replace(base, variant=variant),
+            "default" if base is _MIDDLE and variant in _VARIANTS_DEFAULT else "full",
+        )
+        for base in (_MIDDLE, Case(100, 1, 128, 128, mode="training"))
+        for variant in VARIANTS
+    )
+
+
 # The short ones stand before the long ones, which a run that is out of time leaves out.
 _ALL = (
     Suite("inference", "whole sequences, without gradients", _goals("inference"), (_BOTH[0],)),
@@ -211,6 +226,12 @@ _ALL = (
         "a second direction, a second layer, a projection, float64, rebuilt gates, in training",
         _entries(_MIDDLE, [_OPTIONS[0], _OPTIONS[1], {"P": 128}, *_OPTIONS[3:]]),
         tuple({"mode": "training", **option} for option in _OPTIONS),
+    ),
+    Suite(
+        "variants",
+        "options of the cell in training, against loops over such a cell and the plain layer",
+        _variants(),
+        tuple({"mode": "training", "variant": variant} for variant in VARIANTS),
     ),
     Suite(
         "lowp",

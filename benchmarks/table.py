@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 
@@ -12,6 +14,8 @@ from benchmarks.rows import scaled, shown
 from benchmarks.suites import SUITES
 
 COLUMNS = ("median", "p10 – p90", "speed-up", "GFLOP/s", "of sgemm", "floor", "others")
+# Only where the plain layer was measured beside.
+PLAIN_COLUMN = "of plain"
 
 
 def label_of(peer: str) -> str:
@@ -23,8 +27,14 @@ def skipped_name(record: Record) -> str:
     return label_of(record["peer"]) if "peer" in record else record["case"]
 
 
-def cells(row: Record) -> list[str]:
-    """One row's figures, in the order of COLUMNS."""
+def columns_of(rows: Sequence[Record]) -> tuple[str, ...]:
+    """The columns that a suite's rows need."""
+    has_plain = any(row.get("plain_ratio") for row in rows)
+    return (COLUMNS[0], PLAIN_COLUMN, *COLUMNS[1:]) if has_plain else COLUMNS
+
+
+def cells(row: Record, columns: Sequence[str] = COLUMNS) -> list[str]:
+    """One row's figures, in the order of columns."""
     unit = row["unit"]
     median = scaled(row["median"], unit)
     if row["case"]["measure"] == "latency":
@@ -34,15 +44,19 @@ def cells(row: Record) -> list[str]:
         # The share that a peer at the floor would have is 100 %.
         share = row["floor_seconds"] / row["median"]
         floor = f"{scaled(row['floor_seconds'], 's')} ({share:.0%})"
-    return [
+    spread = f"{scaled(row['p10'], unit)} – {scaled(row['p90'], unit)}"
+    figures = (
         median,
-        f"{scaled(row['p10'], unit)} – {scaled(row['p90'], unit)}",
+        spread,
         shown(row["speedup"], ".2f"),
         shown(row["gflops"], ".3g"),
         shown(row["gemm_share"], ".0%"),
         floor,
         shown(row["others_cpu"], ".1f"),
-    ]
+    )
+    named = dict(zip(COLUMNS, figures, strict=True))
+    named[PLAIN_COLUMN] = shown(row.get("plain_ratio"), ".2f")
+    return [named[name] for name in columns]
 
 
 def suite_table(results: Results, suite: str) -> Table:
@@ -50,17 +64,19 @@ def suite_table(results: Results, suite: str) -> Table:
     table = Table(title=f"{suite}: {about}", title_justify="left", header_style="bold")
     table.add_column("case", overflow="fold", min_width=16)
     table.add_column("peer", no_wrap=True)
-    for name in COLUMNS:
+    rows = results.of_suite(suite)
+    columns = columns_of(rows)
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     last = ""
-    for row in results.of_suite(suite):
+    for row in rows:
         if last and row["label"] != last:
             table.add_section()
         name = row["label"] if row["label"] != last else ""
         last = row["label"]
         if row["status"] == "ok":
             style = "bold" if row["peer"] == "fused" else None
-            table.add_row(name, label_of(row["peer"]), *cells(row), style=style)
+            table.add_row(name, label_of(row["peer"]), *cells(row, columns), style=style)
         else:
             style = "dim" if row["status"] == "unsupported" else "red"
             table.add_row(name, label_of(row["peer"]), row["status"], style=style)

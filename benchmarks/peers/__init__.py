@@ -9,8 +9,10 @@ A worker imports the module; the runner's process reads only the table below.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
+
+from benchmarks.case import Case
 
 # The rival that every speed-up refers to.
 REFERENCE = "nn"
@@ -30,6 +32,14 @@ class Peer:
     pinned: bool = False
     # Bytes of a weight where the peer rounds weights: it runs cases of that kind and no others.
     weight_bytes: int = 0
+    # Whether it does cases of the suite `variants`.
+    has_variants: bool = False
+    # Whether it runs those as the plain layer, and no other cases: what an option's cost refers to.
+    runs_plain: bool = False
+
+    def own_case(self, case: Case) -> Case:
+        """What this peer computes of a case."""
+        return replace(case, variant="plain") if self.runs_plain and case.variant else case
 
     def missing(self) -> str:
         """Why this peer cannot run here; empty if it can."""
@@ -38,11 +48,18 @@ class Peer:
 
 
 _ALL = (
-    Peer("fused", "FusedLSTM", "fused", ("torch", "lstm_fused"), hint="pip install ."),
-    Peer("nn", "nn.LSTM", "nn_lstm"),
+    Peer(
+        "fused",
+        "FusedLSTM",
+        "fused",
+        ("torch", "lstm_fused"),
+        hint="pip install .",
+        has_variants=True,
+    ),
+    Peer("nn", "nn.LSTM", "nn_lstm", has_variants=True),
     Peer("nn-plain", "nn.LSTM, no oneDNN/cuDNN", "nn_plain"),
     Peer("cell-loop", "LSTMCell loop", "cell_loop"),
-    Peer("compiled-loop", "torch.compile of the loop", "compiled_loop"),
+    Peer("compiled-loop", "torch.compile of the loop", "compiled_loop", has_variants=True),
     Peer("onnxruntime", "ONNX Runtime", "onnx_runtime", ("onnx", "onnxruntime"), ("cpu",)),
     Peer("openvino", "OpenVINO", "open_vino", ("onnx", "openvino"), ("cpu",)),
     Peer("jax", "JAX scan", "jax_scan", ("jax",), ("cpu",), pinned=True),
@@ -78,6 +95,15 @@ _ALL = (
         ("torch", "flashrnn"),
         ("cuda",),
         "pip install flashrnn",
+    ),
+    Peer(
+        "fused-plain",
+        "FusedLSTM, plain",
+        "fused",
+        ("torch", "lstm_fused"),
+        hint="pip install .",
+        has_variants=True,
+        runs_plain=True,
     ),
 )
 

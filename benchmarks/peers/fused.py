@@ -7,7 +7,13 @@ from benchmarks.case import Case
 from benchmarks.data import Data
 from benchmarks.peers.base import Call, Refusal, Setting, refuse
 from benchmarks.peers.cell_loop import leaves_of, make_cell, make_loop
-from benchmarks.peers.torch_kit import Inputs, make_call, make_inputs, make_module
+from benchmarks.peers.torch_kit import (
+    Inputs,
+    checked_in_evaluation,
+    make_call,
+    make_inputs,
+    make_module,
+)
 from lstm_fused import FusedLSTM, FusedLSTMCell
 
 
@@ -18,7 +24,7 @@ def prepare(case: Case, data: Data, setting: Setting) -> Call:
     inputs = make_inputs(case, data, setting)
     if case.mode == "op":
         return _prepare_op(case, inputs)
-    module = make_module(FusedLSTM, case, inputs)
+    module = make_module(FusedLSTM, case, inputs, **case.variant_options)
     module.recompute = case.recompute
     x = inputs.packed if case.ragged == "packed" else inputs.x
     masks = {"reset_mask": inputs.resets} if case.resets else {}
@@ -31,7 +37,8 @@ def prepare(case: Case, data: Data, setting: Setting) -> Call:
         y, (h_n, c_n) = module(inputs.packed if packed else x, inputs.hx, **masks)
         return y, h_n, c_n
 
-    return make_call(case, inputs, forward, dict(module.named_parameters()))
+    call = make_call(case, inputs, forward, dict(module.named_parameters()))
+    return checked_in_evaluation(case, call, module)
 
 
 def _prepare_op(case: Case, inputs: Inputs) -> Call:

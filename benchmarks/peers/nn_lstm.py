@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """torch.nn.LSTM (oneDNN on the CPU, cuDNN on a GPU): the reference that others are compared with.
 
-For cells it is a loop over nn.LSTMCell. It knows no resets. There it runs as users run it: one step
-at a time, in a Python loop that multiplies the states by 0 where a row is reset.
+For cells it is a loop over nn.LSTMCell, and for options of the cell, which nn.LSTM lacks, a loop
+over a cell that has them. It knows no resets. There it runs as users run it: one step at a time, in
+a Python loop that multiplies the states by 0 where a row is reset.
 """
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn.utils.rnn import pad_packed_sequence
 
 from benchmarks.case import Case
 from benchmarks.data import Data
-from benchmarks.peers import cell_loop
+from benchmarks.peers import cell_loop, variant_loop
 from benchmarks.peers.base import Call, Setting, refuse
 from benchmarks.peers.torch_kit import Inputs, make_call, make_inputs, make_module
 
@@ -19,6 +20,8 @@ from benchmarks.peers.torch_kit import Inputs, make_call, make_inputs, make_modu
 def prepare(case: Case, data: Data, setting: Setting) -> Call:
     if case.cell:
         return cell_loop.prepare(case, data, setting)
+    if case.variant:
+        return variant_loop.prepare(case, data, setting)
     inputs = make_inputs(case, data, setting)
     if case.mode == "op":
         return _prepare_op(case, inputs)

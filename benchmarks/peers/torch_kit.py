@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,9 @@ def make_inputs(case: Case, data: Data, setting: Setting) -> Inputs:
     )
 
 
-def make_module(kind: type[nn.Module], case: Case, inputs: Inputs) -> nn.Module:
+def make_module(
+    kind: type[nn.Module], case: Case, inputs: Inputs, **options: float | bool
+) -> nn.Module:
     """nn.LSTM, or what has its constructor and parameter names, with the case's weights."""
     module = kind(
         case.D,
@@ -77,6 +79,7 @@ def make_module(kind: type[nn.Module], case: Case, inputs: Inputs) -> nn.Module:
         proj_size=case.P,
         device=inputs.x.device,
         dtype=inputs.x.dtype,
+        **options,
     )
     module.load_state_dict(inputs.weights)
     return module.train(case.training)
@@ -117,6 +120,33 @@ def make_call(
         return {name: to_array(value) for name, value in found.items()}
 
     return Call(train if case.training else forward, results, note)
+
+
+def checked_in_evaluation(case: Case, call: Call, module: nn.Module) -> Call:
+    """A call that draws masks, with the results that the module has in evaluation mode, where two
+    implementations agree.
+
+    Those of the call itself are looked at too: masks are drawn, and shapes are the same.
+    """
+    if not case.draws_masks:
+        return call
+
+    def results() -> dict[str, np.ndarray]:
+        drawn = call.results()
+        module.eval()
+        expected = call.results()
+        module.train()
+        for name, values in drawn.items():
+            if values.shape != expected[name].shape or not np.isfinite(values).all():
+                raise ArithmeticError(
+                    f"{name} in training: shape {values.shape}, wanted finite values of shape "
+                    f"{expected[name].shape}"
+                )
+        if np.array_equal(drawn["y"], expected["y"]):
+            raise ArithmeticError(f"{case.variant}: y in training is that of evaluation")
+        return expected
+
+    return replace(call, results=results)
 
 
 def to_array(tensor: Tensor) -> np.ndarray:
