@@ -4,8 +4,9 @@
 import numpy as np
 import pytest
 from kit.benchmark_results import make_results
+from rich.console import Console
 
-from benchmarks.compare import compare
+from benchmarks.compare import compare, print_comparison
 from benchmarks.records import Results
 from benchmarks.stats import bootstrap_interval, permutation_p, summarize, thinned
 
@@ -50,6 +51,17 @@ def test_compare_pairs_rows_that_are_older_than_a_field_of_their_cases() -> None
     for row in before.rows:
         del row["case"]["saturated"]
     assert verdicts(before, after) == {"slower"}
+
+
+def test_compare_takes_the_plain_layer_beside_an_option_for_fused() -> None:
+    before, after = make_results(), make_results(1.2, seed=1)
+    for row in before.rows + after.rows:
+        if row["peer"] == "fused":
+            row["peer"] = "fused-plain"
+    found = compare(before, after)
+    # Of nn.LSTM's rows alone: half of all rows being slower would else be the machine's.
+    assert found.drift == pytest.approx(1, abs=0.03)
+    assert print_comparison(Console(quiet=True), found) == 1
 
 
 def test_compare_says_where_rounds_are_too_few() -> None:
