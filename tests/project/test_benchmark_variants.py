@@ -218,6 +218,30 @@ def test_the_plain_layer_is_run_beside_the_option(variant: str) -> None:
     assert all(row["case"]["variant"] == variant for row in rows)
 
 
+# Refuses by the name of what it is asked for.
+ASKED_PEER = """
+from benchmarks.peers.base import Refusal
+
+def prepare(case, data, setting):
+    raise Refusal(f"{case.variant}, {len(data.weights)} weights")
+"""
+
+
+def test_the_plain_layer_is_asked_for_no_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "asked_peer.py").write_text(ASKED_PEER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    names = ("fused", "fused-plain")
+    options = Options(modules=tuple((name, "asked_peer") for name in names))
+    with Pool() as pool:
+        runner = Runner(pool, options)
+        case = replace(SMALL, variant="peephole")
+        rows = runner.run_case("variants", case, [PEERS[name] for name in names])
+        runner.close()
+    assert [row["reason"] for row in rows] == ["peephole, 5 weights", "plain, 4 weights"]
+
+
 def rows_of_options() -> list[Record]:
     case = replace(SMALL, variant="zoneout")
     times = {"fused": [[3e-3]] * 2, "nn": [[9e-3]] * 2, "fused-plain": [[2.4e-3]] * 2}
