@@ -145,7 +145,7 @@ def _run_direction(
         from_input = _normalised(linear(x, w_ih)) * options.gains[0]
         from_input = from_input if bias is None else from_input + bias
     keep_c, keep_h = (
-        [fixed] * steps if keep is None else keep.view(steps, batch, -1).to(x.dtype).unbind()
+        [fixed] * steps if keep is None else keep.view(steps, batch, keep.shape[-1]).to(x.dtype).unbind()
         for keep, fixed in (
             (options.keep_c, options.zoneout_c),
             (options.keep_h, options.zoneout_h),
@@ -158,6 +158,9 @@ def _run_direction(
         if reset is not None:
             h_prev = select(~reset[t], h, 0.0 if options.reset_h is None else options.reset_h)
             c_prev = select(~reset[t], c, 0.0 if options.reset_c is None else options.reset_c)
+        mask = None if valid is None else valid[t]
+        # NOTE: a row that takes no part may hold the NaN of a state that a later step resets.
+        h_prev, c_prev = select(mask, h_prev), select(mask, c_prev)
         entering = h_prev if options.h_mask is None else h_prev * options.h_mask
         from_state = linear(entering, w_hh)
         if options.gains is not None:
@@ -168,7 +171,6 @@ def _run_direction(
         c_new = _kept(keep_c[t], c_prev, c_new)
         hs.append(h_new)
         cs.append(c_new)
-        mask = None if valid is None else valid[t]
         h, c = select(mask, h_new, h), select(mask, c_new, c)
     return (hs[::-1], cs[::-1], h, c) if reverse else (hs, cs, h, c)
 

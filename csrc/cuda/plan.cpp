@@ -81,6 +81,11 @@ void choose_variant(const LstmShape& shape, DType dtype, bool backward,
   if (shape.projection) choose_products(shape, dtype, backward, settings, plan);
 }
 
+// Whether gates are saved, in the type of pre-activations.
+bool can_hold_preactivations(DType dtype, const PlanSettings& settings) {
+  return settings.training && !settings.recompute && dtype_size(dtype) == accumulator_size(dtype);
+}
+
 std::string bytes_text(int64_t bytes) {
   const bool mebibytes = bytes >= 1 << 20;
   char text[32];
@@ -116,8 +121,7 @@ std::string set_variant(const std::string& name) { return variant_setting.set(na
 LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const PlanSettings& settings) {
   LstmPlan plan;
   choose_variant(shape, dtype, false, settings, plan);
-  plan.preactivations_in_gates =
-      settings.training && !settings.recompute && dtype_size(dtype) == accumulator_size(dtype);
+  plan.preactivations_in_gates = can_hold_preactivations(dtype, settings);
   plan.recurrence_bytes =
       plan.variant == Variant::kStepwise
           ? stepwise_forward_workspace(shape, dtype, settings.training, plan.composite).bytes
@@ -134,6 +138,19 @@ LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const PlanSetti
                               ? stepwise_backward_workspace(shape, dtype, plan.composite).bytes
                               : plan.persistent.workspace_bytes;
   plan.workspace_bytes = plan.recurrence_bytes;
+  return plan;
+}
+
+LstmPlan make_options_forward_plan(const LstmShape& shape, DType dtype,
+                                   const PlanSettings& settings) {
+  check_shape(shape);
+  LstmPlan plan;
+  plan.allow_tf32 = settings.allow_tf32;
+  plan.reason = "options of the cell run stepwise";
+  plan.preactivations_in_gates = can_hold_preactivations(dtype, settings);
+  plan.workspace_bytes =
+      options_forward_workspace(shape, dtype, settings.training, plan.preactivations_in_gates)
+          .bytes;
   return plan;
 }
 

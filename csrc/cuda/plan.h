@@ -59,6 +59,9 @@ struct PlanSettings {
 // Throw Error where check_shape does.
 LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const PlanSettings& settings);
 LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const PlanSettings& settings);
+// A forward's whose cell has options: stepwise, without a choice, and with kernels of its own.
+LstmPlan make_options_forward_plan(const LstmShape& shape, DType dtype,
+                                   const PlanSettings& settings);
 
 // The plan in one line.
 std::string describe(const LstmPlan& plan, const LstmShape& shape, DType dtype);

@@ -159,6 +159,10 @@ void recurrent_gradient(const GradientCall& call, int direction, void* h_prev, c
   const int64_t storage = dtype_size(call.dtype);
   const int64_t gates = kGates * s.hidden_size, y_stride = s.directions * s.output_size;
   const int64_t rows = s.steps * s.batch, rest = rows - s.batch;
+  if (d.recurrent_inputs != nullptr) {
+    return row_product(blas, call.samples, rows, d.recurrence.grad_gates, gates, d.recurrent_inputs,
+                       s.output_size, s.output_size, 0, d.grad_w_hh);
+  }
   if (call.lengths != nullptr || call.reset_mask != nullptr) {
     gather_h_prev(call, direction, h_prev);
     row_product(blas, call.samples, rows, d.recurrence.grad_gates, gates, h_prev, s.output_size,
