@@ -145,7 +145,7 @@ def _run_direction(
         from_input = _normalised(linear(x, w_ih)) * options.gains[0]
         from_input = from_input if bias is None else from_input + bias
     keep_c, keep_h = (
-        [fixed] * steps if keep is None else keep.view(steps, batch, keep.shape[-1]).to(x.dtype).unbind()
+        [fixed] * steps if keep is None else keep.unflatten(0, (steps, batch)).to(x.dtype).unbind()
         for keep, fixed in (
             (options.keep_c, options.zoneout_c),
             (options.keep_h, options.zoneout_h),

@@ -142,15 +142,15 @@ LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const PlanSetti
 }
 
 LstmPlan make_options_forward_plan(const LstmShape& shape, DType dtype,
-                                   const PlanSettings& settings) {
+                                   const PlanSettings& settings, bool has_norms) {
   check_shape(shape);
   LstmPlan plan;
   plan.allow_tf32 = settings.allow_tf32;
   plan.reason = "options of the cell run stepwise";
   plan.preactivations_in_gates = can_hold_preactivations(dtype, settings);
-  plan.workspace_bytes =
-      options_forward_workspace(shape, dtype, settings.training, plan.preactivations_in_gates)
-          .bytes;
+  plan.workspace_bytes = options_forward_workspace(shape, dtype, settings.training,
+                                                   plan.preactivations_in_gates, has_norms)
+                             .bytes;
   return plan;
 }
 

@@ -61,7 +61,7 @@ LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const PlanSettin
 LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const PlanSettings& settings);
 // A forward's whose cell has options: stepwise, without a choice, and with kernels of its own.
 LstmPlan make_options_forward_plan(const LstmShape& shape, DType dtype,
-                                   const PlanSettings& settings);
+                                   const PlanSettings& settings, bool has_norms);
 
 // The plan in one line.
 std::string describe(const LstmPlan& plan, const LstmShape& shape, DType dtype);

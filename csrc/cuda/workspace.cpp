@@ -161,7 +161,8 @@ LayerBackwardWorkspace layer_backward_workspace(const LstmShape& shape, DType dt
 }
 
 OptionsForwardWorkspace options_forward_workspace(const LstmShape& shape, DType dtype,
-                                                  bool training, bool preactivations_in_gates) {
+                                                  bool training, bool preactivations_in_gates,
+                                                  bool has_norms) {
   const int64_t storage = dtype_size(dtype), accumulator = accumulator_size(dtype);
   const int64_t rows = shape.directions * shape.batch;
   const int64_t units = rows * shape.hidden_size, outputs = rows * shape.output_size;
@@ -169,6 +170,8 @@ OptionsForwardWorkspace options_forward_workspace(const LstmShape& shape, DType 
   Cursor cursor;
   workspace.preactivations =
       cursor.take(!preactivations_in_gates, shape.steps * kGates * units, accumulator);
+  workspace.recurrent = cursor.take(has_norms, kGates * units, accumulator);
+  workspace.output_parts = cursor.take(has_norms, 2 * units, accumulator);
   workspace.entering = cursor.take(true, outputs, storage);
   workspace.cell = cursor.take(!training, units, accumulator);
   workspace.cell_output = cursor.take(shape.projection, units, storage);
@@ -178,7 +181,8 @@ OptionsForwardWorkspace options_forward_workspace(const LstmShape& shape, DType 
   return workspace;
 }
 
-OptionsBackwardWorkspace options_backward_workspace(const LstmShape& shape, DType dtype) {
+OptionsBackwardWorkspace options_backward_workspace(const LstmShape& shape, DType dtype,
+                                                    bool has_norms) {
   const int64_t accumulator = accumulator_size(dtype);
   const int64_t rows = shape.directions * shape.batch;
   const int64_t units = rows * shape.hidden_size, outputs = rows * shape.output_size;
@@ -192,7 +196,11 @@ OptionsBackwardWorkspace options_backward_workspace(const LstmShape& shape, DTyp
   workspace.grad_peephole = cursor.take(true, kPeepholes * units, accumulator);
   workspace.grad_reset_h = cursor.take(true, outputs, accumulator);
   workspace.grad_reset_c = cursor.take(true, units, accumulator);
+  workspace.grad_gains = cursor.take(has_norms, kNorms * kGates * units, accumulator);
+  workspace.grad_cell_norm = cursor.take(has_norms, 2 * units, accumulator);
+  workspace.grad_bias = cursor.take(has_norms, kGates * units, accumulator);
   workspace.sums_end = cursor.bytes();
+  workspace.scratch = cursor.take(has_norms, kNormScratch * units, accumulator);
   take_weights(shape, dtype_size(dtype), /*composite=*/false, cursor, &workspace.w_hh,
                &workspace.w_hr);
   workspace.bytes = cursor.bytes();
@@ -203,7 +211,7 @@ OptionsLayerWorkspace options_layer_workspace(const LstmShape& shape, DType dtyp
                                               const OptionsLayerNeeds& needs) {
   const int64_t storage = dtype_size(dtype);
   const int64_t rows = shape.directions * shape.steps * shape.batch;
-  int64_t shared = options_backward_workspace(shape, dtype).bytes;
+  int64_t shared = options_backward_workspace(shape, dtype, needs.has_norms).bytes;
   if (needs.wants_weights) {
     shared = std::max(shared, weight_gradient_workspace(shape, dtype, needs.has_lengths,
                                                         needs.has_reset_mask, /*samples=*/1)
@@ -212,6 +220,8 @@ OptionsLayerWorkspace options_layer_workspace(const LstmShape& shape, DType dtyp
   OptionsLayerWorkspace workspace;
   Cursor cursor;
   workspace.grad_gates = cursor.take(true, rows * kGates * shape.hidden_size, storage);
+  workspace.grad_recurrent =
+      cursor.take(needs.has_norms, rows * kGates * shape.hidden_size, storage);
   workspace.grad_output = cursor.take(shape.projection, rows * shape.output_size, storage);
   workspace.cell_output =
       cursor.take(shape.projection && needs.wants_weights, rows * shape.hidden_size, storage);

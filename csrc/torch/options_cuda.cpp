@@ -45,7 +45,8 @@ OptionForwardResult lstm_options_forward_cuda(
   settings.training = save_for_backward;
   settings.recompute = recompute;
   settings.facts = context.facts;
-  const cuda::LstmPlan plan = cuda::make_options_forward_plan(layer.shape, layer.dtype, settings);
+  const cuda::LstmPlan plan = cuda::make_options_forward_plan(layer.shape, layer.dtype, settings,
+                                                              options.gains.has_value());
   const Tensor workspace = new_workspace(plan.workspace_bytes, layer);
   call.workspace = workspace.mutable_data_ptr();
   cuda::options_forward(call, plan);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "cuda/direction_weights.h"
-#include "cuda/options/backward.cuh"
 #include "cuda/options/backward.h"
+#include "cuda/options/backward_norms.cuh"
 #include "cuda/options/sums.h"
 #include "cuda/status.h"
 #include "cuda/workspace.h"
@@ -15,9 +15,11 @@ class OptionsBackward {
                   void* workspace, const Blas& blas);
   template <typename Storage>
   void run() const;
+  void clear_sums() const;
   void store_sums() const;
 
  private:
+  bool has_norms() const { return call_.direction[0].recurrence.options.cell_norm != nullptr; }
   void* part(int64_t offset) const { return static_cast<char*>(workspace_) + offset; }
   // Rows of direction d of an accumulator of the workspace; null where the step needs none.
   void* part(int64_t offset, int d, int64_t columns, bool wanted) const {
@@ -26,6 +28,9 @@ class OptionsBackward {
   void multiply_by_w_hr(const RecurrentWeights& weights, const int64_t* t) const;
   void multiply_by_w_hh(const RecurrentWeights& weights, const int64_t* t) const;
   OptionBackwardArgs step_args(int64_t k) const;
+  void set_norms(int d, int64_t row, OptionBackwardDirection& out) const;
+  template <typename Storage>
+  void launch_cells(const OptionBackwardArgs& args) const;
 
   const OptionsBackwardCall& call_;
   const OptionRecurrence* directions_;
@@ -48,7 +53,7 @@ OptionsBackward::OptionsBackward(const OptionsBackwardCall& call,
       accumulator_(accumulator_size(call.dtype)),
       gates_(kGates * call.shape.hidden_size),
       blas_(blas),
-      parts_(options_backward_workspace(call.shape, call.dtype)) {}
+      parts_(options_backward_workspace(call.shape, call.dtype, has_norms())) {}
 
 // dh = grad_output·W_hr of steps t.
 void OptionsBackward::multiply_by_w_hr(const RecurrentWeights& weights, const int64_t* t) const {
@@ -68,14 +73,15 @@ void OptionsBackward::multiply_by_w_hr(const RecurrentWeights& weights, const in
   blas_.gemm(gemm);
 }
 
-// product = grad_gates·W_hh of steps t.
+// product = grad_gates·W_hh of steps t; with norms grad_recurrent·W_hh.
 void OptionsBackward::multiply_by_w_hh(const RecurrentWeights& weights, const int64_t* t) const {
   const int64_t output = s_.output_size;
+  const void* grads = has_norms() ? directions_[0].grad_recurrent : directions_[0].grad_gates;
   Gemm gemm;
   gemm.m = s_.batch;
   gemm.n = output;
   gemm.k = gates_;
-  gemm.a = {advance(directions_[0].grad_gates, t[0] * s_.batch * gates_, storage_), gates_, false,
+  gemm.a = {advance(grads, t[0] * s_.batch * gates_, storage_), gates_, false,
             direction_stride(s_, t, gates_)};
   gemm.b = {weights.w_hh, output, false, gates_ * output};
   gemm.c = part(parts_.product);
@@ -130,8 +136,35 @@ OptionBackwardArgs OptionsBackward::step_args(int64_t k) const {
     out.grad_peephole =
         part(parts_.grad_peephole, i, kPeepholes * hidden, d.grad_options.peephole != nullptr);
     out.grad_reset_c = part(parts_.grad_reset_c, i, hidden, d.grad_options.reset_c != nullptr);
+    if (has_norms()) set_norms(i, row, out);
   }
   return args;
+}
+
+void OptionsBackward::set_norms(int d, int64_t row, OptionBackwardDirection& out) const {
+  const LstmBackwardDirection& from = call_.direction[d].recurrence;
+  const CellOptionGradients& wanted = from.grad_options;
+  out.norms.normalised = advance(from.norms.normalised, row * kNorms * gates_, storage_);
+  out.norms.scales = advance(from.norms.scales, row * kNorms, accumulator_);
+  out.grad_recurrent = advance(directions_[d].grad_recurrent, row * gates_, storage_);
+  out.scratch = part(parts_.scratch, d, kNormScratch * s_.hidden_size, true);
+  out.grad_gains = part(parts_.grad_gains, d, kNorms * gates_, wanted.gains != nullptr);
+  out.grad_cell_norm =
+      part(parts_.grad_cell_norm, d, 2 * s_.hidden_size, wanted.cell_norm != nullptr);
+  out.grad_bias = part(parts_.grad_bias, d, gates_, call_.direction[d].grad_b_ih != nullptr);
+}
+
+template <typename Storage>
+void OptionsBackward::launch_cells(const OptionBackwardArgs& args) const {
+  if (has_norms()) {
+    const dim3 grid(static_cast<unsigned>(s_.batch), 1, static_cast<unsigned>(s_.directions));
+    option_norm_backward_kernel<Storage>
+        <<<grid, norm_threads(s_.hidden_size), 0, call_.stream>>>(args);
+    return check_launch("option_norm_backward_kernel");
+  }
+  const RowGrid launch = row_grid(s_.batch, s_.hidden_size, 1, s_.directions);
+  option_backward_kernel<Storage><<<launch.grid, launch.block, 0, call_.stream>>>(args);
+  check_launch("option_backward_kernel");
 }
 
 template <typename Storage>
@@ -145,7 +178,6 @@ void OptionsBackward::run() const {
   const RecurrentWeights weights =
       recurrent_weights(s_, call_.dtype, w_hh, w_hr, /*composite=*/false, part(parts_.w_hh),
                         part(parts_.w_hr), stream, blas_);
-  const RowGrid units = row_grid(s_.batch, s_.hidden_size, 1, s_.directions);
   const RowGrid outputs = row_grid(s_.batch, s_.output_size, 1, s_.directions);
   OptionBackwardArgs args;
   for (int64_t k = 0; k < s_.steps; ++k) {
@@ -156,8 +188,7 @@ void OptionsBackward::run() const {
       check_launch("option_state_gradient_kernel");
       multiply_by_w_hr(weights, t);
     }
-    option_backward_kernel<Storage><<<units.grid, units.block, 0, stream>>>(args);
-    check_launch("option_backward_kernel");
+    launch_cells<Storage>(args);
     multiply_by_w_hh(weights, t);
   }
   for (OptionBackwardDirection& d : args.direction) d.later = d.step;
@@ -165,13 +196,18 @@ void OptionsBackward::run() const {
   check_launch("option_initial_gradient_kernel");
 }
 
+void OptionsBackward::clear_sums() const {
+  check_cuda(cudaMemsetAsync(part(parts_.sums), 0, parts_.sums_end - parts_.sums, call_.stream),
+             "cudaMemsetAsync");
+}
+
 // Hands over the options' gradients.
 void OptionsBackward::store_sums() const {
   const int64_t hidden = s_.hidden_size, output = s_.output_size;
   for (int i = 0; i < s_.directions; ++i) {
     const CellOptionGradients& to = call_.direction[i].recurrence.grad_options;
-    const auto sum = [&](int64_t offset, int64_t columns, void* out) {
-      sum_rows(call_.dtype, part(offset, i, columns, true), s_.batch, columns, out, nullptr,
+    const auto sum = [&](int64_t offset, int64_t columns, void* out, void* twin = nullptr) {
+      sum_rows(call_.dtype, part(offset, i, columns, true), s_.batch, columns, out, twin,
                call_.stream);
     };
     const auto round = [&](int64_t offset, int64_t columns, void* out) {
@@ -181,6 +217,10 @@ void OptionsBackward::store_sums() const {
     sum(parts_.grad_peephole, kPeepholes * hidden, to.peephole);
     round(parts_.grad_reset_h, output, to.reset_h);
     round(parts_.grad_reset_c, hidden, to.reset_c);
+    if (!has_norms()) continue;
+    sum(parts_.grad_gains, kNorms * gates_, to.gains);
+    sum(parts_.grad_cell_norm, 2 * hidden, to.cell_norm);
+    sum(parts_.grad_bias, gates_, call_.direction[i].grad_b_ih, call_.direction[i].grad_b_hh);
   }
 }
 
@@ -189,10 +229,7 @@ void OptionsBackward::store_sums() const {
 void options_recurrence(const OptionsBackwardCall& call, const OptionRecurrence* directions,
                         void* workspace, const Blas& blas) {
   const OptionsBackward backward(call, directions, workspace, blas);
-  const OptionsBackwardWorkspace parts = options_backward_workspace(call.shape, call.dtype);
-  check_cuda(cudaMemsetAsync(static_cast<char*>(workspace) + parts.sums, 0,
-                             parts.sums_end - parts.sums, call.stream),
-             "cudaMemsetAsync");
+  backward.clear_sums();
   if (call.shape.batch > 0) {
     dispatch_storage(call.dtype, [&](auto storage) { backward.run<decltype(storage)>(); });
   }

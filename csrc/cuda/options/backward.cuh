@@ -37,6 +37,13 @@ struct OptionBackwardDirection {
   void* cell_output = nullptr;    // out (N, H) storage: what W_hr multiplied
   void* grad_peephole = nullptr;  // in/out (N, 3H) accumulator
   void* grad_reset_c = nullptr;   // in/out (N, H) accumulator
+  // With norms; grad_gates are then of x·W_ih.
+  SavedNorms norms;                // of the step, from the forward
+  void* grad_recurrent = nullptr;  // out (N, 4H) storage: of h_prev·W_hh
+  void* scratch = nullptr;         // (N, kNormScratch·H) accumulator
+  void* grad_gains = nullptr;      // in/out (N, 2·4H) accumulator
+  void* grad_cell_norm = nullptr;  // in/out (N, 2H) accumulator
+  void* grad_bias = nullptr;       // in/out (N, 4H) accumulator
 };
 
 struct OptionBackwardArgs : OptionStepArgs {
@@ -94,6 +101,9 @@ __device__ __forceinline__ void store_no_gradient(const OptionBackwardArgs& args
 #pragma unroll
   for (int gate = 0; gate < kGates; ++gate) {
     put<Storage>(d.grad_gates, (row.n * kGates + gate) * hidden + j, 0);
+    if (d.grad_recurrent != nullptr) {
+      put<Storage>(d.grad_recurrent, (row.n * kGates + gate) * hidden + j, 0);
+    }
   }
   if (d.cell_output != nullptr) put<Storage>(d.cell_output, unit, 0);
   if (d.dh == nullptr) store_grad_h_0<Storage>(args, d, row, j);

@@ -9,7 +9,9 @@
 
 namespace lstm_fused::cuda {
 
-// direction[].recurrence has the options, and their gradients that are wanted, of `options`.
+// direction[].recurrence has the options, and their gradients that are wanted, of `options`. The
+// biases' gradients, which with norms are no sums of grad_gates, are options_recurrence's work
+// then.
 struct OptionsBackwardCall : LayerBackwardCall {
   CellOptions options;
   bool allow_tf32 = false;  // float32 products may round their operands to TF32
@@ -17,7 +19,10 @@ struct OptionsBackwardCall : LayerBackwardCall {
 
 // One direction's arrays that hold all steps.
 struct OptionRecurrence {
-  void* grad_gates = nullptr;   // out (T, N, 4H) storage, zero where a row takes no part
+  // out (T, N, 4H) storage, zero where a row takes no part: of the pre-activations; with norms of
+  // x·W_ih, and of h_prev·W_hh
+  void* grad_gates = nullptr;
+  void* grad_recurrent = nullptr;
   void* grad_output = nullptr;  // out (T, N, P) storage, as grad_gates; with projection
   void* cell_output = nullptr;  // out (T, N, H) storage, as grad_gates: what W_hr multiplied; or
                                 // null

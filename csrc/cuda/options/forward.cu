@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "cuda/blas.h"
 #include "cuda/direction_weights.h"
-#include "cuda/options/forward.cuh"
 #include "cuda/options/forward.h"
+#include "cuda/options/forward_norms.cuh"
 #include "cuda/status.h"
 #include "cuda/workspace.h"
 
@@ -17,12 +17,15 @@ class OptionsForward {
 
  private:
   void* workspace(int64_t offset) const { return static_cast<char*>(call_.workspace) + offset; }
+  bool has_norms() const { return call_.direction[0].options.cell_norm != nullptr; }
   bool is_training() const { return call_.direction[0].cells != nullptr; }
   void* preactivations(int d) const;
   void multiply_input() const;
   void multiply_entering(const RecurrentWeights& weights, const int64_t* t) const;
   void project(const RecurrentWeights& weights) const;
   OptionForwardArgs step_args(int64_t step) const;
+  template <typename Storage>
+  void launch_cells(const OptionForwardArgs& args) const;
   template <typename Storage>
   void launch_output(const OptionForwardArgs& args) const;
 
@@ -44,7 +47,7 @@ OptionsForward::OptionsForward(const OptionsForwardCall& call, const LstmPlan& p
       gates_(kGates * call.shape.hidden_size),
       blas_(call.blas_handle, call.stream, call.dtype, plan.allow_tf32),
       parts_(options_forward_workspace(call.shape, call.dtype, call.direction[0].cells != nullptr,
-                                       plan.preactivations_in_gates)) {}
+                                       plan.preactivations_in_gates, has_norms())) {}
 
 void* OptionsForward::preactivations(int d) const {
   return plan_.preactivations_in_gates ? call_.direction[d].gates
@@ -68,7 +71,7 @@ void OptionsForward::multiply_input() const {
   }
 }
 
-// The recurrent GEMM of steps t.
+// The recurrent GEMM of steps t: added onto the input GEMM's, but for norms, which want both.
 void OptionsForward::multiply_entering(const RecurrentWeights& weights, const int64_t* t) const {
   Gemm gemm;
   gemm.m = s_.batch;
@@ -76,11 +79,12 @@ void OptionsForward::multiply_entering(const RecurrentWeights& weights, const in
   gemm.k = s_.output_size;
   gemm.a = {workspace(parts_.entering), s_.output_size, false, s_.batch * s_.output_size};
   gemm.b = {weights.w_hh, s_.output_size, true, gates_ * s_.output_size};
-  gemm.c = advance(preactivations(0), t[0] * s_.batch * gates_, accumulator_);
+  gemm.c = has_norms() ? workspace(parts_.recurrent)
+                       : advance(preactivations(0), t[0] * s_.batch * gates_, accumulator_);
   gemm.c_stride = gates_;
-  gemm.c_batch_stride = direction_stride(s_, t, gates_);
+  gemm.c_batch_stride = has_norms() ? s_.batch * gates_ : direction_stride(s_, t, gates_);
   gemm.c_accumulator = true;
-  gemm.beta = 1;
+  gemm.beta = has_norms() ? 0 : 1;
   gemm.batch = s_.directions;
   blas_.gemm(gemm);
 }
@@ -146,8 +150,26 @@ OptionForwardArgs OptionsForward::step_args(int64_t step) const {
     out.cell_states = advance(d.cell_states, row * s_.directions * hidden, storage_);
     out.gates = advance(d.gates, row * gates_, storage_);
     out.options = d.options;
+    if (!has_norms()) continue;
+    out.recurrent = advance(workspace(parts_.recurrent), states * gates_, accumulator_);
+    out.norms.normalised = advance(d.norms.normalised, row * kNorms * gates_, storage_);
+    out.norms.scales = advance(d.norms.scales, row * kNorms, accumulator_);
+    out.output_parts = advance(workspace(parts_.output_parts), states * 2 * hidden, accumulator_);
   }
   return args;
+}
+
+template <typename Storage>
+void OptionsForward::launch_cells(const OptionForwardArgs& args) const {
+  if (has_norms()) {
+    const dim3 grid(static_cast<unsigned>(s_.batch), 1, static_cast<unsigned>(s_.directions));
+    option_norm_forward_kernel<Storage>
+        <<<grid, norm_threads(s_.hidden_size), 0, call_.stream>>>(args);
+    return check_launch("option_norm_forward_kernel");
+  }
+  const RowGrid launch = row_grid(s_.batch, s_.hidden_size, 1, s_.directions);
+  option_forward_kernel<Storage><<<launch.grid, launch.block, 0, call_.stream>>>(args);
+  check_launch("option_forward_kernel");
 }
 
 template <typename Storage>
@@ -183,9 +205,7 @@ void OptionsForward::run() {
     const int64_t t[] = {step, s_.steps - 1 - step};
     multiply_entering(weights, t);
     const OptionForwardArgs args = step_args(step);
-    const RowGrid launch = row_grid(s_.batch, s_.hidden_size, 1, s_.directions);
-    option_forward_kernel<Storage><<<launch.grid, launch.block, 0, call_.stream>>>(args);
-    check_launch("option_forward_kernel");
+    launch_cells<Storage>(args);
     if (!s_.projection) continue;
     project(weights);
     launch_output<Storage>(args);

@@ -12,9 +12,10 @@ namespace lstm_fused::cuda {
 struct OptionForwardDirection {
   int64_t step = 0;  // t
   int64_t next = 0;  // the step after t in this direction
-  // (N, 4H) accumulator: the sums of the input GEMM and the recurrent GEMM
+  // (N, 4H) accumulator: the sums of the input GEMM and the recurrent GEMM; with norms the former's
   const void* preactivations = nullptr;
-  const void* b_ih = nullptr;  // storage; null without bias
+  const void* recurrent = nullptr;  // (N, 4H) accumulator: the recurrent GEMM's, with norms
+  const void* b_ih = nullptr;       // storage; null without bias
   const void* b_hh = nullptr;
   const void* h_0 = nullptr;
   const void* c_0 = nullptr;
@@ -31,6 +32,8 @@ struct OptionForwardDirection {
   void* cell_states = nullptr;  // in rows of L·H
   void* gates = nullptr;
   CellOptionInputs options;
+  SavedNorms norms;              // of the step
+  void* output_parts = nullptr;  // scratch (N, 2H) accumulator, with norms
 };
 
 struct OptionForwardArgs : OptionStepArgs {

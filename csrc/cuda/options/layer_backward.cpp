@@ -13,6 +13,10 @@ bool wants_weights(const OptionsBackwardCall& call) {
   return call.direction[0].grad_w_ih != nullptr;
 }
 
+bool has_norms(const OptionsBackwardCall& call) {
+  return call.direction[0].recurrence.options.cell_norm != nullptr;
+}
+
 // Whether W_hh multiplied something else than h of the step before.
 bool changes_h(const OptionsBackwardCall& call) {
   const CellOptionInputs& inputs = call.direction[0].recurrence.options;
@@ -25,6 +29,7 @@ OptionsLayerWorkspace parts_of_workspace(const OptionsBackwardCall& call) {
   needs.has_reset_mask = call.reset_mask != nullptr;
   needs.wants_weights = wants_weights(call);
   needs.changes_h = changes_h(call);
+  needs.has_norms = has_norms(call);
   return options_layer_workspace(call.shape, call.dtype, needs);
 }
 
@@ -49,6 +54,9 @@ void options_backward(const OptionsBackwardCall& call) {
   for (int d = 0; d < s.directions; ++d) {
     OptionRecurrence& to = recurrence[d];
     to.grad_gates = part(parts.grad_gates, d, kGates * s.hidden_size);
+    if (has_norms(call)) {
+      to.grad_recurrent = part(parts.grad_recurrent, d, kGates * s.hidden_size);
+    }
     if (!s.projection) continue;
     to.grad_output = part(parts.grad_output, d, s.output_size);
     if (wants_weights(call)) to.cell_output = part(parts.cell_output, d, s.hidden_size);
@@ -71,6 +79,10 @@ void options_backward(const OptionsBackwardCall& call) {
     to.recurrence.grad_gates = recurrence[d].grad_gates;
     to.recurrence.grad_output = recurrence[d].grad_output;
     to.cell_output = recurrence[d].cell_output;
+    if (has_norms(call)) {
+      to.grad_recurrent = recurrence[d].grad_recurrent;
+      to.grad_b_ih = to.grad_b_hh = nullptr;  // the recurrence has made them
+    }
     if (!wants_weights(call) || !changes_h(call)) continue;
     RecurrentInputCall inputs;
     inputs.shape = s;
