@@ -144,13 +144,8 @@ def _run_direction(
     else:
         from_input = _normalised(linear(x, w_ih)) * options.gains[0]
         from_input = from_input if bias is None else from_input + bias
-    keep_c, keep_h = (
-        [fixed] * steps if keep is None else keep.unflatten(0, (steps, batch)).to(x.dtype).unbind()
-        for keep, fixed in (
-            (options.keep_c, options.zoneout_c),
-            (options.keep_h, options.zoneout_h),
-        )
-    )
+    keep_c = _each_step(options.keep_c, options.zoneout_c, x)
+    keep_h = _each_step(options.keep_h, options.zoneout_h, x)
     hs: list[Tensor] = []
     cs: list[Tensor] = []
     for t in range(steps - 1, -1, -1) if reverse else range(steps):
@@ -173,6 +168,13 @@ def _run_direction(
         cs.append(c_new)
         h, c = select(mask, h_new, h), select(mask, c_new, c)
     return (hs[::-1], cs[::-1], h, c) if reverse else (hs, cs, h, c)
+
+
+def _each_step(keep: Tensor | None, fixed: float, x: Tensor) -> Sequence[Tensor | float]:
+    """What each step keeps: masks (N, H), or the fixed part."""
+    if keep is None:
+        return [fixed] * x.shape[0]
+    return keep.view(*x.shape[:2], keep.shape[-1]).to(x.dtype).unbind()
 
 
 def _cell(preactivations: Tensor, c_prev: Tensor, options: LayerOptions) -> tuple[Tensor, Tensor]:

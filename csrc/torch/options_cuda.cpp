@@ -8,6 +8,18 @@
 #include "torch/ops_cuda.h"
 
 namespace lstm_fused {
+namespace {
+
+cuda::PlanSettings plan_settings(const CudaContext& context, bool training, bool recompute) {
+  cuda::PlanSettings settings;
+  settings.allow_tf32 = cuda::allows_tf32(context.blas_handle);
+  settings.training = training;
+  settings.recompute = recompute;
+  settings.facts = context.facts;
+  return settings;
+}
+
+}  // namespace
 
 OptionForwardResult lstm_options_forward_cuda(
     const Tensor& input, const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& weights,
@@ -40,13 +52,9 @@ OptionForwardResult lstm_options_forward_cuda(
     call.direction[d].options = options.direction(layer, d);
     call.direction[d].norms = norms.direction(layer, d);
   }
-  cuda::PlanSettings settings;
-  settings.allow_tf32 = cuda::allows_tf32(context.blas_handle);
-  settings.training = save_for_backward;
-  settings.recompute = recompute;
-  settings.facts = context.facts;
-  const cuda::LstmPlan plan = cuda::make_options_forward_plan(layer.shape, layer.dtype, settings,
-                                                              options.gains.has_value());
+  const cuda::LstmPlan plan = cuda::make_options_forward_plan(
+      layer.shape, layer.dtype, plan_settings(context, save_for_backward, recompute),
+      options.gains.has_value());
   const Tensor workspace = new_workspace(plan.workspace_bytes, layer);
   call.workspace = workspace.mutable_data_ptr();
   cuda::options_forward(call, plan);
@@ -82,7 +90,6 @@ OptionBackwardResult lstm_options_backward_cuda(
   cuda::OptionsBackwardCall call;
   set_call(layer, tensors, context, call);
   call.options = options.options;
-  call.allow_tf32 = cuda::allows_tf32(context.blas_handle);
   for (int d = 0; d < layer.shape.directions; ++d) {
     LstmBackwardDirection& recurrence = call.direction[d].recurrence;
     recurrence.options = options.direction(layer, d);
@@ -91,7 +98,10 @@ OptionBackwardResult lstm_options_backward_cuda(
   }
   const Tensor workspace = new_workspace(cuda::options_backward_workspace_bytes(call), layer);
   call.workspace = workspace.mutable_data_ptr();
-  cuda::options_backward(call);
+  cuda::options_backward(call, cuda::make_options_backward_plan(
+                                   layer.shape, layer.dtype,
+                                   plan_settings(context, /*training=*/true, /*recompute=*/false),
+                                   options.gains.has_value()));
   return grads.result(needed_result(layer, tensors, needs));
 }
 

@@ -14,7 +14,6 @@ namespace lstm_fused::cuda {
 // then.
 struct OptionsBackwardCall : LayerBackwardCall {
   CellOptions options;
-  bool allow_tf32 = false;  // float32 products may round their operands to TF32
 };
 
 // One direction's arrays that hold all steps.

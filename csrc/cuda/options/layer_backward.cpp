@@ -39,10 +39,10 @@ int64_t options_backward_workspace_bytes(const OptionsBackwardCall& call) {
   return parts_of_workspace(call).bytes;
 }
 
-void options_backward(const OptionsBackwardCall& call) {
+void options_backward(const OptionsBackwardCall& call, const LstmPlan& plan) {
   const LstmShape& s = call.shape;
   check_shape(s);
-  const Blas blas(call.blas_handle, call.stream, call.dtype, call.allow_tf32);
+  const Blas blas(call.blas_handle, call.stream, call.dtype, plan.allow_tf32);
   const OptionsLayerWorkspace parts = parts_of_workspace(call);
   const int64_t storage = dtype_size(call.dtype), rows = s.steps * s.batch;
   const auto part = [&](int64_t offset, int d, int64_t columns) {

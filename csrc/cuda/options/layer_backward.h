@@ -10,6 +10,7 @@ namespace lstm_fused::cuda {
 // Of the call's pointers this looks at which are null.
 int64_t options_backward_workspace_bytes(const OptionsBackwardCall& call);
 
-void options_backward(const OptionsBackwardCall& call);
+// `plan` must be make_options_backward_plan's for this shape, dtype and device.
+void options_backward(const OptionsBackwardCall& call, const LstmPlan& plan);
 
 }  // namespace lstm_fused::cuda
