@@ -138,7 +138,7 @@ def _run_direction(
     w_ih, w_hh = weights[:2]
     bias = weights[2] + weights[3] if len(weights) >= 4 else None
     w_hr = weights[-1] if len(weights) in (3, 5) else None
-    steps, batch = x.shape[:2]
+    steps = x.shape[0]
     if options.gains is None:
         from_input = linear(x, w_ih, bias)
     else:
