@@ -58,6 +58,7 @@ def cuda_plan_text(
     recompute: bool = False,
     cta_refusal: str = "",
     group_refusal: str = "",
+    cell: int = 0,
 ) -> str: ...
 
 class Stream:

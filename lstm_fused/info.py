@@ -26,6 +26,11 @@ _WHAT_OPTIONS_COST = (
     "each step's products, then the cell, on the same units by the same thread",
     "each step's products, then norms and the cell by whole rows: a barrier more in each step",
 )
+_WHAT_OPTIONS_COST_CUDA = (
+    "no persistent kernels: each step's product, then the cell in a kernel of its own",
+    "no persistent kernels: each step's product, then norms and the cell in a kernel of its own, a "
+    "block for each row",
+)
 
 Explained = FusedLSTM | FusedLSTMCell | QuantizedLSTM | QuantizedLSTMCell
 
@@ -122,7 +127,7 @@ def explain_lines(module: Explained, x: Tensor | PackedSequence) -> list[str]:
         shape = (steps, batch, input_size, hidden, proj, directions, dtype)
         for backward in (False, True):
             if is_cuda:
-                plan = cuda_plan_text(*shape, backward, facts, recompute, refusals)
+                plan = cuda_plan_text(*shape, backward, facts, recompute, refusals, cell)
             else:
                 plan = native.compiled.plan_text(
                     *shape, torch.get_num_threads(), backward, data_rows, cell
@@ -130,7 +135,8 @@ def explain_lines(module: Explained, x: Tensor | PackedSequence) -> list[str]:
             name = "backward" if backward else "forward "
             lines.append(f"  layer {layer} {name} D={input_size} H={hidden}: {plan}")
     if options is not None:
-        lines.append(f"  {describe_options(options)}: {_WHAT_OPTIONS_COST[cell - 1]}")
+        cost = (_WHAT_OPTIONS_COST_CUDA if is_cuda else _WHAT_OPTIONS_COST)[cell - 1]
+        lines.append(f"  {describe_options(options)}: {cost}")
     elif layers > 1 and not is_cuda and not isinstance(x, PackedSequence):
         sizes = (steps, batch, module.input_size, hidden, proj, directions, layers)
         text = native.compiled.stack_text(*sizes, dtype, torch.get_num_threads())
@@ -176,12 +182,14 @@ def cuda_plan_text(
     facts: dict[str, int],
     recompute: bool = False,
     refusals: Mapping[str, str] = _NO_REFUSALS,
+    cell: int = 0,
 ) -> str:
     """The plan of one layer on a CUDA device of the given facts, in one line, and why.
 
     Facts are those of csrc/cuda/device_facts.h: major, minor, sm_count, shared_per_sm,
     shared_per_block, registers_per_sm, max_threads_per_sm, l2_bytes. Refusals: why kernels of one
-    block ("cta") and groups of blocks ("group") are off there, if they are. No GPU is needed.
+    block ("cta") and groups of blocks ("group") are off there, if they are. Cell: 0, or 1 with
+    options, 2 with layer_norm among them. No GPU is needed.
     """
     assert native.compiled is not None
     return native.compiled.cuda_plan_text(
@@ -199,6 +207,7 @@ def cuda_plan_text(
         recompute,
         refusals["cta"],
         refusals["group"],
+        cell,
     )
 
 

@@ -138,19 +138,14 @@ def _run_direction(
     w_ih, w_hh = weights[:2]
     bias = weights[2] + weights[3] if len(weights) >= 4 else None
     w_hr = weights[-1] if len(weights) in (3, 5) else None
-    steps, batch = x.shape[:2]
+    steps = x.shape[0]
     if options.gains is None:
         from_input = linear(x, w_ih, bias)
     else:
         from_input = _normalised(linear(x, w_ih)) * options.gains[0]
         from_input = from_input if bias is None else from_input + bias
-    keep_c, keep_h = (
-        [fixed] * steps if keep is None else keep.view(steps, batch, -1).to(x.dtype).unbind()
-        for keep, fixed in (
-            (options.keep_c, options.zoneout_c),
-            (options.keep_h, options.zoneout_h),
-        )
-    )
+    keep_c = _each_step(options.keep_c, options.zoneout_c, x)
+    keep_h = _each_step(options.keep_h, options.zoneout_h, x)
     hs: list[Tensor] = []
     cs: list[Tensor] = []
     for t in range(steps - 1, -1, -1) if reverse else range(steps):
@@ -158,6 +153,9 @@ def _run_direction(
         if reset is not None:
             h_prev = select(~reset[t], h, 0.0 if options.reset_h is None else options.reset_h)
             c_prev = select(~reset[t], c, 0.0 if options.reset_c is None else options.reset_c)
+        mask = None if valid is None else valid[t]
+        # NOTE: a row that takes no part may hold the NaN of a state that a later step resets.
+        h_prev, c_prev = select(mask, h_prev), select(mask, c_prev)
         entering = h_prev if options.h_mask is None else h_prev * options.h_mask
         from_state = linear(entering, w_hh)
         if options.gains is not None:
@@ -168,9 +166,15 @@ def _run_direction(
         c_new = _kept(keep_c[t], c_prev, c_new)
         hs.append(h_new)
         cs.append(c_new)
-        mask = None if valid is None else valid[t]
         h, c = select(mask, h_new, h), select(mask, c_new, c)
     return (hs[::-1], cs[::-1], h, c) if reverse else (hs, cs, h, c)
+
+
+def _each_step(keep: Tensor | None, fixed: float, x: Tensor) -> Sequence[Tensor | float]:
+    """What each step keeps: masks (N, H), or the fixed part."""
+    if keep is None:
+        return [fixed] * x.shape[0]
+    return keep.view(*x.shape[:2], keep.shape[-1]).to(x.dtype).unbind()
 
 
 def _cell(preactivations: Tensor, c_prev: Tensor, options: LayerOptions) -> tuple[Tensor, Tensor]:

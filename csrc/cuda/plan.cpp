@@ -81,6 +81,21 @@ void choose_variant(const LstmShape& shape, DType dtype, bool backward,
   if (shape.projection) choose_products(shape, dtype, backward, settings, plan);
 }
 
+// Whether gates are saved, in the type of pre-activations.
+bool can_hold_preactivations(DType dtype, const PlanSettings& settings) {
+  return settings.training && !settings.recompute && dtype_size(dtype) == accumulator_size(dtype);
+}
+
+LstmPlan options_plan(const LstmShape& shape, const PlanSettings& settings) {
+  check_shape(shape);
+  check_facts(settings.facts);
+  LstmPlan plan;
+  plan.allow_tf32 = settings.allow_tf32;
+  plan.has_options = true;
+  plan.reason = "options of the cell have stepwise kernels alone";
+  return plan;
+}
+
 std::string bytes_text(int64_t bytes) {
   const bool mebibytes = bytes >= 1 << 20;
   char text[32];
@@ -116,8 +131,7 @@ std::string set_variant(const std::string& name) { return variant_setting.set(na
 LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const PlanSettings& settings) {
   LstmPlan plan;
   choose_variant(shape, dtype, false, settings, plan);
-  plan.preactivations_in_gates =
-      settings.training && !settings.recompute && dtype_size(dtype) == accumulator_size(dtype);
+  plan.preactivations_in_gates = can_hold_preactivations(dtype, settings);
   plan.recurrence_bytes =
       plan.variant == Variant::kStepwise
           ? stepwise_forward_workspace(shape, dtype, settings.training, plan.composite).bytes
@@ -137,11 +151,32 @@ LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const PlanSetti
   return plan;
 }
 
+LstmPlan make_options_forward_plan(const LstmShape& shape, DType dtype,
+                                   const PlanSettings& settings, bool has_norms) {
+  LstmPlan plan = options_plan(shape, settings);
+  plan.preactivations_in_gates = can_hold_preactivations(dtype, settings);
+  plan.workspace_bytes = options_forward_workspace(shape, dtype, settings.training,
+                                                   plan.preactivations_in_gates, has_norms)
+                             .bytes;
+  return plan;
+}
+
+LstmPlan make_options_backward_plan(const LstmShape& shape, DType dtype,
+                                    const PlanSettings& settings, bool has_norms) {
+  LstmPlan plan = options_plan(shape, settings);
+  plan.recurrence_bytes = options_backward_workspace(shape, dtype, has_norms).bytes;
+  plan.workspace_bytes = plan.recurrence_bytes;
+  return plan;
+}
+
 std::string describe(const LstmPlan& plan, const LstmShape& shape, DType dtype) {
   std::ostringstream text;
   if (plan.variant == Variant::kStepwise) {
     const bool one_product = !shape.projection || plan.composite;
-    text << "stepwise, " << (one_product ? "1 GEMM" : "2 GEMMs") << " and 1 kernel a step"
+    // With options a kernel follows on each product.
+    const bool one_kernel = one_product || !plan.has_options;
+    text << "stepwise, " << (one_product ? "1 GEMM" : "2 GEMMs") << " and "
+         << (one_kernel ? "1 kernel" : "2 kernels") << " a step"
          << (shape.directions == 2 ? " for both directions" : "") << ", "
          << (dtype == DType::kFloat32 && plan.allow_tf32 ? "TF32" : dtype_name(dtype))
          << " products";
@@ -159,6 +194,13 @@ std::string explain_forward(const LstmShape& shape, DType dtype, const PlanSetti
 
 std::string explain_backward(const LstmShape& shape, DType dtype, const PlanSettings& settings) {
   const LstmPlan plan = make_backward_plan(shape, dtype, settings);
+  return describe(plan, shape, dtype) + " (" + plan.reason + ")";
+}
+
+std::string explain_options(const LstmShape& shape, DType dtype, const PlanSettings& settings,
+                            bool has_norms, bool backward) {
+  const LstmPlan plan = backward ? make_options_backward_plan(shape, dtype, settings, has_norms)
+                                 : make_options_forward_plan(shape, dtype, settings, has_norms);
   return describe(plan, shape, dtype) + " (" + plan.reason + ")";
 }
 

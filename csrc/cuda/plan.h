@@ -37,7 +37,8 @@ struct LstmPlan {
   Variant variant = Variant::kStepwise;
   PersistentPlan persistent;  // for a persistent variant
   bool allow_tf32 = false;
-  bool composite = false;  // stepwise with projection: see stepwise/forward.h
+  bool composite = false;    // stepwise with projection: see stepwise/forward.h
+  bool has_options = false;  // of the cell: stepwise, with the kernels of csrc/cuda/options
   // Forward: x·W_ihᵀ goes to where the activated gates are saved, if they have its type.
   bool preactivations_in_gates = false;
   int64_t recurrence_bytes = 0;  // RecurrenceArgs::workspace
@@ -59,6 +60,11 @@ struct PlanSettings {
 // Throw Error where check_shape does.
 LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const PlanSettings& settings);
 LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const PlanSettings& settings);
+// Where the cell has options nothing is chosen.
+LstmPlan make_options_forward_plan(const LstmShape& shape, DType dtype,
+                                   const PlanSettings& settings, bool has_norms);
+LstmPlan make_options_backward_plan(const LstmShape& shape, DType dtype,
+                                    const PlanSettings& settings, bool has_norms);
 
 // The plan in one line.
 std::string describe(const LstmPlan& plan, const LstmShape& shape, DType dtype);
@@ -66,5 +72,7 @@ std::string describe(const LstmPlan& plan, const LstmShape& shape, DType dtype);
 // The plan for a shape in one line, and why; for lstm_fused.explain.
 std::string explain_forward(const LstmShape& shape, DType dtype, const PlanSettings& settings);
 std::string explain_backward(const LstmShape& shape, DType dtype, const PlanSettings& settings);
+std::string explain_options(const LstmShape& shape, DType dtype, const PlanSettings& settings,
+                            bool has_norms, bool backward);
 
 }  // namespace lstm_fused::cuda

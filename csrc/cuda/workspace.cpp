@@ -160,4 +160,76 @@ LayerBackwardWorkspace layer_backward_workspace(const LstmShape& shape, DType dt
   return workspace;
 }
 
+OptionsForwardWorkspace options_forward_workspace(const LstmShape& shape, DType dtype,
+                                                  bool training, bool preactivations_in_gates,
+                                                  bool has_norms) {
+  const int64_t storage = dtype_size(dtype), accumulator = accumulator_size(dtype);
+  const int64_t rows = shape.directions * shape.batch;
+  const int64_t units = rows * shape.hidden_size, outputs = rows * shape.output_size;
+  OptionsForwardWorkspace workspace;
+  Cursor cursor;
+  workspace.preactivations =
+      cursor.take(!preactivations_in_gates, shape.steps * kGates * units, accumulator);
+  workspace.recurrent = cursor.take(has_norms, kGates * units, accumulator);
+  workspace.output_parts = cursor.take(has_norms, 2 * units, accumulator);
+  workspace.entering = cursor.take(true, outputs, storage);
+  workspace.cell = cursor.take(!training, units, accumulator);
+  workspace.cell_output = cursor.take(shape.projection, units, storage);
+  workspace.h = cursor.take(shape.projection, outputs, storage);
+  take_weights(shape, storage, /*composite=*/false, cursor, &workspace.w_hh, &workspace.w_hr);
+  workspace.bytes = cursor.bytes();
+  return workspace;
+}
+
+OptionsBackwardWorkspace options_backward_workspace(const LstmShape& shape, DType dtype,
+                                                    bool has_norms) {
+  const int64_t accumulator = accumulator_size(dtype);
+  const int64_t rows = shape.directions * shape.batch;
+  const int64_t units = rows * shape.hidden_size, outputs = rows * shape.output_size;
+  OptionsBackwardWorkspace workspace;
+  Cursor cursor;
+  workspace.product = cursor.take(true, outputs, accumulator);
+  workspace.dh = cursor.take(shape.projection, units, accumulator);
+  workspace.cell = cursor.take(true, units, accumulator);
+  workspace.carry = cursor.take(true, units, accumulator);
+  workspace.sums = cursor.bytes();
+  workspace.grad_peephole = cursor.take(true, kPeepholes * units, accumulator);
+  workspace.grad_reset_h = cursor.take(true, outputs, accumulator);
+  workspace.grad_reset_c = cursor.take(true, units, accumulator);
+  workspace.grad_gains = cursor.take(has_norms, kNorms * kGates * units, accumulator);
+  workspace.grad_cell_norm = cursor.take(has_norms, 2 * units, accumulator);
+  workspace.grad_bias = cursor.take(has_norms, kGates * units, accumulator);
+  workspace.sums_end = cursor.bytes();
+  workspace.scratch = cursor.take(has_norms, kNormScratch * units, accumulator);
+  take_weights(shape, dtype_size(dtype), /*composite=*/false, cursor, &workspace.w_hh,
+               &workspace.w_hr);
+  workspace.bytes = cursor.bytes();
+  return workspace;
+}
+
+OptionsLayerWorkspace options_layer_workspace(const LstmShape& shape, DType dtype,
+                                              const OptionsLayerNeeds& needs) {
+  const int64_t storage = dtype_size(dtype);
+  const int64_t rows = shape.directions * shape.steps * shape.batch;
+  int64_t shared = options_backward_workspace(shape, dtype, needs.has_norms).bytes;
+  if (needs.wants_weights) {
+    shared = std::max(shared, weight_gradient_workspace(shape, dtype, needs.has_lengths,
+                                                        needs.has_reset_mask, /*samples=*/1)
+                                  .bytes);
+  }
+  OptionsLayerWorkspace workspace;
+  Cursor cursor;
+  workspace.grad_gates = cursor.take(true, rows * kGates * shape.hidden_size, storage);
+  workspace.grad_recurrent =
+      cursor.take(needs.has_norms, rows * kGates * shape.hidden_size, storage);
+  workspace.grad_output = cursor.take(shape.projection, rows * shape.output_size, storage);
+  workspace.cell_output =
+      cursor.take(shape.projection && needs.wants_weights, rows * shape.hidden_size, storage);
+  workspace.recurrent_inputs =
+      cursor.take(needs.wants_weights && needs.changes_h, rows * shape.output_size, storage);
+  workspace.shared = cursor.take(true, shared, 1);
+  workspace.bytes = cursor.bytes();
+  return workspace;
+}
+
 }  // namespace lstm_fused::cuda

@@ -93,4 +93,68 @@ struct LayerBackwardWorkspace {
 LayerBackwardWorkspace layer_backward_workspace(const LstmShape& shape, DType dtype,
                                                 const LayerBackwardOptions& options);
 
+// ---- Where the cell has options ----
+
+// The workspace of options_forward.
+struct OptionsForwardWorkspace {
+  int64_t preactivations = 0;  // (L, T, N, 4H) accumulator, unless they lie in `gates`
+  int64_t recurrent = 0;       // (L, N, 4H) accumulator: the recurrent GEMM's products, with norms
+  int64_t output_parts = 0;    // (L, N, 2H) accumulator: o and c̃, with norms
+  int64_t entering = 0;        // (L, N, P) storage: what the recurrent GEMM multiplies
+  int64_t cell = 0;            // (L, N, H) accumulator: c, unless it is saved
+  int64_t cell_output = 0;     // (L, N, H) storage: o·tanh(c̃), with projection
+  int64_t h = 0;               // (L, N, P) storage: W_hr·cell_output, with projection
+  int64_t w_hh = 0;            // as in StepwiseForwardWorkspace
+  int64_t w_hr = 0;
+  int64_t bytes = 0;
+};
+OptionsForwardWorkspace options_forward_workspace(const LstmShape& shape, DType dtype,
+                                                  bool training, bool preactivations_in_gates,
+                                                  bool has_norms);
+
+// Accumulators of a unit that a step's backward keeps for itself, with norms.
+constexpr int kNormScratch = 4 + kGates;
+
+// The workspace of options_recurrence, (L, N, …) accumulators each.
+struct OptionsBackwardWorkspace {
+  int64_t product = 0;         // P: the later step's gradient, through W_hh
+  int64_t dh = 0;              // H: grad_output·W_hr, with projection
+  int64_t cell = 0;            // H: the later step's gradient of c
+  int64_t carry = 0;           // H: what of the gradient of h goes back as it is
+  int64_t sums = 0;            // where those begin that are added up over the steps, from zero
+  int64_t grad_peephole = 0;   // 3H
+  int64_t grad_reset_h = 0;    // P
+  int64_t grad_reset_c = 0;    // H
+  int64_t grad_gains = 0;      // 2·4H, with norms
+  int64_t grad_cell_norm = 0;  // 2H, with norms
+  int64_t grad_bias = 0;       // 4H, with norms
+  int64_t sums_end = 0;
+  int64_t scratch = 0;  // kNormScratch·H, with norms
+  int64_t w_hh = 0;     // as in StepwiseBackwardWorkspace
+  int64_t w_hr = 0;
+  int64_t bytes = 0;
+};
+OptionsBackwardWorkspace options_backward_workspace(const LstmShape& shape, DType dtype,
+                                                    bool has_norms);
+
+struct OptionsLayerNeeds {
+  bool has_lengths = false, has_reset_mask = false;
+  bool wants_weights = false;
+  bool changes_h = false;  // by a mask, or by a reset to another state than zero
+  bool has_norms = false;
+};
+
+// The workspace of options_backward.
+struct OptionsLayerWorkspace {
+  int64_t grad_gates = 0;        // (L, T, N, 4H) storage
+  int64_t grad_recurrent = 0;    // (L, T, N, 4H) storage, with norms
+  int64_t grad_output = 0;       // (L, T, N, P) storage, with projection
+  int64_t cell_output = 0;       // (L, T, N, H) storage, with projection, for the weights
+  int64_t recurrent_inputs = 0;  // (L, T, N, P) storage, for the weights, where h is changed
+  int64_t shared = 0;            // of the recurrence, and then of the weights' gradients
+  int64_t bytes = 0;
+};
+OptionsLayerWorkspace options_layer_workspace(const LstmShape& shape, DType dtype,
+                                              const OptionsLayerNeeds& needs);
+
 }  // namespace lstm_fused::cuda

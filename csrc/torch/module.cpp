@@ -46,14 +46,19 @@ LstmShape make_shape(int64_t steps, int64_t batch, int64_t input_size, int64_t h
       directions, proj_size > 0};
 }
 
+// 0: without options; 1: with some; 2: with layer normalisation.
+void check_cell(int cell) {
+  LSTM_CHECK(cell >= 0 && cell <= static_cast<int>(cpu::CellKind::kNorms),
+             "cell must be 0, 1 or 2, got ", cell);
+}
+
 std::string plan_text(int64_t steps, int64_t batch, int64_t input_size, int64_t hidden_size,
                       int64_t proj_size, int directions, const std::string& dtype, int threads,
                       bool backward, std::optional<int64_t> data_rows, int cell) {
   const LstmShape shape = make_shape(steps, batch, input_size, hidden_size, proj_size, directions);
   const cpu::CpuFacts facts = cpu::cpu_facts(threads);
   const DType type = parse_dtype(dtype);
-  LSTM_CHECK(cell >= 0 && cell <= static_cast<int>(cpu::CellKind::kNorms),
-             "cell must be 0, 1 or 2, got ", cell);
+  check_cell(cell);
   if (!backward) {
     return cpu::explain_forward(shape, type, facts, static_cast<cpu::CellKind>(cell));
   }
@@ -113,7 +118,9 @@ std::string cuda_plan_text(int64_t steps, int64_t batch, int64_t input_size, int
                            int64_t proj_size, int directions, const std::string& dtype,
                            bool allow_tf32, bool training, bool backward,
                            const std::map<std::string, int64_t>& facts, bool recompute,
-                           const std::string& cta_refusal, const std::string& group_refusal) {
+                           const std::string& cta_refusal, const std::string& group_refusal,
+                           int cell) {
+  check_cell(cell);
   const LstmShape shape = make_shape(steps, batch, input_size, hidden_size, proj_size, directions);
   const DType type = parse_dtype(dtype);
   cuda::PlanSettings settings;
@@ -124,6 +131,10 @@ std::string cuda_plan_text(int64_t steps, int64_t batch, int64_t input_size, int
   settings.cta_refusal = cta_refusal;
   settings.group_refusal = group_refusal;
   settings.facts = parse_facts(facts);
+  const auto kind = static_cast<cpu::CellKind>(cell);
+  if (kind != cpu::CellKind::kPlain) {
+    return cuda::explain_options(shape, type, settings, kind == cpu::CellKind::kNorms, backward);
+  }
   return backward ? cuda::explain_backward(shape, type, settings)
                   : cuda::explain_forward(shape, type, settings);
 }
@@ -184,7 +195,7 @@ PYBIND11_MODULE(_C, m) {
       py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"),
       py::arg("dtype"), py::arg("allow_tf32"), py::arg("training"), py::arg("backward"),
       py::arg("facts"), py::arg("recompute") = false, py::arg("cta_refusal") = "",
-      py::arg("group_refusal") = "",
+      py::arg("group_refusal") = "", py::arg("cell") = 0,
       "How a call of this shape is carried out on a CUDA device of these facts, which need not be "
       "there, in one line, and why. The refusals: why kernels of one block, and groups of blocks, "
       "are off there; empty where they are not.");

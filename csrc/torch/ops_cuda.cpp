@@ -10,25 +10,13 @@
 #include "cuda/gradients/layer_backward.h"
 #include "cuda/gradients/sample_gradients.h"
 #include "cuda/lstm_forward.h"
-#include "cuda/persistent/wait_failure.h"
 #include "cuda/status.h"
-#include "torch/cuda_context.h"
+#include "torch/call_cuda.h"
 #include "torch/layer.h"
 #include "torch/warning.h"
 
 namespace lstm_fused {
 namespace {
-
-// Every call begins here: an earlier one on the device may have failed since it was launched.
-CudaContext begin_call(const Device& device) {
-  CudaContext context = current_cuda_context(device);
-  cuda::check_wait_failures(device.index);
-  return context;
-}
-
-Tensor new_workspace(int64_t bytes, const CudaLayer& layer) {
-  return new_tensor({bytes}, ScalarType::Byte, layer.device);
-}
 
 enum class Recurrence { kForward, kBackward };
 
@@ -89,33 +77,11 @@ void run_or_do_without_groups(const CudaLayer& layer, const Run& run) {
   run();
 }
 
-// The kernels leave what is saved for rows past a length unwritten: zeroes that, so that a backward
-// of other lengths finds no garbage.
-void clear_saved(const CudaLayer& layer, const ForwardTensors& tensors) {
-  if (!layer.lengths) return;
-  fill_with_zeros(tensors.gates);
-  fill_with_zeros(tensors.cells);
-}
-
-// NOTE: the kernels always give the states' gradients, which cost next to nothing.
-BackwardNeeds with_states(BackwardNeeds needs) {
-  needs.states = true;
-  return needs;
-}
-
 BackwardResult run_backward(const CudaLayer& layer, const BackwardTensors& tensors,
                             const BackwardNeeds& needs) {
   const CudaContext context = begin_call(layer.device);
   cuda::LayerBackwardCall call;
-  call.shape = layer.shape;
-  call.dtype = layer.dtype;
-  call.lengths = layer.lengths_pointer();
-  call.reset_mask = layer.reset_flags();
-  call.x = layer.input.const_data_ptr();
-  call.grad_x = element(tensors.grad_input, 0, 1);
-  for (int d = 0; d < layer.shape.directions; ++d) call.direction[d] = tensors.direction(layer, d);
-  call.blas_handle = context.blas_handle;
-  call.stream = context.stream;
+  set_call(layer, tensors, context, call);
   const int64_t samples = needs.samples.value_or(1);
   run_or_do_without_groups(layer, [&] {
     const cuda::LstmPlan plan =
@@ -129,9 +95,7 @@ BackwardResult run_backward(const CudaLayer& layer, const BackwardTensors& tenso
       cuda::layer_backward(call, plan);
     }
   });
-  if (needs.states) return tensors.result();
-  const auto none = [&] { return new_tensor({0}, layer.input.scalar_type(), layer.device); };
-  return {tensors.grad_input, none(), none(), tensors.grad_weights};
+  return needed_result(layer, tensors, needs);
 }
 
 }  // namespace
@@ -150,14 +114,7 @@ ForwardResult lstm_forward_cuda(const Tensor& input, const Tensor& h_0, const Te
   clear_saved(layer, tensors);
 
   cuda::LstmForwardCall call;
-  call.shape = layer.shape;
-  call.dtype = layer.dtype;
-  call.lengths = layer.lengths_pointer();
-  call.reset_mask = layer.reset_flags();
-  call.x = layer.input.const_data_ptr();
-  for (int d = 0; d < layer.shape.directions; ++d) call.direction[d] = tensors.direction(layer, d);
-  call.blas_handle = context.blas_handle;
-  call.stream = context.stream;
+  set_call(layer, tensors, context, call);
   run_or_do_without_groups(layer, [&] {
     const cuda::LstmPlan plan =
         make_plan(context, layer, Recurrence::kForward, save_for_backward, recompute);

@@ -2,19 +2,12 @@
 // The ops of a layer whose cell has options; see schemas.h.
 #pragma once
 
-#include <cstdint>
 #include <optional>
-#include <tuple>
 #include <vector>
 
-#include "torch/call.h"
+#include "torch/options.h"
 
 namespace lstm_fused {
-
-using OptionForwardResult =
-    std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-using OptionBackwardResult =
-    std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 OptionForwardResult lstm_options_forward_cpu(
     const Tensor& input, const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& weights,

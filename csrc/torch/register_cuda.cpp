@@ -29,4 +29,8 @@ STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CUDA, m) {
   m.impl("lstm_backward", TORCH_BOX(&lstm_fused::Guarded<&lstm_fused::lstm_backward_cuda>::call));
   m.impl("lstm_sample_gradients",
          TORCH_BOX(&lstm_fused::Guarded<&lstm_fused::lstm_sample_gradients_cuda>::call));
+  m.impl("lstm_options_forward",
+         TORCH_BOX(&lstm_fused::Guarded<&lstm_fused::lstm_options_forward_cuda>::call));
+  m.impl("lstm_options_backward",
+         TORCH_BOX(&lstm_fused::Guarded<&lstm_fused::lstm_options_backward_cuda>::call));
 }

@@ -82,9 +82,8 @@ def options_layer(
 
 
 def has_option_kernels(device: torch.device) -> bool:
-    """Whether kernels serve options there."""
-    is_cpu = device.type in ("cpu", "meta")
-    return is_cpu and native.has_kernels(device)
+    """Whether kernels serve options there: where they serve the plain layer."""
+    return native.has_kernels(device)
 
 
 def run_with_options(

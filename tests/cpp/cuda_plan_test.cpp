@@ -151,6 +151,55 @@ void test_workspaces() {
                .workspace_bytes);
 }
 
+// Where the cell has options.
+void test_options() {
+  const PlanSettings settings = settings_of(kDevices[2].facts);
+  for (DType dtype : kDTypes) {
+    for (int64_t projection : {0, 5}) {
+      const LstmShape shape = shape_of(7, 3, 11, 17, projection, 2);
+      for (bool norms : {false, true}) {
+        const auto forward = cuda::options_forward_workspace(shape, dtype, false, false, norms);
+        check_parts(forward.bytes, {forward.preactivations, forward.recurrent, forward.output_parts,
+                                    forward.entering, forward.cell, forward.cell_output, forward.h,
+                                    forward.w_hh, forward.w_hr});
+        CHECK_LT(cuda::options_forward_workspace(shape, dtype, true, true, norms).bytes,
+                 forward.bytes - int64_t{2} * 7 * 3 * 4 * 17 * accumulator_size(dtype));
+        const auto backward = cuda::options_backward_workspace(shape, dtype, norms);
+        check_parts(backward.bytes,
+                    {backward.product, backward.dh, backward.cell, backward.carry, backward.sums,
+                     backward.grad_peephole, backward.grad_reset_h, backward.grad_reset_c,
+                     backward.grad_gains, backward.grad_cell_norm, backward.grad_bias,
+                     backward.sums_end, backward.scratch, backward.w_hh, backward.w_hr});
+        CHECK_LT(backward.sums, backward.sums_end);
+
+        cuda::OptionsLayerNeeds needs;
+        needs.has_norms = norms;
+        const auto least = cuda::options_layer_workspace(shape, dtype, needs);
+        CHECK_EQ(least.bytes - least.shared, backward.bytes);
+        needs.has_lengths = needs.wants_weights = needs.changes_h = true;
+        const auto most = cuda::options_layer_workspace(shape, dtype, needs);
+        check_parts(most.bytes, {most.grad_gates, most.grad_recurrent, most.grad_output,
+                                 most.cell_output, most.recurrent_inputs, most.shared});
+        CHECK_LT(least.bytes, most.bytes);
+
+        // No persistent kernel knows of options.
+        const LstmPlan plan = cuda::make_options_forward_plan(shape, dtype, settings, norms);
+        CHECK(plan.variant == Variant::kStepwise);
+        CHECK_EQ(plan.preactivations_in_gates, dtype_size(dtype) == accumulator_size(dtype));
+        CHECK_EQ(plan.workspace_bytes, cuda::options_forward_workspace(
+                                           shape, dtype, true, plan.preactivations_in_gates, norms)
+                                           .bytes);
+        for (bool backwards : {false, true}) {
+          const std::string text = cuda::explain_options(shape, dtype, settings, norms, backwards);
+          CHECK_EQ(text.find(projection ? "stepwise, 2 GEMMs and 2 kernels a step for both"
+                                        : "stepwise, 1 GEMM and 1 kernel a step for both"),
+                   size_t{0});
+        }
+      }
+    }
+  }
+}
+
 void test_texts() {
   const DeviceFacts& h100 = kDevices[2].facts;
   const LstmShape shape = shape_of(7, 3, 11, 4096, 0, 2);
@@ -314,6 +363,7 @@ void test_errors() {
 int main() {
   lstm_fused::test::test_bounds();
   lstm_fused::test::test_workspaces();
+  lstm_fused::test::test_options();
   lstm_fused::test::test_texts();
   lstm_fused::test::test_choice();
   lstm_fused::test::test_projection();

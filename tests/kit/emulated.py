@@ -43,6 +43,8 @@ class EmulatedOps:
             patch.setattr(native, "lstm_backward_op", self.ops.lstm_backward.default)
             samples_op = self.ops.lstm_sample_gradients.default
             patch.setattr(native, "lstm_sample_gradients_op", samples_op)
+            for name in ("lstm_options_forward", "lstm_options_backward"):
+                patch.setattr(native, f"{name}_op", getattr(self.ops, name).default)
             patch.setattr(native, "takes_batch_sizes", lambda device: False)
             patch.setattr(native, "saves_packed_rows", lambda device: False)
             self.device.clear_error()

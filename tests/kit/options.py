@@ -40,7 +40,7 @@ class Case(NamedTuple):
     lengths: tuple[int, ...] | None = None
     batch_sizes: tuple[int, ...] | None = None
     reset: str = ""  # "zero", "state", or no resets
-    poison: bool = False  # NaN in padding
+    poison: bool = False  # NaN in padding, and in initial states that a first step resets
 
     def __str__(self) -> str:
         words = [f"T{self.T}-N{self.N}-D{self.D}-H{self.H}"]
@@ -136,6 +136,12 @@ def make_option_inputs(case: Case, names: tuple[str, ...], dtype: torch.dtype) -
         given["gains"] = 1 + draw(L, 2, 4 * H, scale=0.3)
         given["cell_norm"] = torch.stack([1 + draw(L, H, scale=0.3), draw(L, H, scale=0.3)], dim=1)
     reset_mask = flags(T, N, share=0.4) if case.reset else None
+    if case.poison and reset_mask is not None:
+        lengths = case.lengths or (T,) * N
+        for n, length in ((n, length) for n, length in enumerate(lengths) if length):
+            for d, first in enumerate((0, length - 1)[:L]):
+                if reset_mask[first, n]:
+                    h_0[d, n] = c_0[d, n] = torch.nan
     if case.reset == "state":
         given["reset_h"], given["reset_c"] = draw(L, N, output), draw(L, N, H)
     leading = (rows,) if packed else (T, N)

@@ -211,8 +211,11 @@ for a in numbers:
             for name, b in itertools.product(facts, numbers):
                 hostile = facts | {{"sm_count": b, name: a}}
                 for dtype in ("float16", "float64"):
-                    attempt(native.compiled.cuda_plan_text, *sizes, 2, dtype, True, True,
-                            backward, hostile, False)
+                    for cell in (0, 2):
+                        attempt(native.compiled.cuda_plan_text, *sizes, 2, dtype, True, True,
+                                backward, hostile, False, "", "", cell)
+            attempt(native.compiled.cuda_plan_text, *sizes, 1, "float32", True, True, backward,
+                    facts, False, "", "", a)
 print("survived")
 """
     assert run_python(code) == "survived\n"

@@ -15,6 +15,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import lstm_fused
 from lstm_fused import FusedLSTM
+from lstm_fused.info import cuda_plan_text
+from tools.cuda_report.facts import DEVICES
 
 T, N, D, H = 6, 4, 5, 8
 ALL: dict[str, Any] = {
@@ -359,3 +361,15 @@ def test_traces_and_plans_know_options() -> None:
     torch.testing.assert_close(trace.h, module(x)[0])
     assert "peephole=True, coupled_gates=True" in lstm_fused.explain(module, x)
     assert "normalised" in lstm_fused.explain(FusedLSTM(D, H, layer_norm=True), x)
+
+
+@pytest.mark.parametrize("cell", (1, 2))
+def test_plans_on_cuda_are_stepwise(cell: int) -> None:
+    facts = DEVICES["H100"].facts
+    for proj_size, launches in ((0, "1 GEMM and 1 kernel"), (2, "2 GEMMs and 2 kernels")):
+        shape = (4, 3, 5, 8, proj_size, 2, "float16")
+        for backward in (False, True):
+            text = cuda_plan_text(*shape, backward, facts, cell=cell)
+            assert text.startswith(f"stepwise, {launches} a step for both directions, float16")
+            assert text.endswith("(options of the cell have stepwise kernels alone)")
+    assert not cuda_plan_text(4, 3, 5, 8, 0, 2, "float16", False, facts).startswith("stepwise")

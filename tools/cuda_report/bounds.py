@@ -17,7 +17,13 @@ from tools.cuda_report.plans import (
 )
 
 ROW_THREADS = 128  # kRowThreads in csrc/cuda/device/row_grid.cuh
-SUM_THREADS = 256  # kSumColumns * kSumWarps in csrc/cuda/gradients/weight_gradients.cu
+# kSumColumns * kSumWarps in csrc/cuda/gradients/weight_gradients.cu and csrc/cuda/options/sums.cu,
+# and kNormThreads in csrc/cuda/options/block_sums.cuh.
+SUM_THREADS = 256
+_SUM_KERNELS = (
+    *("partial_sums_kernel", "option_sum_kernel"),
+    *("option_norm_forward_kernel", "option_norm_backward_kernel"),
+)
 # Fewer resident warps than a quarter of an SM hide no latency of memory; the stepwise kernels are
 # bound by it.
 LEAST_ROW_OCCUPANCY = 0.25
@@ -33,7 +39,7 @@ def max_threads(kernel: Resources) -> int:
         size = 2 if kernel.arguments[0] in (PRODUCTS["bf16"], PRODUCTS["fp16"]) else 4
         units = int(kernel.arguments[1]) * CHUNK_BYTES // size
         return units // WARP_UNITS * 32
-    return SUM_THREADS if kernel.family == "partial_sums_kernel" else ROW_THREADS
+    return SUM_THREADS if kernel.family in _SUM_KERNELS else ROW_THREADS
 
 
 @cache

@@ -156,24 +156,28 @@ void gather_h_prev(const GradientCall& call, int direction, void* out) {
 void recurrent_gradient(const GradientCall& call, int direction, void* h_prev, const Blas& blas) {
   const LstmShape& s = call.shape;
   const GradientDirection& d = call.direction[direction];
+  const void* grads = d.grad_recurrent != nullptr ? d.grad_recurrent : d.recurrence.grad_gates;
   const int64_t storage = dtype_size(call.dtype);
   const int64_t gates = kGates * s.hidden_size, y_stride = s.directions * s.output_size;
   const int64_t rows = s.steps * s.batch, rest = rows - s.batch;
+  if (d.recurrent_inputs != nullptr) {
+    return row_product(blas, call.samples, rows, grads, gates, d.recurrent_inputs, s.output_size,
+                       s.output_size, 0, d.grad_w_hh);
+  }
   if (call.lengths != nullptr || call.reset_mask != nullptr) {
     gather_h_prev(call, direction, h_prev);
-    row_product(blas, call.samples, rows, d.recurrence.grad_gates, gates, h_prev, s.output_size,
-                s.output_size, 0, d.grad_w_hh);
+    row_product(blas, call.samples, rows, grads, gates, h_prev, s.output_size, s.output_size, 0,
+                d.grad_w_hh);
     return;
   }
 
   // NOTE: h_prev is y moved by one step, so no copy is made of it.
   const int64_t first = direction == 0 ? 0 : rest;
-  row_product(blas, call.samples, s.batch, advance(d.recurrence.grad_gates, first * gates, storage),
-              gates, d.h_0, s.output_size, s.output_size, 0, d.grad_w_hh);
+  row_product(blas, call.samples, s.batch, advance(grads, first * gates, storage), gates, d.h_0,
+              s.output_size, s.output_size, 0, d.grad_w_hh);
   if (rest == 0) return;
   const int64_t rest_begin = direction == 0 ? s.batch : 0, from_row = s.batch - rest_begin;
-  row_product(blas, call.samples, rest,
-              advance(d.recurrence.grad_gates, rest_begin * gates, storage), gates,
+  row_product(blas, call.samples, rest, advance(grads, rest_begin * gates, storage), gates,
               advance(d.y, from_row * y_stride, storage), s.output_size, y_stride, 1, d.grad_w_hh);
 }
 

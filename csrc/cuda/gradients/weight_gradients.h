@@ -14,6 +14,10 @@ namespace lstm_fused::cuda {
 // recurrence gave, zero past a row's length. Rows past a length are not used elsewhere.
 struct GradientDirection : LayerBackwardDirection {
   void* cell_output = nullptr;  // (T, N, H) storage: o·tanh(c); null without projection
+  // (T, N, P) storage: what W_hh multiplied, zero past a row's length; null: h_prev, which y holds
+  const void* recurrent_inputs = nullptr;
+  // (T, N, 4H) storage: the gradient of W_hh's product, where that is not grad_gates; or null
+  const void* grad_recurrent = nullptr;
 };
 
 struct GradientCall {

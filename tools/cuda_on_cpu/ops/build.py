@@ -16,7 +16,7 @@ from tools.cuda_on_cpu.device import Device
 ROOT = Path(__file__).resolve().parents[3]
 _TORCH = Path(torch.__file__).resolve().parent
 # The binding of the ops, without the files that register them and allocate on a real device.
-_BINDING = ("call", "layer", "ops_cuda", "tensors")
+_BINDING = ("call", "call_cuda", "layer", "ops_cuda", "options", "options_cuda", "tensors")
 
 
 def ops_library(name: str, target: int, checked: bool = False) -> Library:

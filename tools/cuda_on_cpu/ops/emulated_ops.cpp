@@ -116,6 +116,46 @@ BackwardResult lstm_sample_gradients_emulated(
       need_input, need_states, samples);
 }
 
+OptionForwardResult lstm_options_forward_emulated(
+    const Tensor& input, const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& weights,
+    const std::optional<Tensor>& lengths, const std::optional<Tensor>& batch_sizes,
+    const std::optional<Tensor>& reset_mask, const std::optional<Tensor>& peephole,
+    const std::optional<Tensor>& h_mask, const std::optional<Tensor>& keep_c,
+    const std::optional<Tensor>& keep_h, const std::optional<Tensor>& reset_h,
+    const std::optional<Tensor>& reset_c, const std::optional<Tensor>& gains,
+    const std::optional<Tensor>& cell_norm, bool coupled_gates, double cell_clip, double zoneout_c,
+    double zoneout_h, bool save_for_backward, bool return_cell_states, bool recompute) {
+  return lstm_options_forward_cuda(
+      to_device(input), to_device(h_0), to_device(c_0), to_device(weights), to_device(lengths),
+      batch_sizes, to_device(reset_mask), to_device(peephole), to_device(h_mask), to_device(keep_c),
+      to_device(keep_h), to_device(reset_h), to_device(reset_c), to_device(gains),
+      to_device(cell_norm), coupled_gates, cell_clip, zoneout_c, zoneout_h, save_for_backward,
+      return_cell_states, recompute);
+}
+
+OptionBackwardResult lstm_options_backward_emulated(
+    const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
+    const std::optional<Tensor>& grad_c_n, const std::optional<Tensor>& grad_cell_states,
+    const Tensor& input, const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& weights,
+    const std::optional<Tensor>& lengths, const std::optional<Tensor>& batch_sizes,
+    const std::optional<Tensor>& reset_mask, const std::optional<Tensor>& peephole,
+    const std::optional<Tensor>& h_mask, const std::optional<Tensor>& keep_c,
+    const std::optional<Tensor>& keep_h, const std::optional<Tensor>& reset_h,
+    const std::optional<Tensor>& reset_c, const std::optional<Tensor>& gains,
+    const std::optional<Tensor>& cell_norm, bool coupled_gates, double cell_clip, double zoneout_c,
+    double zoneout_h, const Tensor& y, const Tensor& gates, const Tensor& cells,
+    const Tensor& normalised, const Tensor& scales, bool need_input, bool need_states,
+    bool need_weights, bool need_options) {
+  return lstm_options_backward_cuda(
+      to_device(grad_y), to_device(grad_h_n), to_device(grad_c_n), to_device(grad_cell_states),
+      to_device(input), to_device(h_0), to_device(c_0), to_device(weights), to_device(lengths),
+      batch_sizes, to_device(reset_mask), to_device(peephole), to_device(h_mask), to_device(keep_c),
+      to_device(keep_h), to_device(reset_h), to_device(reset_c), to_device(gains),
+      to_device(cell_norm), coupled_gates, cell_clip, zoneout_c, zoneout_h, to_device(y),
+      to_device(gates), to_device(cells), to_device(normalised), to_device(scales), need_input,
+      need_states, need_weights, need_options);
+}
+
 }  // namespace
 
 Tensor new_tensor(const Sizes& sizes, ScalarType dtype, const Device&) {
@@ -214,12 +254,16 @@ LSTM_EXPORT const char* lstm_emulated_take_warnings() {
     m.def(lstm_fused::kLstmForwardSchema);         \
     m.def(lstm_fused::kLstmBackwardSchema);        \
     m.def(lstm_fused::kLstmSampleGradientsSchema); \
+    m.def(lstm_fused::kLstmOptionsForwardSchema);  \
+    m.def(lstm_fused::kLstmOptionsBackwardSchema); \
   }
 #define LSTM_REGISTER_OPS(name)                                                              \
   STABLE_TORCH_LIBRARY_IMPL(name, CPU, m) {                                                  \
     m.impl("lstm_forward", TORCH_BOX(&lstm_fused::lstm_forward_emulated));                   \
     m.impl("lstm_backward", TORCH_BOX(&lstm_fused::lstm_backward_emulated));                 \
     m.impl("lstm_sample_gradients", TORCH_BOX(&lstm_fused::lstm_sample_gradients_emulated)); \
+    m.impl("lstm_options_forward", TORCH_BOX(&lstm_fused::lstm_options_forward_emulated));   \
+    m.impl("lstm_options_backward", TORCH_BOX(&lstm_fused::lstm_options_backward_emulated)); \
   }
 LSTM_REGISTER_SCHEMAS(LSTM_EMULATED_OPS)
 LSTM_REGISTER_OPS(LSTM_EMULATED_OPS)

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The whole backward of a layer whose cell has options, as gradients/layer_backward.h is that of
+// the plain one. Launches only. The gates must have been saved.
+#pragma once
+
+#include "cuda/options/backward.h"
+
+namespace lstm_fused::cuda {
+
+// Of the call's pointers this looks at which are null.
+int64_t options_backward_workspace_bytes(const OptionsBackwardCall& call);
+
+// `plan` must be make_options_backward_plan's for this shape, dtype and device.
+void options_backward(const OptionsBackwardCall& call, const LstmPlan& plan);
+
+}  // namespace lstm_fused::cuda
