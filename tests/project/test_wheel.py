@@ -31,6 +31,7 @@ PRODUCTS = (
     *("examples/out/plot.png", "examples/amplifier/build/a.txt", "examples/amplifier/a.wav"),
     *("benchmarks/results/gpu/a.jsonl", "benchmarks/results/a.html", "benchmarks/results/a.png"),
     *("tools/__pycache__/a.pyc", "dist/a.whl", "build/a.txt", ".venv/a.py"),
+    "docs/gallery/a.md",
 )
 
 
