@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# make setup | test | test-versions | lint | format | demo | docs | bench | cuda-report | gpu | clean
+# make setup | test | test-versions | lint | format | demo | docs | bench | cuda-report | gpu | wheel |
+#      test-wheel | clean
 #
 #   BENCH   arguments of 'make bench', as BENCH="--suite step --quick"
 #   GPU     arguments of 'make gpu', as GPU="--only build,parity"
 #   PYTEST  arguments of pytest in 'make test'; by default those that spread it over the processors
-#   PYTHON  the interpreter that the virtual environment is made with; the one that runs 'make gpu'
+#   PYTHON  the interpreter that the virtual environment is made with; the one that runs 'make gpu'; the
+#           one whose wheel 'make test-wheel' installs
 #   VENV    the virtual environment; an existing one is used as it is, and completed
-#   VERSIONS  the versions of torch that 'make test-versions' tests, as VERSIONS=2.11.0
+#   VERSIONS  the versions of torch that 'make test-versions' and 'make test-wheel' test, as
+#             VERSIONS=2.11.0
 PYTEST ?= -n auto --maxprocesses 8 --dist worksteal
 PYTHON ?= python3
 VENV ?= .venv
@@ -25,7 +28,7 @@ BUILD_INPUTS := pyproject.toml setup.py tools/extensions.py tools/nvcc.py CMakeL
 SANITIZE_BUILD := build/sanitize
 DEMOS := classify_digits generate_text forecast_series
 
-.PHONY: setup system-packages test test-versions $(VERSIONS:%=test-version-%) ctest lint format demo docs bench cuda-report gpu clean force
+.PHONY: setup system-packages test test-versions $(VERSIONS:%=test-version-%) ctest lint format demo docs bench cuda-report gpu wheel test-wheel clean force
 
 setup: $(INSTALLED)
 
@@ -146,6 +149,17 @@ cuda-report: setup system-packages
 # torch for CUDA, and fetches nothing.
 gpu:
 	$(PYTHON) -m benchmarks.gpu $(GPU)
+
+# The sdist and, from it, a wheel for each Python that is found as python3.10, python3.11 and so on,
+# into dist/. Without CUDA's kernels, unless LSTM_FUSED_CUDA=1 asks for them.
+wheel:
+	$(PYTHON) -m tools.wheels
+
+# PYTHON's wheel of dist/, the very same file, beside several versions of torch. An environment takes
+# some 5 GB; there is one at a time.
+test-wheel: VERSIONS := 2.11.0 2.13.0 2.14.1
+test-wheel:
+	$(PYTHON) -m tools.try_wheel $(VERSIONS)
 
 clean:
 	rm -rf build dist docs/gallery *.egg-info lstm_fused/_C*.so lstm_fused/liblstm_fused_ops.so lstm_fused/lib \

@@ -19,7 +19,9 @@ target_compile_definitions(lstm_fused_c PRIVATE LSTM_FUSED_VERSION="${lstm_fused
 # Programs in C need no C++ library beside it, and meet no symbol but those of the header.
 target_link_options(lstm_fused_c PRIVATE -Wl,--exclude-libs,ALL -Wl,-z,defs)
 if(NOT LSTM_SANITIZE)
-  target_link_options(lstm_fused_c PRIVATE -static-libstdc++ -static-libgcc)
+  # Without --gc-sections a fifth of the library is parts of libstdc++ that nothing calls, some of which
+  # ask for a newer glibc than the rest.
+  target_link_options(lstm_fused_c PRIVATE -static-libstdc++ -static-libgcc -Wl,--gc-sections)
 endif()
 
 set(config_version "${CMAKE_CURRENT_BINARY_DIR}/lstm_fused-config-version.cmake")

@@ -140,17 +140,30 @@ def run_cmake(
     subprocess.run(command, check=True)
 
 
+def build_type() -> str:
+    return "Debug" if os.environ.get("LSTM_FUSED_DEBUG", "0") == "1" else "Release"
+
+
+def build_directory() -> Path:
+    """Where this Python's modules are built, in this type."""
+    tag = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}-{build_type().lower()}"
+    return ROOT / "build" / f"cmake-{tag}"
+
+
+def install(prefix: Path) -> None:
+    """Installs what has been built into <prefix>/lstm_fused."""
+    to = ["--prefix", str(prefix), "--component", "python"]
+    subprocess.run(
+        [find_tool("cmake", "CMAKE_BIN_DIR"), "--install", str(build_directory()), *to], check=True
+    )
+
+
 def build(prefix: Path) -> None:
     """Builds for the installed torch, and installs into <prefix>/lstm_fused."""
     torch = find_torch()
-    build_type = "Debug" if os.environ.get("LSTM_FUSED_DEBUG", "0") == "1" else "Release"
-    tag = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}-{build_type.lower()}"
-    build_dir = ROOT / "build" / f"cmake-{tag}"
-    run_cmake(build_dir, torch, {"CMAKE_BUILD_TYPE": build_type, **cuda_definitions(torch)})
-    to = ["--prefix", str(prefix), "--component", "python"]
-    subprocess.run(
-        [find_tool("cmake", "CMAKE_BIN_DIR"), "--install", str(build_dir), *to], check=True
-    )
+    definitions = {"CMAKE_BUILD_TYPE": build_type(), **cuda_definitions(torch)}
+    run_cmake(build_directory(), torch, definitions)
+    install(prefix)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lstm_fused._ops.layer_weights import LayerWeights
 from lstm_fused._stream.of_module import sizes_of
+from lstm_fused._torch.tensor_bytes import tensor_bytes
 
 MAGIC, VERSION, ALIGNMENT = b"LSTMFUSE", 1, 64
 # The number of a weight type in a file.
@@ -36,10 +37,10 @@ def file_bytes(
             if matrix is not None:
                 arrays += _matrix(matrix, weights)
         if layer.b_ih is not None:
-            arrays.append(_bytes(layer.b_ih.float() + layer.b_hh.float()))
+            arrays.append(tensor_bytes(layer.b_ih.float() + layer.b_hh.float()))
     if head is not None:
         bias = torch.zeros(head.out_features) if head.bias is None else head.bias
-        arrays += [_bytes(head.weight.detach().float()), _bytes(bias.detach().float())]
+        arrays += [tensor_bytes(head.weight.detach().float()), tensor_bytes(bias.detach().float())]
     data = b"".join(_padded(array) for array in arrays)
 
     input_size, hidden_size, output_size = sizes_of(layers[0])
@@ -65,12 +66,8 @@ def round_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def _matrix(matrix: Tensor, weights: torch.dtype) -> list[bytes]:
     if weights == torch.int8:
         values, scales = round_rows(matrix)
-        return [_bytes(values), _bytes(scales)]
-    return [_bytes(matrix.to(weights))]
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+        return [tensor_bytes(values), tensor_bytes(scales)]
+    return [tensor_bytes(matrix.to(weights))]
 
 
 def _padded(data: bytes) -> bytes:

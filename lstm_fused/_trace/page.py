@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lstm_fused._torch.tensor_bytes import tensor_bytes
 from lstm_fused._trace.layer import States
 from lstm_fused._trace.result import GateTrace
 from lstm_fused._trace.statistics import correlations, periodicity
@@ -162,7 +163,7 @@ def _quantised(values: Tensor, tensor: str | None, blocks: list[str]) -> dict[st
     span = (high - low).clamp_min(1e-12)
     shares = (values - low.unsqueeze(1)) / span.unsqueeze(1)
     levels = (shares * _LEVELS).round().clamp(0, _LEVELS).to(torch.uint8)
-    packed = zlib.compress(levels.contiguous().numpy().tobytes(), 6)
+    packed = zlib.compress(tensor_bytes(levels), 6)
     blocks.append(base64.b64encode(packed).decode("ascii"))
     quantised = {"block": len(blocks) - 1, "low": _numbers(low), "high": _numbers(high)}
     if tensor in ("g", "c", "h"):
