@@ -92,7 +92,7 @@ def run_with_options(
     """A layer by the kernels, without a graph, with what a backward reads."""
     if not has_option_kernels(arguments.input.device):
         raise RuntimeError(
-            f"no kernels for options of the cell on {arguments.input.device}, only on the CPU"
+            f"this installation has no kernels for options of the cell on {arguments.input.device}"
         )
     results = native.lstm_options_forward_op(*_for_op(arguments, options, weights, True))
     return LayerResults._make(results[: len(LayerResults._fields)])
