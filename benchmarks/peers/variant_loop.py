@@ -177,7 +177,7 @@ CELLS: dict[str, type[Cell]] = {
 def prepare(case: Case, data: Data, setting: Setting) -> Call:
     cell, inputs = make_cell(case, data, setting)
     forward = make_loop(cell, inputs, cell)
-    call = make_call(case, inputs, forward, leaves_of(cell), "loop over a cell with the option")
+    call = make_call(case, inputs, forward, leaves_of(cell), "loop over such a cell")
     return checked_in_evaluation(case, call, cell)
 
 

@@ -214,7 +214,7 @@ def test_the_plain_layer_is_run_beside_the_option(variant: str) -> None:
     assert fused["plain_ratio"] == fused["median"] / plain["median"]
     assert loop["plain_ratio"] == loop["median"] / plain["median"]
     assert (plain["plain_ratio"], plain["speedup"], loop["speedup"]) == (1.0, None, 1.0)
-    assert loop["note"] == "loop over a cell with the option"
+    assert loop["note"] == "loop over such a cell"
     assert all(row["case"]["variant"] == variant for row in rows)
 
 
