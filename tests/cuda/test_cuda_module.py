@@ -20,7 +20,10 @@ from lstm_fused._ops.fakes import FAKES
 if os.environ.get("LSTM_FUSED_NEED_CUDA_MODULE") != "1" and native.compiled_cuda is None:
     pytest.skip(f"needs the CUDA kernels: {native.cuda_problem}", allow_module_level=True)
 
-OPS = ("lstm_forward", "lstm_backward", "lstm_sample_gradients")
+OPS = (
+    *("lstm_forward", "lstm_backward", "lstm_sample_gradients"),
+    *("lstm_options_forward", "lstm_options_backward"),
+)
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 

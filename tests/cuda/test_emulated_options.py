@@ -169,6 +169,18 @@ def test_a_module_takes_them_for_packed_sequences_too(emulated: EmulatedOps) -> 
     assert_bitwise_equal(found, wanted)
 
 
+@sets
+def test_calls_can_be_captured(names: str, emulated: EmulatedOps) -> None:
+    """They launch, and wait for nothing."""
+    inputs = make_option_inputs(RAGGED[2], OPTION_SETS[names], torch.float32)
+    emulated.device.set(kernel_launches=0)
+    with emulated.captured_stream():
+        run_options(inputs)
+    assert emulated.device.get("kernel_launches") == 0
+    run_options(inputs)
+    assert emulated.device.get("kernel_launches") > 0
+
+
 def test_batch_sizes_are_refused(emulated: EmulatedOps) -> None:
     case = next(case for case in CASES if case.batch_sizes is not None)
     inputs = make_option_inputs(case, ("peephole",), torch.float32)

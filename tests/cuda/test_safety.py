@@ -3,10 +3,9 @@
 wrong results. The user is told, no result is wrong without a word, and later calls go on stepwise.
 """
 
-import ctypes
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,26 +46,6 @@ def tried(tried_once: Tried) -> Iterator[Tried]:
         tried_once.forget()
         yield tried_once
         tried_once.forget()
-
-
-@contextmanager
-def captured_stream(tried: Tried) -> Iterator[None]:
-    """Have calls run on a stream of their own that is captured; what they give is lost."""
-    runtime, stream, graph = ctypes.CDLL(None), ctypes.c_void_p(), ctypes.c_void_p()
-    non_blocking, relaxed = 1, 2
-    assert runtime.cudaStreamCreateWithFlags(ctypes.byref(stream), non_blocking) == 0
-    tried.library.lstm_emulated_set_stream(stream)
-    mode = ctypes.c_int(relaxed)  # allocations of the ops are allowed, as torch's are
-    runtime.cudaThreadExchangeStreamCaptureMode(ctypes.byref(mode))
-    assert runtime.cudaStreamBeginCapture(stream, relaxed) == 0
-    try:
-        yield
-        assert runtime.cudaStreamEndCapture(stream, ctypes.byref(graph)) == 0
-        runtime.cudaGraphDestroy(graph)
-    finally:
-        runtime.cudaThreadExchangeStreamCaptureMode(ctypes.byref(mode))
-        tried.library.lstm_emulated_set_stream(None)
-        runtime.cudaStreamDestroy(stream)
 
 
 def assert_right(case: LayerCase) -> None:
@@ -293,7 +272,7 @@ def test_captured_streams_are_not_checked(tried: Tried) -> None:
     inputs = make_inputs(in_dtype(BLOCK, torch.float16))
     tried.check_first_use(True)
     tried.launches()
-    with captured_stream(tried):
+    with tried.ops.captured_stream():
         tried.forward(inputs)
     assert tried.launches() == 0
     tried.forward(inputs)

@@ -63,6 +63,25 @@ class EmulatedOps:
             self.library.lstm_emulated_set_offset(0)
 
     @contextmanager
+    def captured_stream(self) -> Iterator[None]:
+        """Have calls run on a stream of their own that is captured; what they give is lost."""
+        runtime, stream, graph = ctypes.CDLL(None), ctypes.c_void_p(), ctypes.c_void_p()
+        non_blocking, relaxed = 1, 2
+        assert runtime.cudaStreamCreateWithFlags(ctypes.byref(stream), non_blocking) == 0
+        self.library.lstm_emulated_set_stream(stream)
+        mode = ctypes.c_int(relaxed)  # allocations of the ops are allowed, as torch's are
+        runtime.cudaThreadExchangeStreamCaptureMode(ctypes.byref(mode))
+        assert runtime.cudaStreamBeginCapture(stream, relaxed) == 0
+        try:
+            yield
+            assert runtime.cudaStreamEndCapture(stream, ctypes.byref(graph)) == 0
+            runtime.cudaGraphDestroy(graph)
+        finally:
+            runtime.cudaThreadExchangeStreamCaptureMode(ctypes.byref(mode))
+            self.library.lstm_emulated_set_stream(None)
+            runtime.cudaStreamDestroy(stream)
+
+    @contextmanager
     def math_mode(self, mode: int) -> Iterator[None]:
         """Hand the ops a cuBLAS handle in this mode, which they must leave as it is."""
         self.library.lstm_emulated_blas_handle.restype = ctypes.c_void_p
