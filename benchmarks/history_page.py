@@ -95,7 +95,7 @@ def _card(headline: Bar, records: Sequence[Record]) -> str:
     begun = ""
     if len(points) > 1:
         first = points[0]
-        begun = f"{scaled(first.seconds['fused'], 's')} at {first.record['commit'][:7]}"
+        begun = f"first {scaled(first.seconds['fused'], 's')} at {first.record['commit'][:7]}"
         begun = f"<span class='faint'>{escape(begun)}</span>"
     return (
         f"<div class='card'><h3>{escape(headline.text)}</h3>"

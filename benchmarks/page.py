@@ -52,7 +52,7 @@ tr.fused td { font-weight: 600; }
 tr.wrong td, tr.error td { color: var(--bad); }
 tr.unsupported td { color: var(--faint); }
 pre { background: var(--card); padding: .8em; overflow-x: auto; font-size: 12px; }
-.case { display: grid; grid-template-columns: 16em 1fr; gap: 0 1em; margin: .7em 0;
+.case { display: grid; grid-template-columns: 18em 1fr; gap: 0 1em; margin: .7em 0;
   font-size: 13px; align-items: center; }
 .bar { display: grid; grid-template-columns: 14.5em 1fr; gap: .7em; line-height: 1.45; }
 .peer { text-align: right; color: var(--faint); }
@@ -68,7 +68,7 @@ pre { background: var(--card); padding: .8em; overflow-x: auto; font-size: 12px;
   font-variant-numeric: tabular-nums;
   left: calc(var(--room) * max(var(--size), var(--high)) + .5em); }
 .track span b { font-weight: 600; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(17em, 1fr)); gap: .8em; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(15em, 1fr)); gap: .8em; }
 .card { border: 1px solid var(--line); border-radius: 6px; padding: .6em .9em; min-width: 0; }
 .card span { display: block; }
 .card svg { display: block; width: 100%; height: auto; margin: .4em 0; }

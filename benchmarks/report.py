@@ -71,7 +71,7 @@ def yardstick_line(results: Results) -> str:
         return (
             f"Shares are of torch's sgemm, {median(gemm) * 1e-9:.0f} GFLOP/s: this run is older "
             "than the micro-kernel's rate. On AMD processors that product may take AVX2 where "
-            "FusedLSTM takes AVX-512, so that shares exceed 100 %."
+            "FusedLSTM takes AVX-512, so that shares can exceed 100 %."
         )
     return "Shares are of torch's matrix product in the row's dtype." if gemm else ""
 

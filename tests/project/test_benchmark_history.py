@@ -105,7 +105,7 @@ def test_pages_have_every_run(tmp_path: Path) -> None:
     html, tables = make_html(histories), make_markdown(histories)
     for text in (html, tables):
         assert "a-machine" in text and "abcdef0" in text and "500 µs (4.00)" in text
-    assert "<b>500 µs</b>, 4.00× nn.LSTM" in html and "1 ms at abcdef0" in html
+    assert "<b>500 µs</b>, 4.00× nn.LSTM" in html and "first 1 ms at abcdef0" in html
     assert "http" not in html and "<script" not in html and "a &lt;CPU&gt;" in html
     lines = [line for line in tables.splitlines() if line.startswith("|")]
     assert len(lines) == 4 and {line.count("|") for line in lines} == {15}
