@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command line: run (the default), compare, report."""
+"""The command line: run (the default), compare, report, history."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from rich.console import Console
 
 from benchmarks.case import CaseError, parse_dtype, parse_shape
 from benchmarks.compare import compare, print_comparison
+from benchmarks.history_page import write_pages
+from benchmarks.history_records import FOLDER, add_run
 from benchmarks.peers import PEERS, REFERENCE, Peer
 from benchmarks.records import Record, read_results
 from benchmarks.runner import Options
@@ -60,14 +62,18 @@ def make_parser() -> argparse.ArgumentParser:
     against.add_argument("after", type=Path)
     against.add_argument("--threshold", type=float, default=0.05, help="(default 0.05)")
     against.add_argument("--alpha", type=float, default=0.01, help="(default 0.01)")
-    again = commands.add_parser("report", help="tables, plots and reports of a file of results")
+    again = commands.add_parser("report", help="tables and reports of a file of results")
     again.add_argument("results", type=Path)
+    past = commands.add_parser("history", help="the headline cases by commit: a page and tables")
+    past.add_argument("--add", type=Path, action="append", default=[], metavar="RESULTS.jsonl")
+    past.add_argument("--machine", default="", help="whose history --add adds to, as zen5-2cores")
+    past.add_argument("--folder", type=Path, default=FOLDER, help="(default benchmarks/history)")
     return parser
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Options, "run" put in front where no command is named."""
-    commands = ("run", "compare", "report", "-h", "--help")
+    commands = ("run", "compare", "report", "history", "-h", "--help")
     words = list(arguments)
     if not words or words[0] not in commands:
         words.insert(0, "run")
@@ -88,12 +94,24 @@ def main(arguments: Sequence[str]) -> int:
             print_results(console, results)
             write_reports(results, options.results)
             return 0
+        if options.command == "history":
+            return _history(options, console)
         return _run(options, console)
     except CaseError as error:
         console.print(f"error: {error}", style="red", markup=False)
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _history(options: argparse.Namespace, console: Console) -> int:
+    if options.add and not options.machine:
+        raise CaseError("--add wants --machine NAME, the machine's file in benchmarks/history")
+    for path in options.add:
+        if not add_run(options.folder, options.machine, read_results(path)):
+            console.print(f"{path} is there already", markup=False)
+    console.print("Written:", *map(str, write_pages(options.folder)), sep="\n  ", markup=False)
+    return 0
 
 
 def _level(options: argparse.Namespace) -> str:

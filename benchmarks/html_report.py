@@ -1,103 +1,179 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One HTML file that holds all: figures, pictures, the machine. It loads nothing."""
+"""One HTML file that holds all: the summary first, then figures and the machine, folded."""
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
+from benchmarks.headlines import HEADLINES
+from benchmarks.page import Bar, Line, bars, folded, make_page, paragraph, table
+from benchmarks.peers import REFERENCE
 from benchmarks.records import Record, Results
 from benchmarks.report import (
     HOW_TO_READ,
     MEANS_COLUMNS,
+    RATES_COLUMNS,
     figure_table,
     machine_line,
     mean_rows,
+    rate_rows,
     title_of,
+    yardstick_line,
 )
+from benchmarks.rows import scaled, share_of
 from benchmarks.suites import SUITES
 from benchmarks.table import closing_lines, label_of
 
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; margin: 1em 0; font-size: 13px; }
-th, td { padding: .2em .7em; text-align: right; white-space: nowrap; }
-th { border-bottom: 2px solid #333; }
-td:nth-child(-n+2), th:nth-child(-n+2) { text-align: left; }
-tr.first td { border-top: 1px solid #bbb; }
-tr.fused td { font-weight: 600; }
-tr.wrong td, tr.error td { color: #b00020; }
-tr.unsupported td { color: #777; }
-img { max-width: 100%; }
-pre { background: #f4f4f4; padding: 1em; overflow-x: auto; font-size: 12px; }
-"""
+# Suites whose cases are shown beside the yardstick.
+SHARE_SUITES = ("inference", "training")
+SUMMARY_COLUMNS = ("suite", "geometric mean", "least", "most", "cases")
 
 
-def make_html(results: Results, images: dict[str, bytes]) -> str:
-    title = title_of(results)
+def make_html(results: Results) -> str:
     parts = [
-        "<!DOCTYPE html>",
-        f"<html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>",
-        f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>",
-        *(f"<p>{escape(line)}</p>" for line in (machine_line(results), HOW_TO_READ)),
-        "<h2>Geometric means of speed-ups</h2>",
-        _means(results),
-        *(f"<p>{escape(line)}</p>" for line in closing_lines(results)),
-    ]
-    for suite in results.suites():
-        about = SUITES[suite].about if suite in SUITES else ""
-        parts += [f"<h2>{escape(suite)}</h2><p>{escape(about)}</p>", _image(images, suite)]
-        parts.append(_rows(results.of_suite(suite)))
-    parts += ["<h2>Share of the matrix product's rate</h2>", _image(images, "share")]
-    parts += [
+        paragraph(machine_line(results), "faint"),
+        *(paragraph(line, "warn") for line in _warnings(results)),
+        _headlines(results),
+        "<h2>Speed-ups of FusedLSTM</h2>",
+        _summary(results),
+        folded("Every peer's geometric means", _means(results)),
+        "<h2>Suites</h2>",
+        *(_suite(results, suite) for suite in results.suites()),
+        "<h2>Arithmetic</h2>",
+        paragraph(yardstick_line(results)),
+        _shares(results),
+        _rates(results),
         _kernels(results),
         "<h2>Run</h2>",
-        f"<pre>{escape(json.dumps(results.run, indent=1))}</pre>",
+        folded("How to read this", paragraph(HOW_TO_READ)),
+        folded("Threads and what was left out", *map(paragraph, _remarks(results))),
+        folded("Machine and options", f"<pre>{escape(json.dumps(results.run, indent=1))}</pre>"),
     ]
-    return "\n".join([*parts, "</body></html>\n"])
+    return make_page(title_of(results), parts)
 
 
-def _table(head: Iterable[str], rows: Iterable[tuple[str, Iterable[Any]]]) -> str:
-    """
-    Args:
-        rows: class names and cells of each row.
-    """
-    lines = ["<table><tr>", *(f"<th>{escape(name)}</th>" for name in head), "</tr>"]
-    for kind, texts in rows:
-        inner = "".join(f"<td>{escape(str(text))}</td>" for text in texts)
-        lines.append(f"<tr class='{kind}'>{inner}</tr>")
-    return "".join([*lines, "</table>"])
+def _warnings(results: Results) -> list[str]:
+    """Closing lines not to be missed: peers that failed, a machine that was not quiet."""
+    return [line for line in closing_lines(results) if not _is_remark(line)]
+
+
+def _remarks(results: Results) -> list[str]:
+    return [line for line in closing_lines(results) if _is_remark(line)] or ["Nothing."]
+
+
+def _is_remark(line: str) -> bool:
+    return line.startswith("skipped ") or " threads: " in line
+
+
+def speedup_bar(row: Record) -> Bar:
+    """The whisker is this peer's own p10 to p90, nn.LSTM's median held fixed."""
+    ratio = row["speedup"]
+    return Bar(
+        row["peer"],
+        label_of(row["peer"]),
+        ratio,
+        ratio * row["median"] / row["p90"],
+        ratio * row["median"] / row["p10"],
+        scaled(row["median"], row["unit"]),
+        f"{ratio:.2f}×" * (row["peer"] != REFERENCE),
+    )
+
+
+def _speedup_bars(rows: Sequence[Record]) -> str:
+    # A last word that all cases have, such as "inference", is said by the suite's name.
+    modes = {row["label"].rpartition(" ")[2] for row in rows}
+    common = f" {modes.pop()}" if len(modes) == 1 else ""
+    cases: dict[str, list[Bar]] = {}
+    for row in rows:
+        if row["status"] == "ok" and row["speedup"]:
+            name = row["label"].removesuffix(common)
+            cases.setdefault(name, []).append(speedup_bar(row))
+    return bars(cases)
+
+
+def _headlines(results: Results) -> str:
+    cases: dict[str, list[Bar]] = {}
+    for headline in HEADLINES:
+        for row in results.timed(headline.suite):
+            shown = row["label"] == headline.label and row["speedup"]
+            if shown and row["peer"] in ("fused", REFERENCE):
+                cases.setdefault(headline.text, []).append(speedup_bar(row))
+    if not cases:
+        return ""
+    about = "Time of a call; bars, and the figure behind it: times as fast as nn.LSTM."
+    return f"<h2>Headline cases</h2>{paragraph(about, 'faint')}{bars(cases)}"
+
+
+def _summary(results: Results) -> str:
+    """FusedLSTM's speed-ups by suite."""
+    lines = []
+    for suite, by_peer in results.geometric_means().items():
+        if "fused" in by_peer:
+            mean, count = by_peer["fused"]
+            ratios = [row["speedup"] for row in results.timed(suite, "fused") if row["speedup"]]
+            figures = (f"{mean:.2f}", f"{min(ratios):.2f}", f"{max(ratios):.2f}", str(count))
+            lines.append(Line("", (suite, *figures)))
+    return table(SUMMARY_COLUMNS, lines) if lines else paragraph("No speed-ups in this run.")
 
 
 def _means(results: Results) -> str:
-    return _table(MEANS_COLUMNS, (("", row) for row in mean_rows(results)))
+    lines, last = [], ""
+    for suite, *figures in mean_rows(results):
+        lines.append(Line("", figures, suite if suite != last else ""))
+        last = suite
+    return table(MEANS_COLUMNS[1:], lines)
 
 
-def _rows(rows: Sequence[Record]) -> str:
-    shown: list[tuple[str, list[str]]] = []
-    columns, figures = figure_table(rows)
-    for row, texts in zip(rows, figures, strict=True):
-        kind = f"{row['status']} {row['peer']}" + " first" * bool(texts[0])
-        shown.append((kind, texts))
-    return _table(columns, shown)
+def _suite(results: Results, suite: str) -> str:
+    """Bars of all peers, and beneath them, folded once more, every figure."""
+    rows = results.of_suite(suite)
+    is_memory = any(row["unit"] == "bytes" for row in rows)
+    unit = "Bytes; bars: times less than nn.LSTM." if is_memory else ""
+    about = SUITES[suite].about if suite in SUITES else ""
+    figures = folded("All figures", _figures(rows))
+    return folded(suite, paragraph(unit, "faint"), _speedup_bars(rows), figures, about=about)
+
+
+def _figures(rows: Sequence[Record]) -> str:
+    head, figures = figure_table(rows)
+    # The case stands in a line of its own; a column that says nothing is left out.
+    kept = [i for i in range(1, len(head)) if any(texts[i] not in ("", "–") for texts in figures)]
+    lines = [
+        Line(f"{row['status']} {row['peer']}", [texts[i] for i in kept], texts[0])
+        for row, texts in zip(rows, figures, strict=True)
+    ]
+    return table([head[i] for i in kept], lines, "figures")
+
+
+def _shares(results: Results) -> str:
+    """How near the yardstick each case comes; the bars' mark is the yardstick itself."""
+    cases: dict[str, list[Bar]] = {}
+    for row in results.timed():
+        share = share_of(row)
+        if row["suite"] in SHARE_SUITES and share:
+            figure = f"{row['gflops']:.3g} GFLOP/s"
+            bar = Bar(
+                row["peer"], label_of(row["peer"]), share, share, share, f"{share:.0%}", figure
+            )
+            cases.setdefault(row["label"], []).append(bar)
+    about = "inference and training, each peer"
+    return folded("Share of the yardstick", bars(cases), about=about) if cases else ""
+
+
+def _rates(results: Results) -> str:
+    lines = [Line("", row) for row in rate_rows(results)]
+    about = "GFLOP/s, measured anew for each suite"
+    return folded("Yardsticks", table(RATES_COLUMNS, lines), about=about) if lines else ""
 
 
 def _kernels(results: Results) -> str:
     """What each call launches on a GPU."""
-    rows = [
-        ("first", (row["label"], label_of(row["peer"]), "; ".join(row["kernels"])))
-        for row in results.timed()
-        if row["kernels"]
-    ]
-    head = "<h2>Kernels of a call</h2>"
-    return head + _table(("case", "peer", "kernels"), rows) if rows else ""
-
-
-def _image(images: dict[str, bytes], name: str) -> str:
-    if name not in images:
-        return ""
-    data = base64.b64encode(images[name]).decode()
-    return f"<img alt='{escape(name)}' src='data:image/png;base64,{data}'>"
+    lines, last = [], ""
+    for row in results.timed():
+        if row["kernels"]:
+            heading = row["label"] if row["label"] != last else ""
+            last = row["label"]
+            lines.append(Line("", (label_of(row["peer"]), "; ".join(row["kernels"])), heading))
+    return folded("Kernels of a call", table(("peer", "note"), lines)) if lines else ""

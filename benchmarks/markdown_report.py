@@ -10,10 +10,13 @@ from benchmarks.records import Results
 from benchmarks.report import (
     HOW_TO_READ,
     MEANS_COLUMNS,
+    RATES_COLUMNS,
     figure_table,
     machine_line,
     mean_rows,
+    rate_rows,
     title_of,
+    yardstick_line,
 )
 from benchmarks.suites import SUITES
 from benchmarks.table import closing_lines
@@ -25,6 +28,7 @@ def make_markdown(results: Results) -> str:
         f"# {title_of(results)}",
         machine_line(results),
         HOW_TO_READ,
+        yardstick_line(results),
         "## Geometric means of speed-ups",
         _table(MEANS_COLUMNS, mean_rows(results)),
         *map(_escaped, closing_lines(results)),
@@ -36,6 +40,8 @@ def make_markdown(results: Results) -> str:
             about,
             _table(*figure_table(results.of_suite(suite))),
         ]
+    if rates := rate_rows(results):
+        parts += ["## Yardsticks, GFLOP/s", _table(RATES_COLUMNS, rates)]
     parts += ["## Run", f"```json\n{json.dumps(results.run, indent=1)}\n```"]
     return "\n\n".join(filter(None, parts)) + "\n"
 

@@ -14,6 +14,11 @@ import torch
 # Side of the square product: large enough for the full rate, and small enough for dozens of calls
 # in the time given, of which the best counts: one that other programs did not disturb.
 GEMM_SIDE = {"cpu": 1024, "cuda": 8192}
+# An inference of FusedLSTM that is next to nothing but its input GEMM: steps, rows for each thread,
+# features and units. The activations of 16 units take some 2 % of the time that 264 thousand
+# operations of matrix products do; 96 rows share each block of the packed weights, which the L2
+# cache holds.
+KERNEL_SHAPE = (8, 96, 2048, 16)
 # Bytes that one core reads, from within its L1 cache to beyond its L2 cache.
 READ_BYTES = [32 << 10, 128 << 10, 512 << 10, 2 << 20, 8 << 20]
 
@@ -24,6 +29,8 @@ def measure(device: str, threads: int, dtype: str) -> dict[str, Any]:
     Returns:
         gemm_flops: of torch's matrix product: float32 on the CPU, whatever the row's dtype; in the
             row's dtype on a GPU.
+        kernel_flops: of FusedLSTM's micro-kernel in the row's dtype; the CPU only, None elsewhere
+            and where lstm_fused has no compiled kernels.
         read_bandwidth: [[bytes, bytes per second], ...]: what the threads together read again and
             again, and how fast, each from its own core's share; the CPU only.
     """
@@ -31,6 +38,7 @@ def measure(device: str, threads: int, dtype: str) -> dict[str, Any]:
     torch.set_grad_enabled(False)
     where = "cpu" if device == "cpu" else "cuda"
     found: dict[str, Any] = {"gemm_flops": _gemm(where, dtype)}
+    found["kernel_flops"] = _kernel(threads, dtype) if where == "cpu" else None
     found["read_bandwidth"] = _reading(threads) if where == "cpu" else []
     return found
 
@@ -49,6 +57,46 @@ def _gemm(device: str, dtype: str) -> float:
 
     clock = CudaClock(torch, cold=False)
     return 2 * side**3 / clock.warm_up(lambda: torch.mm(a, b, out=out), 0.5)
+
+
+def _kernel(threads: int, dtype: str) -> float | None:
+    """By KERNEL_SHAPE, since nothing in Python calls the micro-kernel alone.
+
+    One thread is measured too: where other programs hold a core, two reach less than one, which is
+    nobody's peak.
+    """
+    try:
+        import lstm_fused
+    except ImportError:
+        return None
+    if not lstm_fused.build_info()["kernels"]:
+        return None
+    try:
+        return max(_inference(count, dtype) for count in {1, threads})
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _inference(threads: int, dtype: str) -> float:
+    from benchmarks.peers.torch_kit import DTYPES
+
+    torch.set_num_threads(threads)
+    steps, rows, features, units = KERNEL_SHAPE
+    rows *= threads
+
+    def numbers(*shape: int) -> torch.Tensor:
+        return (0.02 * torch.randn(shape)).to(DTYPES[dtype])
+
+    x, state = numbers(steps, rows, features), numbers(1, rows, units)
+    weights = [numbers(4 * units, features), numbers(4 * units, units)]
+    weights += [numbers(4 * units), numbers(4 * units)]
+    op = torch.ops.lstm_fused.lstm_forward.default
+
+    def run() -> None:
+        op(x, state, state, weights, None, None, None, False, False)
+
+    flops = 2 * steps * rows * 4 * units * (features + units)
+    return flops / _best(run, 0.4)
 
 
 def _reading(threads: int) -> list[list[float]]:

@@ -23,7 +23,7 @@ EMPTY: Record = {
     "speedup": None,
     "plain_ratio": None,
     "gflops": None,
-    "gemm_share": None,
+    "peak_share": None,
     "floor_seconds": None,
     "others_cpu": None,
 }
@@ -61,6 +61,7 @@ def make_row(
         "error_share": verdict.get("error_share"),
         "kernels": verdict.get("kernels", []),
         "gemm_flops": rates.get("gemm_flops"),
+        "kernel_flops": rates.get("kernel_flops"),
         "load": load,
         **EMPTY,
     }
@@ -76,12 +77,30 @@ def make_row(
         row["plain_ratio"] = row["median"] / summarize(plain)["median"]
     if row["unit"] == "s" and case.H > 1:
         row["gflops"] = case.flops() / row["median"] * 1e-9
-        if row["gemm_flops"]:
-            row["gemm_share"] = row["gflops"] * 1e9 / row["gemm_flops"]
+        if peak := peak_flops(row):
+            row["peak_share"] = row["gflops"] * 1e9 / peak
         if case.N == 1:
             item = PEERS[peer].weight_bytes if peer in PEERS else 0
             row["floor_seconds"] = bytes_floor(case, rates.get("read_bandwidth") or [], item)
     return row
+
+
+def peak_flops(row: Record) -> float | None:
+    """The yardstick of a row's arithmetic: what the machine reached in the row's dtype.
+
+    On the CPU it is the micro-kernel's rate, or torch's matrix product's where that is higher,
+    which is known in float32 alone. torch's is also what a GPU has, and what rows have that are
+    older than the field `kernel_flops`.
+    """
+    kernel, gemm = row.get("kernel_flops"), row["gemm_flops"]
+    if kernel and gemm and row["case"]["dtype"] == "float32":
+        return max(kernel, gemm)
+    return kernel or gemm
+
+
+def share_of(row: Record) -> float | None:
+    """The row's arithmetic as a share of its yardstick; old files have it as `gemm_share`."""
+    return row["peak_share"] if "peak_share" in row else row["gemm_share"]
 
 
 def bytes_floor(case: Case, bandwidth: list[list[float]], item: int = 0) -> float | None:

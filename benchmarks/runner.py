@@ -255,7 +255,7 @@ class Runner:
 
     def _rates(self, suite: str, case: Case, threads: int) -> Record:
         """The machine's rates, measured anew for each suite: they change with its other users."""
-        key = (suite, threads, case.dtype if self.options.device != "cpu" else "")
+        key = (suite, threads, case.dtype)
         if key not in self.rates:
             verifier = self.pool.get(VERIFIER, self.options.threads)
             request = self._request({"do": "rates", "dtype": case.dtype}, case)

@@ -10,10 +10,13 @@ from rich.table import Table
 
 from benchmarks.peers import PEERS, REFERENCE
 from benchmarks.records import QUIET_CORES, Record, Results
-from benchmarks.rows import scaled, shown
+from benchmarks.rows import scaled, share_of, shown
 from benchmarks.suites import SUITES
 
-COLUMNS = ("median", "p10 – p90", "speed-up", "GFLOP/s", "of sgemm", "floor", "others")
+COLUMNS = ("median", "p10 – p90", "speed-up", "GFLOP/s", "of peak", "floor", "others")
+# What "of peak" is called where the yardstick is torch's matrix product: on a GPU, and in files
+# that are older than the micro-kernel's rate.
+SHARE_COLUMN, GEMM_COLUMN = "of peak", "of sgemm"
 # Only where the plain layer was measured beside.
 PLAIN_COLUMN = "of plain"
 
@@ -29,8 +32,12 @@ def skipped_name(record: Record) -> str:
 
 def columns_of(rows: Sequence[Record]) -> tuple[str, ...]:
     """The columns that a suite's rows need."""
-    has_plain = any(row.get("plain_ratio") for row in rows)
-    return (COLUMNS[0], PLAIN_COLUMN, *COLUMNS[1:]) if has_plain else COLUMNS
+    columns = list(COLUMNS)
+    if any(row.get("plain_ratio") for row in rows):
+        columns.insert(1, PLAIN_COLUMN)
+    if not any(row.get("kernel_flops") for row in rows):
+        columns[columns.index(SHARE_COLUMN)] = GEMM_COLUMN
+    return tuple(columns)
 
 
 def cells(row: Record, columns: Sequence[str] = COLUMNS) -> list[str]:
@@ -50,11 +57,12 @@ def cells(row: Record, columns: Sequence[str] = COLUMNS) -> list[str]:
         spread,
         shown(row["speedup"], ".2f"),
         shown(row["gflops"], ".3g"),
-        shown(row["gemm_share"], ".0%"),
+        shown(share_of(row), ".0%"),
         floor,
         shown(row["others_cpu"], ".1f"),
     )
     named = dict(zip(COLUMNS, figures, strict=True))
+    named[GEMM_COLUMN] = named[SHARE_COLUMN]
     named[PLAIN_COLUMN] = shown(row.get("plain_ratio"), ".2f")
     return [named[name] for name in columns]
 

@@ -7,21 +7,13 @@ from pathlib import Path
 
 from benchmarks.html_report import make_html
 from benchmarks.markdown_report import make_markdown
-from benchmarks.plots import draw_all
 from benchmarks.records import Results
 
 
 def write_reports(results: Results, path: Path) -> list[Path]:
-    """Writes PNG images, the HTML report that holds them, and the Markdown report; their paths."""
-    images = draw_all(results)
+    """Writes the HTML report and the Markdown report; their paths."""
     written = []
-    for name, image in images.items():
-        written.append(path.with_name(f"{path.stem}_{name}.png"))
-        written[-1].write_bytes(image)
-    for suffix, text in (
-        (".html", make_html(results, images)),
-        (".md", make_markdown(results)),
-    ):
+    for suffix, text in ((".html", make_html(results)), (".md", make_markdown(results))):
         written.append(path.with_suffix(suffix))
         written[-1].write_text(text, encoding="utf-8")
     return written

@@ -23,7 +23,8 @@ def make_results(
             both[peer] = calls.tolist()
         for peer in ("fused", "nn"):
             verdict = {"suite": "inference", "threads": 2, "device": "cpu", "status": "ok"}
-            rates = {"gemm_flops": 1e11, "read_bandwidth": [[65536, 5e10], [4 << 20, 2e10]]}
+            rates = {"gemm_flops": 1e11, "kernel_flops": 2e11}
+            rates["read_bandwidth"] = [[65536, 5e10], [4 << 20, 2e10]]
             rows.append(make_row(case, peer, verdict, both[peer], both["nn"], rates, [0.5, 1, 1]))
     machine = {"cpu": "a <CPU>", "cores": 2, "packages": {"torch": "2"}, "commit": "abc"}
     run = {"kind": "run", "schema": SCHEMA, "time": "2026-01-01", "threads": 2, "rounds": rounds}

@@ -25,7 +25,6 @@ from benchmarks.records import Results, Writer, read_results
 from benchmarks.rows import bytes_floor, scaled
 from benchmarks.runner import Options, Runner
 from benchmarks.suites import SUITES
-from benchmarks.write_reports import write_reports
 
 # A process of its own whose results are off by one; torch is not needed for that.
 WRONG_PEER = """
@@ -305,35 +304,6 @@ def test_every_row_has_the_documented_fields() -> None:
 def test_geometric_means() -> None:
     means = make_results(noise=0.0).geometric_means()
     assert means == {"inference": {"fused": (pytest.approx(2.0), 6)}}
-
-
-def test_the_report_loads_nothing(tmp_path: Path) -> None:
-    results = make_results()
-    bad = {**results.rows[0], "status": "wrong", "reason": "y: <b>off</b>"}
-    results.rows.append(bad)
-    written = write_reports(results, tmp_path / "run.jsonl")
-    page = next(path for path in written if path.suffix == ".html").read_text()
-    for source in re.findall(r"(?:src|href)\s*=\s*['\"]([^'\"]*)", page):
-        assert source.startswith("data:image/png;base64,")
-    assert "http" not in page and "<script" not in page and "@import" not in page
-    assert "a &lt;CPU&gt;" in page and "&lt;b&gt;off" in page
-    images = [path for path in written if path.suffix == ".png"]
-    assert {path.name for path in images} == {"run_inference.png", "run_share.png"}
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in images)
-
-
-def test_the_markdown_report_has_every_figure(tmp_path: Path) -> None:
-    results = make_results()
-    results.rows.append({**results.rows[0], "status": "wrong", "reason": "y: a|b\nc"})
-    written = write_reports(results, tmp_path / "run.jsonl")
-    page = next(path for path in written if path.suffix == ".md").read_text()
-    tables = [line for line in page.splitlines() if line.startswith("|")]
-    assert all(len(re.findall(r"(?<!\\)\|", line)) in (5, 11) for line in tables)
-    for row in results.rows:
-        assert row["label"].split(",")[0] in page
-        if row["status"] == "ok":
-            assert scaled(row["median"], row["unit"]) in page
-    assert r"y: a\|b c" in page
 
 
 def test_nothing_of_nothing() -> None:

@@ -29,7 +29,7 @@ runpy.run_path("setup.py", run_name="__main__")
 PRODUCTS = (
     *("lstm_fused/_C.so", "lstm_fused/lib/liblstm_fused.so", "lstm_fused/lib/cmake/a.cmake"),
     *("examples/out/plot.png", "examples/amplifier/build/a.txt", "examples/amplifier/a.wav"),
-    *("benchmarks/results/gpu/a.jsonl", "benchmarks/results/a.html", "benchmarks/results/a.png"),
+    *("benchmarks/results/gpu/a.jsonl", "benchmarks/results/a.html", "benchmarks/history/a.html"),
     *("tools/__pycache__/a.pyc", "dist/a.whl", "build/a.txt", ".venv/a.py"),
     "docs/gallery/a.md",
 )
