@@ -4,6 +4,7 @@
 import copy
 import io
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -235,6 +236,18 @@ def test_exported_it_takes_any_sizes(options: dict[str, Any]) -> None:
     program = torch.export.export(module, (draw(T, N, D),), dynamic_shapes={"input": dims})
     x = draw(T + 3, N + 2, D)
     torch.testing.assert_close(program.module()(x)[0], module(x)[0])
+
+
+def test_ahead_of_time_it_gives_the_same(tmp_path: Path) -> None:
+    module = make(ALL, 2, bidirectional=True).eval()
+    dims = {0: torch.export.Dim("T", min=2), 1: torch.export.Dim("N", min=2)}
+    program = torch.export.export(module, (draw(T, N, D),), dynamic_shapes={"input": dims})
+    path = str(tmp_path / "lstm.pt2")
+    torch._inductor.aoti_compile_and_package(program, package_path=path)
+    loaded, x = torch._inductor.aoti_load_package(path), draw(T + 3, N + 2, D)
+    for found, expected in zip(loaded(x)[1], module(x)[1], strict=True):
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(loaded(x)[0], module(x)[0])
 
 
 @each
