@@ -97,7 +97,8 @@ VERSION_TESTS = $(filter-out %/test_loading.py %/test_allocation_errors.py %/tes
 	$(addprefix tests/autograd/test_,$(addsuffix .py,autocast cell_transforms flops function_apply \
 	functorch in_place without_private_names)) \
 	$(addprefix tests/conversion/test_,$(addsuffix .py,convert convert_places)) \
-	tests/quantized/test_quantized_modules.py tests/stream/test_stream.py tests/trace/test_values.py))
+	tests/options/test_masks.py tests/options/test_module.py tests/quantized/test_quantized_modules.py \
+	tests/stream/test_stream.py tests/trace/test_values.py))
 VERSION_BUILD = build/torch-$*
 
 $(VERSIONS:%=test-version-%): test-version-%: setup .venv-torch-%/.lstm_fused-requirements
