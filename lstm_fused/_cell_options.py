@@ -244,25 +244,29 @@ class OptionsRunner:
             values: Tensor = own[0].unsqueeze(0) if directions == 1 else torch.stack(own)
             return values if values.dtype == input.dtype else values.to(input.dtype)
 
-        options = LayerOptions(coupled_gates=given.coupled_gates, cell_clip=given.cell_clip or 0.0)
+        options: dict[str, Any] = {
+            "coupled_gates": given.coupled_gates,
+            "cell_clip": given.cell_clip or 0.0,
+        }
         if given.peephole:
-            options = options._replace(peephole=parameters("peephole"))
+            options["peephole"] = parameters("peephole")
         if given.layer_norm:
-            cell_norm = torch.stack((parameters("gamma_c"), parameters("beta_c")), dim=1)
-            options = options._replace(gains=parameters("gamma"), cell_norm=cell_norm)
+            options["gains"] = parameters("gamma")
+            cell_norm = (parameters("gamma_c"), parameters("beta_c"))
+            options["cell_norm"] = torch.stack(cell_norm, dim=1)
         if given.recurrent_dropout and module.training:
             ones = h_0.new_ones(h_0.shape)
-            options = options._replace(h_mask=torch.dropout(ones, given.recurrent_dropout, True))
+            options["h_mask"] = torch.dropout(ones, given.recurrent_dropout, True)
         if any(given.zoneout) and module.training:
             sizes = (directions, *_flat(input.shape[:-1]), module.hidden_size)
-            keep_c, keep_h = _random_flags(sizes, given.zoneout, input.device)
-            options = options._replace(keep_c=keep_c, keep_h=keep_h)
+            flags = _random_flags(sizes, given.zoneout, input.device)
+            options["keep_c"], options["keep_h"] = flags
         elif any(given.zoneout):
-            options = options._replace(zoneout_c=given.zoneout[0], zoneout_h=given.zoneout[1])
+            options["zoneout_c"], options["zoneout_h"] = given.zoneout
         if self._reset_state is not None:
             reset_h, reset_c = (state[blocks].to(input.dtype) for state in self._reset_state)
-            options = options._replace(reset_h=reset_h, reset_c=reset_c)
-        return options
+            options["reset_h"], options["reset_c"] = reset_h, reset_c
+        return LayerOptions(**options)
 
 
 def _flat(sizes: Sequence[int]) -> tuple[int]:

@@ -30,7 +30,6 @@ from lstm_fused._torch.private import (
 )
 from lstm_fused.autograd.arguments import (
     LayerArguments,
-    LayerMasks,
     LayerResults,
     LayerTensors,
     unflatten,
@@ -56,27 +55,25 @@ def options_layer(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Runs one layer, as `layer.lstm_layer` does; options are taken as checked, and of input's
     dtype."""
-    given = [t for t in options.tensors if t is not None]
-    variables = (arguments.input, arguments.h_0, arguments.c_0, *weights, *given)
     if not has_option_kernels(arguments.input.device):
         native.check_cuda_kernels(arguments.input.device)
         masks = arguments.masks
         check_layer(arguments.input, arguments.h_0, arguments.c_0, weights, *masks)
         check_values(arguments.input, arguments.h_0.shape[1], masks.lengths, masks.batch_sizes)
         return composite_options_layer(arguments.tensors, options, weights)
+    flat = (*arguments, *options, *weights)
+    tensors = [a for a in flat if isinstance(a, Tensor)]
     is_compiling = torch.compiler.is_compiling()
-    is_plain = all(type(t) in _TENSOR_TYPES for t in (*variables, *_given(arguments.masks)))
+    is_plain = all(type(t) in _TENSOR_TYPES for t in tensors)
     if is_forward_mode_on() or (not is_compiling and (are_transforms_active() or not is_plain)):
         return composite_options_layer(arguments.tensors, options, weights)
-    op_arguments = _for_op(arguments, options, weights, False)
     is_exported = is_compiling and is_exporting()  # to a program, which has no backward
     if is_compiling and not is_exported:
-        results = options_layer_op(*op_arguments)
-    elif not is_exported and torch.is_grad_enabled() and any(v.requires_grad for v in variables):
-        flat = (*arguments, *options, *weights)
+        results = options_layer_op(*_for_op(arguments, options, weights, False))
+    elif not is_exported and torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         results = _apply(*(unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in flat))
     else:
-        results = native.lstm_options_forward_op(*op_arguments)
+        results = native.lstm_options_forward_op(*_for_op(arguments, options, weights, False))
     y, h_n, c_n, cell_states, *_ = results
     return y, h_n, c_n, cell_states
 
@@ -274,10 +271,6 @@ def _copies_in_trace(
     )
     tensors = map(copy_in_trace, options.tensors)
     return copied, LayerOptions._make((*tensors, *options[OPTION_TENSORS:]))
-
-
-def _given(masks: LayerMasks) -> list[Tensor]:
-    return [mask for mask in masks if mask is not None]
 
 
 def _for_op(
