@@ -38,7 +38,7 @@ struct CellOptionInputs {
   const void* peephole = nullptr;   // (3, H) storage: w_ci, w_cf, w_co
   const void* h_mask = nullptr;     // (N, P) storage: factors of h_prev in the recurrent GEMM
   const uint8_t* keep_c = nullptr;  // rows of x, H each: where c_prev is kept (zoneout)
-  const uint8_t* keep_h = nullptr;  // the same of h_prev; only without output projection
+  const uint8_t* keep_h = nullptr;  // where h_prev is kept; only without output projection
   const void* reset_h = nullptr;    // (N, P) storage, with reset_c and a reset_mask
   const void* reset_c = nullptr;    // (N, H) storage
   const void* gains = nullptr;      // (2, 4H) storage: gain_x, gain_h; with cell_norm
@@ -51,7 +51,7 @@ struct SavedNorms {
   void* scales = nullptr;      // (M, 2) accumulator: 1 / sqrt(var + kNormEpsilon) of both
 };
 
-// Their gradients; null: not wanted.
+// The gradients of a direction's options; null: not wanted.
 struct CellOptionGradients {
   void* peephole = nullptr;   // out (3, H) storage
   void* reset_h = nullptr;    // out (N, P) storage

@@ -25,7 +25,8 @@ struct Statistics {
   A mean, scale;  // scale: 1 / sqrt(var + kNormEpsilon)
 };
 
-// Of the vectors at(kFull, column, count) of columns [0, columns), in two passes.
+// The statistics of a row's columns [0, columns), which at(kFull, column, count) loads; in two
+// passes.
 template <typename A, typename At>
 LSTM_INLINE Statistics<A> statistics(int64_t columns, const At& at) {
   Vec<A> sum{}, squares{};
@@ -41,7 +42,7 @@ LSTM_INLINE Statistics<A> statistics(int64_t columns, const At& at) {
   return {mean, 1 / square_root(variance + static_cast<A>(kNormEpsilon))};
 }
 
-// Of a row of products in gate order, whose lanes past H are zero.
+// The statistics of a row of products in gate order, whose lanes past H are zero.
 template <typename A>
 LSTM_INLINE Statistics<A> gate_statistics(const A* row, int64_t hidden) {
   constexpr int64_t panel = kGates * kWidth<A>;

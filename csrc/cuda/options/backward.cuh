@@ -15,7 +15,7 @@ struct OptionBackwardDirection {
   int64_t step = 0;   // t
   int64_t later = 0;  // the step after t in this direction; outside [0, T) at the sequence's end
   CellOptionInputs options;
-  // Of h.
+  // The gradient of h.
   const void* product = nullptr;  // (N, P) accumulator: the later step's, by W_hh
   void* carry = nullptr;          // (N, H) accumulator, in from the later step, and out
   void* grad_reset_h = nullptr;   // in/out (N, P) accumulator
@@ -24,7 +24,7 @@ struct OptionBackwardDirection {
   void* grad_h_0 = nullptr;
   void* grad_output = nullptr;  // out (N, P) storage: the whole gradient of h, with projection
   const void* dh = nullptr;     // (N, H) accumulator: grad_output·W_hr, with projection
-  // Of the cell.
+  // What the cell's backward reads and writes.
   const void* gates = nullptr;
   const void* cells = nullptr;
   const void* c_prev = nullptr;  // cells of the step before; not read by rows at their first step
@@ -78,8 +78,8 @@ __device__ __forceinline__ Accumulator<Storage> state_gradient(const OptionBackw
   return dh;
 }
 
-// Of a row that takes no part: stores grad_h_0 where its first step was the later one and, at the
-// first call, where it has no step.
+// Stores grad_h_0 of a row that takes no part in this step: where its first step was the later one
+// and, at the first call, where it has no step.
 template <typename Storage>
 __device__ __forceinline__ void store_grad_h_0(const OptionBackwardArgs& args,
                                                const OptionBackwardDirection& d,

@@ -7,7 +7,7 @@
 
 namespace lstm_fused::cuda {
 
-// Of the call's pointers this looks at which are null.
+// Bytes of workspace of options_backward. Only whether the call's pointers are null matters.
 int64_t options_backward_workspace_bytes(const OptionsBackwardCall& call);
 
 // `plan` must be make_options_backward_plan's for this shape, dtype and device.

@@ -68,7 +68,7 @@ __device__ __forceinline__ A kept_part(const uint8_t* flags, int64_t i, double f
   return flags == nullptr ? static_cast<A>(fixed) : flags[i] != 0 ? A{1} : A{0};
 }
 
-// Of unit j of an active row.
+// What the cell of unit j of an active row reads of the options.
 template <typename Storage>
 __device__ __forceinline__ OptionValues<Accumulator<Storage>> load_options(
     const OptionStepArgs& args, const CellOptionInputs& inputs, const RowOfStep& row, int64_t j) {
