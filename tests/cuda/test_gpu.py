@@ -13,7 +13,15 @@ import torch
 from kit.cases import CORE, WIDE, LayerCase, LayerInputs, make_inputs
 from kit.gpu_cases import LARGE
 from kit.numeric import assert_bitwise_equal, assert_within_budget, make_module
-from kit.options import CASES, OPTION_SETS, Case, make_option_inputs, reference_layer, run_options
+from kit.options import (
+    CASES,
+    OPTION_SETS,
+    Case,
+    make_option_inputs,
+    reference_layer,
+    run_by_hand,
+    run_options,
+)
 from kit.ours import assert_results, expected_of, in_dtype, run_ours
 from kit.process import run_python
 from kit.settings import DTYPES
@@ -94,7 +102,7 @@ def test_packed_sequences(case: LayerCase, dtype: torch.dtype) -> None:
 @dtypes
 def test_options_of_the_cell(case: Case, names: str, dtype: torch.dtype) -> None:
     inputs = make_option_inputs(case, OPTION_SETS[names], dtype)
-    truth = run_options(inputs.to(torch.float64), reference_layer)
+    truth = run_by_hand(inputs.to(torch.float64))
     theirs = run_options(inputs, reference_layer)
     ours = run_options(torch.utils._pytree.tree_map_only(Tensor, Tensor.cuda, inputs))
     # A value that a 16-bit type rounds to the other side of the clip has another gradient.

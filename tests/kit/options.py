@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Layers whose cell has options: their seeded inputs, the kernels' results and the truth's."""
+"""Layers whose cell has options: their seeded inputs, the kernels' results and the truth."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lstm_fused.autograd.arguments import LayerArguments
 from lstm_fused.autograd.options_layer import options_layer
 from lstm_fused.packing import pack_rows, packed_lengths, packed_positions, pad_rows
 from lstm_fused.reference_options import LayerOptions
+from lstm_fused.reference_options_backward import lstm_layer_backward
 
 from .numeric import Results
 
@@ -203,31 +204,63 @@ def reference_layer(
     arguments: LayerArguments, options: LayerOptions, weights: list[Tensor]
 ) -> tuple[Tensor, ...]:
     """The reference in its arguments' dtype, of packed input too."""
-    if arguments.batch_sizes is not None:
-        return _packed_reference(arguments, options, weights)
-    return reference_options.lstm_layer(
-        *(arguments.input, arguments.h_0, arguments.c_0, weights, options),
-        lengths=arguments.lengths,
+    input, lengths, options, positions = _padded(*arguments[:5], options)
+    y, h_n, c_n, cell_states = reference_options.lstm_layer(
+        *(input, arguments.h_0, arguments.c_0, weights, options),
+        lengths=lengths,
         reset_mask=arguments.reset_mask,
     )
+    if positions is None:
+        return y, h_n, c_n, cell_states
+    return pack_rows(y, positions), h_n, c_n, pack_rows(cell_states, positions)
 
 
-def _packed_reference(
-    arguments: LayerArguments, options: LayerOptions, weights: list[Tensor]
-) -> tuple[Tensor, ...]:
-    assert arguments.batch_sizes is not None
-    batch, steps = arguments.h_0.shape[1], arguments.batch_sizes.numel()
-    positions = packed_positions(arguments.batch_sizes, batch)
+def run_by_hand(inputs: OptionInputs) -> Results:
+    """Results by the reference, and gradients by formulas derived by hand: what kernels are held
+    to, in float64."""
+    input, h_0, c_0, batch_sizes = inputs.input, inputs.h_0, inputs.c_0, inputs.batch_sizes
+    masks = (inputs.lengths, batch_sizes, inputs.reset_mask)
+    outputs = reference_layer(
+        LayerArguments(input, h_0, c_0, *masks), inputs.options, inputs.weights
+    )
+    x, lengths, options, positions = _padded(input, h_0, c_0, *masks[:2], inputs.options)
+    grads = dict(inputs.grads)
+    if positions is not None:
+        for name in ("y", "cell_states"):
+            grads[name] = pad_rows(grads[name], positions, *x.shape[:2])
+    found = lstm_layer_backward(
+        *grads.values(),
+        *(x, h_0, c_0, inputs.weights, options),
+        lengths=lengths,
+        reset_mask=inputs.reset_mask,
+    )
+    grad_input = found.input if positions is None else pack_rows(found.input, positions)
+    results = dict(zip(inputs.grads, outputs, strict=True))
+    results.update({"grad_input": grad_input, "grad_h_0": found.h_0, "grad_c_0": found.c_0})
+    results.update({f"grad_weight_{k}": grad for k, grad in enumerate(found.weights)})
+    of_options = zip(LayerOptions._fields, found.options.tensors, strict=False)
+    return {**results, **{f"grad_{n}": grad for n, grad in of_options if grad is not None}}
+
+
+def _padded(
+    input: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    options: LayerOptions,
+) -> tuple[Tensor, Tensor | None, LayerOptions, Tensor | None]:
+    """Input, lengths and options with packed rows padded, and where each packed row belongs."""
+    if batch_sizes is None:
+        return input, lengths, options, None
+    batch, steps = h_0.shape[1], batch_sizes.numel()
+    positions = packed_positions(batch_sizes, batch)
 
     def padded(keep: Tensor | None) -> Tensor | None:
         if keep is None:
             return None
         return torch.stack([pad_rows(k, positions, steps, batch).flatten(0, 1) for k in keep])
 
-    y, h_n, c_n, cell_states = reference_options.lstm_layer(
-        pad_rows(arguments.input, positions, steps, batch),
-        *(arguments.h_0, arguments.c_0, weights),
-        options._replace(keep_c=padded(options.keep_c), keep_h=padded(options.keep_h)),
-        lengths=packed_lengths(arguments.batch_sizes, batch),
-    )
-    return pack_rows(y, positions), h_n, c_n, pack_rows(cell_states, positions)
+    options = options._replace(keep_c=padded(options.keep_c), keep_h=padded(options.keep_h))
+    lengths = packed_lengths(batch_sizes, batch)
+    return pad_rows(input, positions, steps, batch), lengths, options, positions
