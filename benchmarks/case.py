@@ -198,7 +198,7 @@ class Case:
         return weights * self.directions * ITEM_BYTES[self.dtype]
 
     def weight_traffic(self) -> int:
-        """The least bytes of weights that a call reads at N = 1; a backward reads them again."""
+        """The least bytes of weights that a call reads, whatever N; a backward reads them again."""
         once = self.T * self.recurrent_bytes() + self.input_weight_bytes()
         return once * (2 if self.training else 1)
 

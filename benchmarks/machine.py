@@ -17,6 +17,8 @@ PACKAGES = (
     "onnx",
     "onnxruntime",
     "openvino",
+    "ncnn",
+    "MNN",
     "jax",
     "jaxlib",
     "haste_pytorch",

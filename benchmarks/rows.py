@@ -41,7 +41,8 @@ def make_row(
 ) -> Record:
     """
     Args:
-        verdict: suite, threads, device, and status with its reason, note and error_share.
+        verdict: suite, threads, device, and status with its reason, note, error_share
+            and y_error.
         rounds: samples of each round, in seconds (bytes for "memory"); None if not measured.
         reference: nn.LSTM's.
         plain: FusedLSTM's without the case's option.
@@ -59,6 +60,7 @@ def make_row(
         "reason": verdict.get("reason", ""),
         "note": verdict.get("note", ""),
         "error_share": verdict.get("error_share"),
+        "y_error": verdict.get("y_error"),
         "kernels": verdict.get("kernels", []),
         "gemm_flops": rates.get("gemm_flops"),
         "kernel_flops": rates.get("kernel_flops"),
@@ -79,7 +81,7 @@ def make_row(
         row["gflops"] = case.flops() / row["median"] * 1e-9
         if peak := peak_flops(row):
             row["peak_share"] = row["gflops"] * 1e9 / peak
-        if case.N == 1:
+        if case.N == 1 or case.rounded:
             item = PEERS[peer].weight_bytes if peer in PEERS else 0
             row["floor_seconds"] = bytes_floor(case, rates.get("read_bandwidth") or [], item)
     return row

@@ -129,8 +129,10 @@ def _cells() -> tuple[Entry, ...]:
     )
 
 
-# Few rows, where the bytes of the weights count: shapes of a default run, and all of a full one.
+# Few rows, where the bytes of the weights count: the shape of a quick run, those of a default one,
+# and all of a full one.
 _WEIGHTS = Case(rounded=True)
+_WEIGHTS_QUICK = (100, 1, 256, 1)
 _WEIGHTS_DEFAULT = (
     *((100, 1, h, 1) for h in (64, 256, 512, 1024)),
     *((1, 1, h, 1) for h in (64, 512, 1024)),
@@ -151,7 +153,8 @@ def _weights() -> tuple[Entry, ...]:
         steps, rows, units, layers = shape
         case = replace(_WEIGHTS, T=steps, N=rows, D=units, H=units, layers=layers)
         case = replace(case, measure="latency" if steps == 1 else "time")
-        entries.append(Entry(case, "default" if shape in _WEIGHTS_DEFAULT else "full", True))
+        level = "default" if shape in _WEIGHTS_DEFAULT else "full"
+        entries.append(Entry(case, "quick" if shape == _WEIGHTS_QUICK else level, True))
     return tuple(entries)
 
 

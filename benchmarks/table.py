@@ -17,8 +17,8 @@ COLUMNS = ("median", "p10 – p90", "speed-up", "GFLOP/s", "of peak", "floor", "
 # What "of peak" is called where the yardstick is torch's matrix product: on a GPU, and in files
 # that are older than the micro-kernel's rate.
 SHARE_COLUMN, GEMM_COLUMN = "of peak", "of sgemm"
-# Only where the plain layer was measured beside.
-PLAIN_COLUMN = "of plain"
+# Only where the plain layer was measured beside, and where peers round weights.
+PLAIN_COLUMN, ERROR_COLUMN = "of plain", "error of y"
 
 
 def label_of(peer: str) -> str:
@@ -35,6 +35,9 @@ def columns_of(rows: Sequence[Record]) -> tuple[str, ...]:
     columns = list(COLUMNS)
     if any(row.get("plain_ratio") for row in rows):
         columns.insert(1, PLAIN_COLUMN)
+    # Files older than the field have the error in the note.
+    if any(row.get("y_error") is not None for row in rows):
+        columns.insert(1, ERROR_COLUMN)
     if not any(row.get("kernel_flops") for row in rows):
         columns[columns.index(SHARE_COLUMN)] = GEMM_COLUMN
     return tuple(columns)
@@ -64,6 +67,7 @@ def cells(row: Record, columns: Sequence[str] = COLUMNS) -> list[str]:
     named = dict(zip(COLUMNS, figures, strict=True))
     named[GEMM_COLUMN] = named[SHARE_COLUMN]
     named[PLAIN_COLUMN] = shown(row.get("plain_ratio"), ".2f")
+    named[ERROR_COLUMN] = shown(row.get("y_error"), ".1e")
     return [named[name] for name in columns]
 
 

@@ -30,7 +30,8 @@ class Peer:
     hint: str = "pip install '.[bench]'"
     # Whether it knows no number of threads: the worker is then kept to that many CPUs.
     pinned: bool = False
-    # Bytes of a weight where the peer rounds weights: it runs cases of that kind and no others.
+    # Bytes of a weight in a call, where the peer rounds weights: it runs cases of that kind and no
+    # others.
     weight_bytes: int = 0
     # Whether it does cases of the suite `variants`.
     has_variants: bool = False
@@ -71,6 +72,13 @@ _ALL = (
         ("torch", "lstm_fused"),
         weight_bytes=2,
     ),
+    Peer(
+        "fused-float16",
+        "QuantizedLSTM float16",
+        "fused_float16",
+        ("torch", "lstm_fused"),
+        weight_bytes=2,
+    ),
     Peer("torch-int8", "torch dynamic int8", "torch_int8", ("torch",), ("cpu",), weight_bytes=1),
     Peer(
         "onnxruntime-int8",
@@ -80,6 +88,12 @@ _ALL = (
         ("cpu",),
         weight_bytes=1,
     ),
+    Peer(
+        "openvino-int8", "OpenVINO int8", "open_vino_int8", ("openvino",), ("cpu",), weight_bytes=1
+    ),
+    Peer("ncnn-int8", "ncnn int8", "ncnn_int8", ("ncnn",), ("cpu",), weight_bytes=1),
+    # NOTE: 4: what MNN reads in a call; the 8 bits are its file's.
+    Peer("mnn-int8", "MNN int8", "mnn_int8", ("onnx", "MNN"), ("cpu",), weight_bytes=4),
     Peer(
         "haste",
         "haste",
