@@ -128,12 +128,16 @@ def lstm_layer(
 def by_direction(
     weights: Sequence[Tensor], options: LayerOptions, directions: int
 ) -> list[tuple[Sequence[Tensor], LayerOptions]]:
-    each, parts = len(weights) // directions, []
-    for d in range(directions):
-        own = [None if tensor is None else tensor[d] for tensor in options.tensors]
-        given = LayerOptions._make((*own, *options[OPTION_TENSORS:]))
-        parts.append((weights[d * each : (d + 1) * each], given))
-    return parts
+    each = len(weights) // directions
+    return [
+        (weights[d * each : (d + 1) * each], of_direction(options, d)) for d in range(directions)
+    ]
+
+
+def of_direction(options: LayerOptions, d: int) -> LayerOptions:
+    """One direction's, without the first size of the tensors."""
+    own = [None if tensor is None else tensor[d] for tensor in options.tensors]
+    return LayerOptions._make((*own, *options[OPTION_TENSORS:]))
 
 
 def run_direction(
@@ -171,7 +175,7 @@ def run_direction(
         v = from_state = linear(masked(h_prev, options.h_mask), w_hh)
         if options.gains is not None:
             from_state = normalised(v) * options.gains[1]
-        gates, unclipped, c_new, shown = _cell(from_input[t] + from_state, c_prev, options)
+        gates, unclipped, c_new, shown = cell(from_input[t] + from_state, c_prev, options)
         cell_output = gates[3] * shown.tanh()
         h_new = cell_output if w_hr is None else linear(cell_output, w_hr)
         h_new = kept(keep_h[t], h_prev, h_new)
@@ -193,10 +197,11 @@ def masked(h_prev: Tensor, h_mask: Tensor | None) -> Tensor:
     return h_prev if h_mask is None else h_prev * h_mask
 
 
-def _cell(
+def cell(
     preactivations: Tensor, c_prev: Tensor, options: LayerOptions
 ) -> tuple[Gates, Tensor, Tensor, Tensor]:
-    """The gates, f * c_prev + i * g, c_new, and what tanh takes of it."""
+    """The gates, f * c_prev + i * g, c_new, and what tanh takes of it; of one step (N, …), or of
+    many."""
     a_i, a_f, a_g, a_o = preactivations.chunk(4, dim=-1)
     if options.peephole is not None:
         a_i = a_i + options.peephole[0] * c_prev

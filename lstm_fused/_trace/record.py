@@ -43,7 +43,7 @@ def trace(
         model: a FusedLSTM, or a module that holds some, as `convert` makes them. It runs as it is:
             call ``model.eval()`` first, or dropout acts. Steps of a FusedLSTMCell are not recorded.
         inputs, keywords: the arguments of the model's forward: of a FusedLSTM input, hx, lengths,
-            reset_mask, return_cell_states.
+            reset_mask, reset_state, return_cell_states.
         differentiable: False: all runs without a graph, as under ``torch.no_grad()``. True: every
             tensor of the trace is a node of the graph that leads from the model's inputs and
             parameters to its output. ``torch.autograd.grad(score, trace["l0"].f)`` is then what
@@ -222,11 +222,8 @@ class _Recorder:
     ) -> Results:
         given: list[dict[str, Tensor]] = [{} for _ in names]
         if self._differentiable:
-            if options is not None:
-                raise ValueError(
-                    f"a differentiable trace takes nn.LSTM's cell, got options in {names[0]!r}"
-                )
-            recorded = open_layer(arguments, weights, self._passage(names, layout, given))
+            passage = self._passage(names, layout, given)
+            recorded = open_layer(arguments, weights, options, passage)
         else:
             recorded = record_layer(arguments, weights, options)
             for own, states in zip(given, recorded.states, strict=True):

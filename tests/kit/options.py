@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lstm_fused import reference_options
-from lstm_fused.autograd.arguments import LayerArguments
+from lstm_fused.autograd.arguments import LayerArguments, LayerTensors
 from lstm_fused.autograd.options_layer import options_layer
 from lstm_fused.packing import pack_rows, packed_lengths, packed_positions, pad_rows
 from lstm_fused.reference_options import LayerOptions
@@ -26,6 +26,10 @@ OPTION_SETS: dict[str, tuple[str, ...]] = {
     "expectations": ("peephole", "zoneout", "norms"),
     "all": ("peephole", "h_mask", "keep", "clip", "coupled", "norms"),
 }
+
+
+# Tensors of options that gradients are taken by.
+OPTION_LEAVES = ("peephole", "reset_h", "reset_c", "gains", "cell_norm")
 
 
 class Case(NamedTuple):
@@ -79,6 +83,34 @@ class OptionInputs(NamedTuple):
     reset_mask: Tensor | None
     options: LayerOptions
     grads: dict[str, Tensor]  # of y, h_n, c_n, cell_states
+
+    @property
+    def tensors(self) -> LayerTensors:
+        masks = (self.lengths, self.batch_sizes, self.reset_mask)
+        return LayerTensors(self.input, self.h_0, self.c_0, *masks)
+
+    @property
+    def leaves(self) -> dict[str, Tensor]:
+        """What gradients are taken by, by name."""
+        leaves = {"input": self.input, "h_0": self.h_0, "c_0": self.c_0}
+        leaves.update({f"weight_{k}": weight for k, weight in enumerate(self.weights)})
+        given = {name: getattr(self.options, name) for name in OPTION_LEAVES}
+        return {**leaves, **{name: leaf for name, leaf in given.items() if leaf is not None}}
+
+    def with_leaves(self, leaves: dict[str, Tensor]) -> OptionInputs:
+        options = {name: leaves[name] for name in OPTION_LEAVES if name in leaves}
+        return self._replace(
+            input=leaves["input"],
+            h_0=leaves["h_0"],
+            c_0=leaves["c_0"],
+            weights=[leaves[f"weight_{k}"] for k in range(len(self.weights))],
+            options=self.options._replace(**options),
+        )
+
+    def requiring_grad(self) -> OptionInputs:
+        """Copies of the leaves, which require gradients."""
+        leaves = {name: leaf.detach().clone() for name, leaf in self.leaves.items()}
+        return self.with_leaves({name: leaf.requires_grad_() for name, leaf in leaves.items()})
 
     def to(self, dtype: torch.dtype) -> OptionInputs:
         """Other precision; values as they are."""
@@ -170,20 +202,12 @@ Layer = Callable[[LayerArguments, LayerOptions, list[Tensor]], tuple[Tensor, ...
 
 def run_options(inputs: OptionInputs, layer: Layer = options_layer) -> Results:
     """Results and gradients, by name."""
-    leaves: dict[str, Tensor] = {"input": inputs.input, "h_0": inputs.h_0, "c_0": inputs.c_0}
-    leaves.update({f"weight_{k}": w for k, w in enumerate(inputs.weights)})
-    names = ("peephole", "reset_h", "reset_c", "gains", "cell_norm")
-    given = {n: getattr(inputs.options, n) for n in names}
-    leaves.update({n: t for n, t in given.items() if t is not None})
-    leaves = {n: t.detach().clone().requires_grad_() for n, t in leaves.items()}
-    options = inputs.options._replace(**{n: leaves[n] for n in names if n in leaves})
-    weights = [leaves[f"weight_{k}"] for k in range(len(inputs.weights))]
-    arguments = LayerArguments(
-        *(leaves["input"], leaves["h_0"], leaves["c_0"]),
-        *(inputs.lengths, inputs.batch_sizes, inputs.reset_mask),
-        return_cell_states=True,
+    inputs = inputs.requiring_grad()
+    leaves = inputs.leaves
+    arguments = LayerArguments(*inputs.tensors, return_cell_states=True)
+    outputs = dict(
+        zip(inputs.grads, layer(arguments, inputs.options, inputs.weights), strict=False)
     )
-    outputs = dict(zip(inputs.grads, layer(arguments, options, weights), strict=False))
     grads = torch.autograd.grad(
         list(outputs.values()),
         list(leaves.values()),
@@ -204,11 +228,11 @@ def reference_layer(
     arguments: LayerArguments, options: LayerOptions, weights: list[Tensor]
 ) -> tuple[Tensor, ...]:
     """The reference in its arguments' dtype, of packed input too."""
-    input, lengths, options, positions = _padded(*arguments[:5], options)
+    tensors, options, positions = padded_layer(arguments.tensors, options)
     y, h_n, c_n, cell_states = reference_options.lstm_layer(
-        *(input, arguments.h_0, arguments.c_0, weights, options),
-        lengths=lengths,
-        reset_mask=arguments.reset_mask,
+        *(*tensors[:3], weights, options),
+        lengths=tensors.lengths,
+        reset_mask=tensors.reset_mask,
     )
     if positions is None:
         return y, h_n, c_n, cell_states
@@ -218,21 +242,16 @@ def reference_layer(
 def run_by_hand(inputs: OptionInputs) -> Results:
     """Results by the reference, and gradients by formulas derived by hand: what kernels are held
     to, in float64."""
-    input, h_0, c_0, batch_sizes = inputs.input, inputs.h_0, inputs.c_0, inputs.batch_sizes
-    masks = (inputs.lengths, batch_sizes, inputs.reset_mask)
-    outputs = reference_layer(
-        LayerArguments(input, h_0, c_0, *masks), inputs.options, inputs.weights
-    )
-    x, lengths, options, positions = _padded(input, h_0, c_0, *masks[:2], inputs.options)
+    outputs = reference_layer(LayerArguments(*inputs.tensors), inputs.options, inputs.weights)
+    tensors, options, positions = padded_layer(inputs.tensors, inputs.options)
     grads = dict(inputs.grads)
     if positions is not None:
         for name in ("y", "cell_states"):
-            grads[name] = pad_rows(grads[name], positions, *x.shape[:2])
+            grads[name] = pad_rows(grads[name], positions, *tensors.input.shape[:2])
     found = lstm_layer_backward(
-        *grads.values(),
-        *(x, h_0, c_0, inputs.weights, options),
-        lengths=lengths,
-        reset_mask=inputs.reset_mask,
+        *(*grads.values(), *tensors[:3], inputs.weights, options),
+        lengths=tensors.lengths,
+        reset_mask=tensors.reset_mask,
     )
     grad_input = found.input if positions is None else pack_rows(found.input, positions)
     results = dict(zip(inputs.grads, outputs, strict=True))
@@ -242,19 +261,14 @@ def run_by_hand(inputs: OptionInputs) -> Results:
     return {**results, **{f"grad_{n}": grad for n, grad in of_options if grad is not None}}
 
 
-def _padded(
-    input: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    options: LayerOptions,
-) -> tuple[Tensor, Tensor | None, LayerOptions, Tensor | None]:
-    """Input, lengths and options with packed rows padded, and where each packed row belongs."""
-    if batch_sizes is None:
-        return input, lengths, options, None
-    batch, steps = h_0.shape[1], batch_sizes.numel()
-    positions = packed_positions(batch_sizes, batch)
+def padded_layer(
+    tensors: LayerTensors, options: LayerOptions
+) -> tuple[LayerTensors, LayerOptions, Tensor | None]:
+    """A layer's tensors and options with packed rows padded, and where each packed row belongs."""
+    if tensors.batch_sizes is None:
+        return tensors, options, None
+    batch, steps = tensors.h_0.shape[1], tensors.batch_sizes.numel()
+    positions = packed_positions(tensors.batch_sizes, batch)
 
     def padded(keep: Tensor | None) -> Tensor | None:
         if keep is None:
@@ -262,5 +276,6 @@ def _padded(
         return torch.stack([pad_rows(k, positions, steps, batch).flatten(0, 1) for k in keep])
 
     options = options._replace(keep_c=padded(options.keep_c), keep_h=padded(options.keep_h))
-    lengths = packed_lengths(batch_sizes, batch)
-    return pad_rows(input, positions, steps, batch), lengths, options, positions
+    lengths = packed_lengths(tensors.batch_sizes, batch)
+    input = pad_rows(tensors.input, positions, steps, batch)
+    return tensors._replace(input=input, lengths=lengths, batch_sizes=None), options, positions

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from lstm_fused import reference
+from lstm_fused.reference_options import by_direction, run_direction
 
 from .cases import LayerInputs
+from .options import OptionInputs, padded_layer
 
 FIELDS = ("i", "f", "g", "o", "c", "h")
 
@@ -49,4 +51,21 @@ def reference_states(inputs: LayerInputs) -> dict[str, dict[str, Tensor]]:
                 states = [values.transpose(0, 1) for values in states]
             every[f"l{layer}{'_reverse' if d else ''}"] = dict(zip(FIELDS, states, strict=True))
         x = torch.cat(outputs, dim=-1)
+    return every
+
+
+def reference_option_states(inputs: OptionInputs) -> list[dict[str, Tensor]]:
+    """Of each direction of a cell with options, the six tensors of every step (T, N, H), zero past
+    a row's length; differentiable with respect to the inputs."""
+    tensors, options, _ = padded_layer(inputs.tensors, inputs.options)
+    masks = reference.make_masks(tensors.input, tensors.lengths, tensors.reset_mask)
+    x, every = reference.select(masks.valid, tensors.input), []
+    for d, own in enumerate(by_direction(inputs.weights, options, inputs.case.directions)):
+        states = (inputs.h_0[d], inputs.c_0[d])
+        steps, _, _ = run_direction(
+            x, *states, *own, masks.valid, inputs.reset_mask, reverse=d == 1
+        )
+        values = zip(*((*step.gates, step.c, step.h) for step in steps), strict=True)
+        stacked = [reference.select(masks.valid, torch.stack(value)) for value in values]
+        every.append(dict(zip(FIELDS, stacked, strict=True)))
     return every

@@ -8,7 +8,6 @@ from kit.options import (
     CASES,
     OPTION_SETS,
     Case,
-    OptionInputs,
     make_option_inputs,
     reference_layer,
     run_by_hand,
@@ -22,7 +21,6 @@ from lstm_fused.reference_options_backward import lstm_layer_backward
 
 F64 = torch.float64
 OUTPUTS = ("y", "h_n", "c_n", "cell_states")
-OPTION_LEAVES = ("peephole", "reset_h", "reset_c", "gains", "cell_norm")
 TINY = (
     Case(3, 2, 2, 3, reset="state"),
     Case(3, 3, 2, 3, P=2, directions=2, lengths=(3, 0, 2), reset="state"),
@@ -58,35 +56,16 @@ def test_a_result_without_gradient_counts_as_zero(given: str) -> None:
         assert_within_budget(name, getattr(found, name), None, expected[f"grad_{name}"], F64)
 
 
-def leaves_of(inputs: OptionInputs) -> dict[str, Tensor]:
-    given = {name: getattr(inputs.options, name) for name in OPTION_LEAVES}
-    leaves = {"input": inputs.input, "h_0": inputs.h_0, "c_0": inputs.c_0}
-    leaves.update({f"weight_{k}": weight for k, weight in enumerate(inputs.weights)})
-    leaves.update({name: tensor for name, tensor in given.items() if tensor is not None})
-    return leaves
-
-
-def with_leaves(inputs: OptionInputs, leaves: dict[str, Tensor]) -> OptionInputs:
-    options = {name: leaves[name] for name in OPTION_LEAVES if name in leaves}
-    return inputs._replace(
-        input=leaves["input"],
-        h_0=leaves["h_0"],
-        c_0=leaves["c_0"],
-        weights=[leaves[f"weight_{k}"] for k in range(len(inputs.weights))],
-        options=inputs.options._replace(**options),
-    )
-
-
 @tiny
 @sets
 def test_they_are_those_of_finite_differences(case: Case, names: str) -> None:
     """Along a random direction of each argument."""
     inputs = make_option_inputs(case, OPTION_SETS[names], F64)
-    grads, leaves, step = run_by_hand(inputs), leaves_of(inputs), 1e-5
+    grads, leaves, step = run_by_hand(inputs), inputs.leaves, 1e-5
     torch.manual_seed(0)
 
     def score(name: str, value: Tensor) -> float:
-        moved = with_leaves(inputs, {**leaves, name: value})
+        moved = inputs.with_leaves({**leaves, name: value})
         outputs = lstm_layer(
             *(moved.input, moved.h_0, moved.c_0, moved.weights, moved.options),
             lengths=moved.lengths,
@@ -108,9 +87,9 @@ def test_they_are_those_of_finite_differences(case: Case, names: str) -> None:
 @pytest.mark.parametrize("names", ["masks", "expectations", "all"])
 def test_they_can_be_differentiated(case: Case, names: str) -> None:
     inputs = make_option_inputs(case, OPTION_SETS[names], F64)
-    leaves = {name: leaf.detach().requires_grad_() for name, leaf in leaves_of(inputs).items()}
     grads = {name: grad.detach().requires_grad_() for name, grad in inputs.grads.items()}
-    given = with_leaves(inputs, leaves)._replace(grads=grads)
+    given = inputs.requiring_grad()._replace(grads=grads)
+    leaves = given.leaves
     outputs = lstm_layer(
         *(given.input, given.h_0, given.c_0, given.weights, given.options),
         lengths=given.lengths,
