@@ -17,7 +17,9 @@ from lstm_fused._check.kernels import (
     use,
     why_not_taken,
 )
-from lstm_fused._check.problem import Errors, find_errors, make_step
+from lstm_fused._check.options import find_option_errors
+from lstm_fused._check.packed import find_packed_errors, make_packed
+from lstm_fused._check.problem import Errors, Inputs, find_errors, make_step
 from lstm_fused._check.table import Row, Times, format_table
 from lstm_fused._command.environment import (
     describe_device,
@@ -34,8 +36,16 @@ _LEGEND = (
     "forward, backward: the largest error against float64, of all results and gradients, as a "
     "share\nof what is allowed (twice nn.LSTM's error and a few units of rounding): at most 1 is "
     "right.\nµs a step: the time of a call, divided by its steps of time; training: forward and "
-    "backward."
+    "backward.\noptions, norms: cells with options, without layer_norm and with it.\n"
+    "packed weights: as quantize makes them, against float64 with the weights that they keep."
 )
+
+_FIND_ERRORS = {
+    "": find_errors,
+    "options": find_option_errors,
+    "norms": find_option_errors,
+    "packed weights": find_packed_errors,
+}
 
 
 def check(device: str | None = None, timed: bool = True) -> int:
@@ -59,7 +69,7 @@ def check(device: str | None = None, timed: bool = True) -> int:
         print(f"{found}: {describe_device(found)}")
         with no_checks_before_first_use():
             for kernel in kernels_of(found):
-                print(f"  {kernel.name}, {kernel.kind}", file=sys.stderr, flush=True)
+                print(f"  {kernel.label}, {kernel.kind}", file=sys.stderr, flush=True)
                 rows.append(check_kernel(kernel, found, timed))
     print(f"\n{format_table(rows)}\n\n{_LEGEND}")
     wrong = sum(row.is_wrong for row in rows)
@@ -87,17 +97,19 @@ def check_kernel(kernel: Kernel, device: torch.device, timed: bool) -> Row:
             if not problems:
                 note = refusals[kernel.problems[0]]
                 is_off = "off on this device" in note
-                return Row(name, kernel.name, kernel.kind, note=note, is_fault=is_off)
-            found = [find_errors(problem, kernel.kind, device) for problem in problems]
+                return Row(name, kernel.label, kernel.kind, note=note, is_fault=is_off)
+            find = _FIND_ERRORS[kernel.what]
+            found = [find(problem, kernel.kind, device) for problem in problems]
             _check_waits(device)
-            errors = Errors(*(max(shares) for shares in zip(*found, strict=True)))
+            backward = [errors.backward for errors in found if errors.backward is not None]
+            errors = Errors(max(e.forward for e in found), max(backward, default=None))
             ours, theirs = (
                 time_steps(module_type, kernel, device) if timed else None
                 for module_type in (FusedLSTM, nn.LSTM)
             )
-            return Row(name, kernel.name, kernel.kind, errors, ours, theirs)
+            return Row(name, kernel.label, kernel.kind, errors, ours, theirs)
     except RuntimeError as error:
-        return Row(name, kernel.name, kernel.kind, note=str(error), is_fault=True)
+        return Row(name, kernel.label, kernel.kind, note=str(error), is_fault=True)
 
 
 def _check_waits(device: torch.device) -> None:
@@ -108,11 +120,24 @@ def _check_waits(device: torch.device) -> None:
 def time_steps(module_type: type[nn.Module], kernel: Kernel, device: torch.device) -> Times:
     """The times of a step of a kernel's problem."""
     problem = kernel.timed()
+    if kernel.what == "packed weights":
+        infer = (
+            _packed_step(kernel)
+            if module_type is FusedLSTM
+            else make_step(module_type, problem, "float32", device, False)
+        )
+        return Times(time_call(infer, device) / problem.steps, None)
     seconds = [
         time_call(make_step(module_type, problem, kernel.kind, device, training), device)
         for training in (False, True)
     ]
     return Times(*(s / problem.steps for s in seconds))
+
+
+def _packed_step(kernel: Kernel) -> Callable[[], None]:
+    inputs = Inputs(kernel.timed(), "float32")
+    module = make_packed(inputs.problem, kernel.kind, inputs)
+    return lambda: module(inputs.x)
 
 
 def time_call(call: Callable[[], None], device: torch.device) -> float:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -19,16 +19,28 @@ from lstm_fused.module import FusedLSTM
 
 @dataclass(frozen=True)
 class Kernel:
-    """An instruction set of the CPU or a variant on CUDA, for one kind of products."""
+    """An instruction set of the CPU or a variant on CUDA, for one kind of products; with packed
+    weights for one kind of weights."""
 
     name: str
     kind: str
     problems: tuple[Problem, ...]
 
+    @property
+    def what(self) -> str:
+        """The problems' own."""
+        return self.problems[0].what
+
+    @property
+    def label(self) -> str:
+        """Its name in the table."""
+        return f"{self.name}, {self.what}" if self.what else self.name
+
     def timed(self) -> Problem:
         """The problem whose time is told: the largest one, one direction, more steps."""
         largest = max(problem.hidden_size for problem in self.problems)
-        return Problem(largest, bidirectional=False, steps=64, batch=16, input_size=largest)
+        layer = Problem(largest, bidirectional=False, what=self.what)
+        return replace(layer, steps=64, batch=16, input_size=largest)
 
 
 def _with_ragged(*problems: Problem) -> tuple[Problem, ...]:
@@ -46,22 +58,41 @@ _CUDA = {
 }
 _CPU = _with_ragged(Problem(40), Problem(200), Problem(64, proj_size=24))
 
+# Of cells with options, in kernels of their own: with norms and without. On CUDA stepwise ones.
+_CELLS = ("options", "norms")
+_PACKED = ("int8", "bfloat16", "float16")
+
+
+def _kernel_for(name: str, kind: str, what: str) -> Kernel:
+    problems = _CUDA["stepwise"] if name == "stepwise" else _CPU
+    # NOTE: each step that is normalised makes rounding of the one before it larger; after 17 steps
+    # a right result in float32 may take all of the error budget, after 5 a third.
+    steps = 5 if what == "norms" else problems[0].steps
+    return Kernel(name, kind, tuple(replace(p, what=what, steps=steps) for p in problems))
+
 
 def kernels_of(device: torch.device) -> list[Kernel]:
     """All kernels of a device; on the CPU of each instruction set that it has."""
     if device.type == "cuda":
         return [
-            Kernel(name, kind, problems)
-            for name, problems in _CUDA.items()
-            for kind in KINDS
-            if name == "stepwise" or kind != "float64"
+            *(
+                Kernel(name, kind, problems)
+                for name, problems in _CUDA.items()
+                for kind in KINDS
+                if name == "stepwise" or kind != "float64"
+            ),
+            *(_kernel_for("stepwise", kind, cell) for cell in _CELLS for kind in KINDS),
         ]
     assert native.compiled is not None
+    kinds = [kind for kind in KINDS if kind != "tf32"]
     return [
-        Kernel(isa, kind, _CPU)
+        kernel
         for isa in native.compiled.available_isas()
-        for kind in KINDS
-        if kind != "tf32"
+        for kernel in (
+            *(Kernel(isa, kind, _CPU) for kind in kinds),
+            *(_kernel_for(isa, kind, cell) for cell in _CELLS for kind in kinds),
+            *(_kernel_for(isa, kind, "packed weights") for kind in _PACKED),
+        )
     ]
 
 

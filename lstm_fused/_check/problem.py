@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,11 @@ KINDS = tuple(FLOORS)
 
 @dataclass(frozen=True)
 class Problem:
-    """A layer and its input. `ragged`: rows of several lengths, and resets."""
+    """A layer and its input.
+
+    ragged: rows of several lengths, and resets.
+    what: "options" or "norms" of a cell that has some, or "packed weights"; "": nn.LSTM's layer.
+    """
 
     hidden_size: int
     proj_size: int = 0
@@ -36,13 +40,15 @@ class Problem:
     steps: int = 17
     batch: int = 9
     input_size: int = 12
+    what: str = ""
 
 
 class Errors(NamedTuple):
-    """The largest errors, each as a share of what is allowed; at most 1 is right."""
+    """The largest errors, each as a share of what is allowed; at most 1 is right. None: there is no
+    backward."""
 
     forward: float
-    backward: float
+    backward: float | None
 
 
 def dtype_of(kind: str) -> torch.dtype:
@@ -52,6 +58,12 @@ def dtype_of(kind: str) -> torch.dtype:
 
 
 Module = TypeVar("Module", bound=nn.Module)
+
+# Arguments of FusedLSTM by which a call takes the kernels.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "options": {"peephole": True, "recurrent_dropout": 0.1, "cell_clip": 4.0},
+    "norms": {"layer_norm": True, "coupled_gates": True, "zoneout": (0.1, 0.0)},
+}
 
 
 def make_module(
@@ -65,6 +77,7 @@ def make_module(
         proj_size=problem.proj_size,
         dtype=dtype,
         device=device,
+        **(_OPTIONS.get(problem.what, {}) if issubclass(module_type, FusedLSTM) else {}),
     )
 
 
@@ -73,12 +86,9 @@ class Inputs:
 
     def __init__(self, problem: Problem, kind: str) -> None:
         self.problem, self.kind = problem, kind
-        generator = torch.Generator().manual_seed(problem.hidden_size + 1000 * problem.ragged)
-        dtype = dtype_of(kind)
-
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator).to(dtype)
-
+        seed = problem.hidden_size + 1000 * problem.ragged
+        self.generator = generator = torch.Generator().manual_seed(seed)
+        dtype, normal = dtype_of(kind), self.normal
         p = problem
         directions, output = 2 if p.bidirectional else 1, p.proj_size or p.hidden_size
         layer = make_module(nn.LSTM, p, dtype, torch.device("meta"))
@@ -101,6 +111,9 @@ class Inputs:
             self.lengths = torch.arange(p.batch) * 5 % (p.steps + 1)
             self.reset_mask = torch.rand(p.steps, p.batch, generator=generator) < 0.1
 
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.generator).to(dtype_of(self.kind))
+
     def run(self, module_type: type[nn.Module], device: torch.device) -> dict[str, Tensor]:
         """Results and gradients of a module in the problem's dtype."""
         module = make_module(module_type, self.problem, dtype_of(self.kind), device)
@@ -112,7 +125,7 @@ class Inputs:
             if mask is not None
         }
         y, (h_n, c_n) = module(x, (h_0, c_0), **options)
-        return self._results((y, h_n, c_n), (x, h_0, c_0, *module.parameters()), device)
+        return self.results((y, h_n, c_n), (x, h_0, c_0, *module.parameters()), device)
 
     def run_reference(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Results and gradients of `lstm_fused.reference` on the CPU."""
@@ -126,14 +139,20 @@ class Inputs:
             lengths=self.lengths,
             reset_mask=self.reset_mask,
         )
-        return self._results((y, h_n, c_n), (x, h_0, c_0, *weights), torch.device("cpu"))
+        return self.results((y, h_n, c_n), (x, h_0, c_0, *weights), torch.device("cpu"))
 
-    def _results(
-        self, outputs: tuple[Tensor, ...], leaves: tuple[Tensor, ...], device: torch.device
+    def results(
+        self,
+        outputs: tuple[Tensor, ...],
+        leaves: tuple[Tensor, ...],
+        device: torch.device,
+        more: tuple[str, ...] = (),
     ) -> dict[str, Tensor]:
+        """y, h_n and c_n, and gradients by the leaves: x, h_0, c_0, weights, and what `more`
+        names."""
         grads = [g.to(device, output.dtype) for g, output in zip(self.grads, outputs, strict=True)]
         found = torch.autograd.grad(outputs, leaves, grads)
-        names = ("x", "h_0", "c_0", *self.weights)
+        names = ("x", "h_0", "c_0", *self.weights, *more)
         results = dict(zip(("y", "h_n", "c_n"), outputs, strict=True))
         results |= {f"grad_{name}": g for name, g in zip(names, found, strict=True)}
         return {name: result.detach().cpu().double() for name, result in results.items()}
@@ -146,7 +165,13 @@ def find_errors(problem: Problem, kind: str, device: torch.device) -> Errors:
     inputs = Inputs(problem, kind)
     truth = inputs.run_reference(torch.float64)
     rival = inputs.run_reference(dtype_of(kind)) if problem.ragged else inputs.run(nn.LSTM, device)
-    ours = inputs.run(FusedLSTM, device)
+    return compare(inputs.run(FusedLSTM, device), rival, truth, kind)
+
+
+def compare(
+    ours: dict[str, Tensor], rival: dict[str, Tensor], truth: dict[str, Tensor], kind: str
+) -> Errors:
+    """How far results and gradients lie from the truth's."""
     shares = {name: _share(ours[name], rival[name], truth[name], kind) for name in truth}
     backward = {name for name in shares if name.startswith("grad_")}
     return Errors(
@@ -156,9 +181,13 @@ def find_errors(problem: Problem, kind: str, device: torch.device) -> Errors:
 
 
 def _share(ours: Tensor, rival: Tensor, truth: Tensor, kind: str) -> float:
-    """An error as a share of what is allowed; infinite for NaN."""
     magnitude = max(1.0, float(truth.abs().max()))
     allowed = 2 * float((rival - truth).abs().nan_to_num().max()) + FLOORS[kind] * magnitude
+    return share_of(ours, truth, allowed)
+
+
+def share_of(ours: Tensor, truth: Tensor, allowed: float) -> float:
+    """The largest error as a share of what is allowed; infinite for NaN."""
     errors = (ours - truth).abs()
     return float(torch.where(errors.isnan(), torch.inf, errors).max()) / allowed
 

@@ -16,10 +16,11 @@ _HEAD = (
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of a step of time: of a forward without gradients, and of a training step."""
+    """Seconds of a step of time: of a forward without gradients, and of a training step, where
+    there is one."""
 
     inference: float
-    training: float
+    training: float | None
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Row:
 
     @property
     def is_wrong(self) -> bool:
-        return self.is_fault or (self.errors is not None and not max(self.errors) <= 1)
+        errors = [error for error in self.errors or () if error is not None]
+        return self.is_fault or not all(error <= 1 for error in errors)
 
     def cells(self) -> tuple[str, ...]:
         errors = self.errors or (None, None)

@@ -11,13 +11,15 @@ from kit.process import run_python
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lstm_fused import FusedLSTM
+from lstm_fused import FusedLSTM, QuantizedLSTM
 from lstm_fused.__main__ import main
-from lstm_fused._check import command, kernels, problem
+from lstm_fused._check import command, kernels, options, problem
 from lstm_fused._check.kernels import Kernel, kernels_of, use, why_not_taken
+from lstm_fused._check.options import OptionInputs
 from lstm_fused._check.problem import FLOORS, KINDS, Errors, Problem, dtype_of, find_errors
 from lstm_fused._check.table import Row, Times, format_table
 from lstm_fused._ops import native
+from lstm_fused.reference_options import LayerOptions, lstm_layer
 
 CPU = torch.device("cpu")
 SMALL = Kernel("baseline", "float32", (Problem(5, steps=3, batch=2),))
@@ -43,8 +45,12 @@ def test_every_kernel_of_the_cpu_is_right() -> None:
     assert native.compiled is not None
     for isa in native.compiled.available_isas():
         for kind in KINDS:
-            is_right = re.search(rf"\| cpu +\| {isa} +\| {kind} .*\| ok +\|", text) is not None
-            assert is_right == (kind != "tf32"), (isa, kind)
+            for cell in ("", ", options", ", norms"):
+                row = rf"\| cpu +\| {isa}{cell} +\| {kind} .*\| ok +\|"
+                assert (re.search(row, text) is not None) == (kind != "tf32"), (isa, cell, kind)
+        for kind in ("int8", "bfloat16", "float16"):
+            row = rf"\| cpu +\| {isa}, packed weights +\| {kind} +\| [0-9.e-]+ +\| – .*\| ok +\|"
+            assert re.search(row, text) is not None, (isa, kind)
 
 
 @pytest.mark.usefixtures("one_kernel")
@@ -79,6 +85,85 @@ def test_wrong_results_end_with_status_1(
         out = capsys.readouterr().out
         assert "WRONG" in out and "1 of 1 are wrong" in out
         assert ("cpu baseline float32: no such kernel" in out) == (module_type is Refusing)
+
+
+def scaled(tensor: Tensor, factor: float) -> Tensor:
+    """The tensor, whose gradient is multiplied."""
+    return tensor + (factor - 1) * (tensor - tensor.detach())
+
+
+@pytest.mark.parametrize("what", ["options", "norms"])
+def test_wrong_options_are_found(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result, or one of the gradients, that is off a little."""
+    kernel = Kernel("baseline", "float32", (Problem(7, steps=3, batch=2, ragged=True, what=what),))
+    assert not command.check_kernel(kernel, CPU, timed=False).is_wrong
+    layer = options.options_layer
+    names = ["peephole", "reset_h", "reset_c"] + ["gains", "cell_norm"] * (what == "norms")
+
+    def wrong_result(*arguments: Any) -> Any:
+        y, *others = layer(*arguments)
+        return (y + 1e-3, *others)
+
+    def wrong_gradient(name: str) -> Any:
+        def run(arguments: Any, given: Any, weights: Any) -> Any:
+            return layer(
+                arguments, given._replace(**{name: scaled(getattr(given, name), 1.01)}), weights
+            )
+
+        return run
+
+    for wrong in (wrong_result, *map(wrong_gradient, names)):
+        monkeypatch.setattr(options, "options_layer", wrong)
+        errors = command.check_kernel(kernel, CPU, timed=False).errors
+        assert errors is not None and errors.backward is not None
+        assert (errors.forward > 1) == (wrong is wrong_result)
+        assert (errors.backward > 1) == (wrong is not wrong_result)
+
+
+def test_problems_have_every_option() -> None:
+    """All options are in a problem, and states are clipped."""
+    given = {
+        what: OptionInputs(Problem(7, steps=3, batch=2, ragged=True, what=what), "float32").options
+        for what in ("options", "norms")
+    }
+    used = {name for own in given.values() for name, value in own._asdict().items()
+            if isinstance(value, Tensor) or value}  # fmt: skip
+    assert used == set(LayerOptions._fields)
+    for kernel in kernels_of(CPU):
+        for a_problem in kernel.problems if kernel.what == "options" else ():
+            own = OptionInputs(a_problem, "float32")
+            weights = list(own.weights.values())
+            cells = lstm_layer(own.x, own.h_0, own.c_0, weights, own.options)[3]
+            assert (cells.abs() == own.options.cell_clip).any()
+
+
+@pytest.mark.parametrize("kind", ["int8", "bfloat16", "float16"])
+def test_wrong_packed_weights_are_found(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Kernel("baseline", kind, (Problem(9, steps=3, batch=2, what="packed weights"),))
+    row = command.check_kernel(kernel, CPU, timed=False)
+    assert row.errors is not None and 0 < row.errors.forward < 1 and row.errors.backward is None
+    run = QuantizedLSTM.forward
+
+    def wrong(*arguments: Any, **masks: Any) -> Any:
+        y, states = run(*arguments, **masks)
+        return y * 1.01, states
+
+    monkeypatch.setattr(QuantizedLSTM, "forward", wrong)
+    assert command.check_kernel(kernel, CPU, timed=False).is_wrong
+
+
+@pytest.mark.parametrize(
+    ("kind", "what", "has_training"),
+    [("float32", "options", True), ("float32", "norms", True), ("int8", "packed weights", False)],
+)
+def test_times_of_options_and_packed_weights(
+    kind: str, what: str, has_training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_SECONDS", 1e-3)
+    row = command.check_kernel(Kernel("baseline", kind, (Problem(5, what=what),)), CPU, timed=True)
+    for times in (row.ours, row.theirs):
+        assert times is not None and times.inference > 0
+        assert (times.training is not None and times.training > 0) == has_training
 
 
 def test_errors_are_shares_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +220,9 @@ def test_the_kernels_of_a_gpu() -> None:
     found = kernels_of(torch.device("cuda", 0))
     assert {kernel.name for kernel in found} == {"one block", "group", "stepwise"}
     assert {kernel.kind for kernel in found} == set(KINDS)
-    assert [k.name for k in found if k.kind == "float64"] == ["stepwise"]
+    labels = ["stepwise", "stepwise, options", "stepwise, norms"]
+    assert [k.label for k in found if k.kind == "float64"] == labels
+    assert {k.name for k in found if k.what} == {"stepwise"}
     for kernel in found:
         assert any(p.ragged for p in kernel.problems) and not kernel.timed().ragged
 
