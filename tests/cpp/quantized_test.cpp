@@ -256,6 +256,8 @@ void test_plans() {
       {{7, 5, 3, 50, 50, 1, false}, {7, 7, 7, 7, 7}},
       {{6, 7, 20, 33, 12, 2, true}, {6, 0, 3, 6, 1, 5, 6}},
       {{9, 1, 70, 40, 40, 2, false}, {9}},
+      {{4, 1, 20, 141, 141, 1, false}, {4}},
+      {{3, 2, 9, 130, 130, 1, false}, {3, 2}},
       {{3, 13, 5, 8, 3, 1, true}, {3, 3, 2, 3, 3, 1, 3, 3, 3, 0, 3, 3, 3}},
   };
   for (const WeightType type : kTypes) {
@@ -291,10 +293,14 @@ void test_plan_choices() {
   facts.isa = cpu::Isa::kAvx512Bf16;
   facts.threads = 2;
   const LstmShape small = {1, 1, 64, 64, 64, 1, false}, large = {100, 1, 512, 512, 512, 1, false};
+  const LstmShape rows = {100, 2, 64, 64, 64, 1, false}, medium = {100, 1, 128, 128, 128, 1, false};
   const auto plan = [&](const LstmShape& shape) {
     return quantized::make_quantized_plan(shape, WeightType::kInt8, facts);
   };
   CHECK_EQ(plan(small).division.team, 1);
+  CHECK_EQ(plan(rows).division.row_groups, 2);
+  CHECK_EQ(plan(rows).division.team, 1);
+  CHECK_EQ(plan(medium).division.team, 1);
   CHECK_EQ(plan(large).division.team, 2);
   CHECK_EQ(plan(large).division.row_groups, 1);
   CHECK(plan(large).isa == QuantizedIsa::kAvx512);

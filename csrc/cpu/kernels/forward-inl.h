@@ -58,6 +58,29 @@ LSTM_INLINE void store_cell(const ForwardStep& step, const CellOutput<Vec<Accumu
   }
 }
 
+// Puts the gates of `count` units of a row in the place of their pre-activations.
+template <bool kFull, typename S, typename A>
+LSTM_INLINE void activate_units(const ForwardStep& step, Vec<A>* units, int64_t row, int64_t unit,
+                                int count) {
+  const Gates<Vec<A>> gates = activate(units);
+  units[kInputGate] = gates.i;
+  units[kForgetGate] = gates.f;
+  units[kCellGate] = gates.g;
+  units[kOutputGate] = gates.o;
+  store_gates<kFull, S, A>(step, gates, row, unit, count);
+}
+
+// The cell of `count` units of a row, from their gates.
+template <bool kFull, typename S, typename E>
+LSTM_INLINE void finish_units(const ForwardStep& step, const Vec<AccumulatorOf<E>>* units,
+                              int64_t row, int64_t unit, int count) {
+  using A = AccumulatorOf<E>;
+  const Gates<Vec<A>> gates = {units[kInputGate], units[kForgetGate], units[kCellGate],
+                               units[kOutputGate]};
+  const Vec<A> c = load_state<kFull, A>(step, row, unit, count);
+  store_cell<kFull, S, E>(step, lstm_cell_forward<VectorMath>(gates, c), row, unit, count);
+}
+
 // The cell of `count` units of some rows, from their pre-activations, a row's `stride` vectors
 // after those of the row before. In two passes: each is a chain of dependent instructions, and the
 // processor works on as many rows at once as it has room for in its window. Measured on two cores:
@@ -66,26 +89,31 @@ template <bool kFull, typename S, typename E>
 LSTM_INLINE void forward_epilogue(const ForwardStep& step, Vec<AccumulatorOf<E>>* pre, int stride,
                                   int64_t first_row, int rows, int64_t unit, int count) {
   using A = AccumulatorOf<E>;
-  using V = Vec<A>;
 #pragma GCC unroll 1
   for (int r = 0; r < rows; ++r) {
-    V* units = pre + r * stride;
-    const Gates<V> gates = activate(units);
-    units[kInputGate] = gates.i;
-    units[kForgetGate] = gates.f;
-    units[kCellGate] = gates.g;
-    units[kOutputGate] = gates.o;
-    store_gates<kFull, S, A>(step, gates, first_row + r, unit, count);
+    activate_units<kFull, S, A>(step, pre + r * stride, first_row + r, unit, count);
   }
   if (!step.c) return;
 #pragma GCC unroll 1
   for (int r = 0; r < rows; ++r) {
-    const V* units = pre + r * stride;
-    const Gates<V> gates = {units[kInputGate], units[kForgetGate], units[kCellGate],
-                            units[kOutputGate]};
-    const V c = load_state<kFull, A>(step, first_row + r, unit, count);
-    store_cell<kFull, S, E>(step, lstm_cell_forward<VectorMath>(gates, c), first_row + r, unit,
-                            count);
+    finish_units<kFull, S, E>(step, pre + r * stride, first_row + r, unit, count);
+  }
+}
+
+// forward_epilogue for whole vectors of units of one row, from `unit` on, each vector's
+// pre-activations `stride` vectors after those of the one before.
+template <typename S, typename E>
+LSTM_INLINE void row_epilogue(const ForwardStep& step, Vec<AccumulatorOf<E>>* pre, int stride,
+                              int64_t row, int64_t unit, int vectors) {
+  using A = AccumulatorOf<E>;
+  constexpr int width = kWidth<A>;
+#pragma GCC unroll 1
+  for (int v = 0; v < vectors; ++v) {
+    activate_units<true, S, A>(step, pre + v * stride, row, unit + v * width, width);
+  }
+#pragma GCC unroll 1
+  for (int v = 0; v < vectors; ++v) {
+    finish_units<true, S, E>(step, pre + v * stride, row, unit + v * width, width);
   }
 }
 

@@ -14,13 +14,12 @@ namespace {
 // cache.
 constexpr int64_t kMinBytesPerThread = 750'000;
 
-// Bytes of weights of one step below which a team of threads loses to one: a step of a team ends
-// with a wait of 0.2 to 0.5 microseconds, and every worker prepares all of h for itself.
-constexpr int64_t kMinStepBytesPerThread = 48 << 10;
-
-// Rows in a group from which a pass over the weights is bound by arithmetic, not by the cache that
-// they come from.
-constexpr int64_t kMinGroupRows = 6;
+// Bytes of weights of one step below which a team of threads loses to one: a step of a team takes a
+// microsecond more than its share, for the wait, for the other half of h, which comes from another
+// core, and since every worker prepares all of h for itself. Measured, Zen 5, two threads against
+// one, N = 1: int8 H=128 136 and 101 microseconds a hundred steps, H=192 198 and 200, H=256 256 and
+// 329; bfloat16 H=128 172 and 154, H=192 273 and 321.
+constexpr int64_t kMinStepBytesPerThread = 144 << 10;
 
 // Rows of the input GEMM ahead of the steps, which reads W_ih once for three of them.
 constexpr int64_t kInputGemmRows = 48;
@@ -45,10 +44,11 @@ QuantizedPlan make_quantized_plan(const LstmShape& shape, WeightType type, const
   const int64_t wanted = bytes * rows * shape.steps * shape.directions / kMinBytesPerThread;
   const int64_t threads = std::clamp<int64_t>(wanted, 1, std::max(facts.threads, 1));
   const int64_t per_direction = ceil_div(threads, shape.directions);
-  // NOTE: threads of a group each read all weights, those of a team their own.
+  // NOTE: threads of a group each read all weights, those of a team their own. Where a core's cache
+  // holds them all, groups of a single row win too, since they never wait. Measured, two groups
+  // against a team of two: N=4 H=64 94 and 183 microseconds, N=8 H=128 102 and 130 (int8).
   const bool prefers_team = bytes > facts.l2_bytes;
-  const int64_t groups =
-      prefers_team ? 1 : std::clamp<int64_t>(shape.batch / kMinGroupRows, 1, per_direction);
+  const int64_t groups = prefers_team ? 1 : std::min(rows, per_direction);
   division.row_groups = static_cast<int>(groups);
   const int64_t step_threads = bytes * rows / groups / kMinStepBytesPerThread;
   division.team = static_cast<int>(

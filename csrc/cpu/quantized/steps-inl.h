@@ -1,22 +1,53 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Loops over panels and rows, and what becomes of the sums.
 
-// For each block of rows of each panel: sums, and epilogue(sums, row, rows, panel). Panels outside,
-// rows inside: a panel stays in the first caches for all rows. Blocks differ by at most one row.
+// Rows of a panel, or panels of a few rows, whose sums one epilogue takes.
+struct Batch {
+  int64_t row, panel;  // the first ones
+  int rows, panels;    // kMR at most, multiplied
+};
+
+// The sums of a batch, (panels, rows, kAllSlots).
+template <WeightType kType>
+LSTM_INLINE void multiply_batch(VecF* sums, const Operand& operand, const PackedMatrix& matrix,
+                                const Batch& batch, bool descending) {
+  constexpr int most = max_rows<kType>();
+  const int blocks = (batch.rows + most - 1) / most;
+  for (int i = 0; i < batch.panels; ++i) {
+    const int panel = descending ? batch.panels - 1 - i : i;
+    for (int b = 0; b < blocks; ++b) {
+      const int row = batch.rows * b / blocks;
+      multiply_block<kType>(sums + (panel * batch.rows + row) * kAllSlots, operand, matrix,
+                            batch.row + row, batch.rows * (b + 1) / blocks - row,
+                            batch.panel + panel);
+    }
+  }
+}
+
+// For each batch: sums, and epilogue(sums, batch). Panels outside, rows inside: a panel stays in
+// the first caches for all rows. Blocks of rows differ by at most one.
+// NOTE: the epilogue of one vector is a chain of some 200 cycles, which those of others hide.
 template <WeightType kType, typename Epilogue>
-LSTM_INLINE void for_each_block(int64_t rows, int64_t panel_begin, int64_t panel_end,
+LSTM_INLINE void for_each_batch(int64_t rows, int64_t panel_begin, int64_t panel_end,
                                 bool descending, const Operand& operand, const PackedMatrix& matrix,
                                 const Epilogue& epilogue) {
-  constexpr int most = max_rows<kType>();
-  VecF sums[most * kAllSlots];
-  for (int64_t i = panel_begin; i < panel_end; ++i) {
-    const int64_t panel = descending ? panel_begin + panel_end - 1 - i : i;
-    int64_t row = 0;
-    for (int64_t blocks = (rows + most - 1) / most; blocks > 0; --blocks) {
-      const int block_rows = static_cast<int>((rows - row + blocks - 1) / blocks);
-      multiply_block<kType>(sums, operand, matrix, row, block_rows, panel);
-      epilogue(sums, row, block_rows, panel);
-      row += block_rows;
+  if (rows <= 0) return;
+  VecF sums[kMR * kAllSlots];
+  const int64_t panels = panel_end - panel_begin;
+  const int64_t most_panels = rows < kMR ? kMR / rows : 1;
+  const int64_t panel_batches = (panels + most_panels - 1) / most_panels;
+  const int64_t row_batches = (rows + kMR - 1) / kMR;
+  for (int64_t i = 0; i < panel_batches; ++i) {
+    const int64_t first = (descending ? panel_batches - 1 - i : i) * most_panels;
+    const int64_t left = panels - first;
+    Batch batch;
+    batch.panel = panel_begin + first;
+    batch.panels = static_cast<int>(left < most_panels ? left : most_panels);
+    for (int64_t j = 0; j < row_batches; ++j) {
+      batch.row = rows * j / row_batches;
+      batch.rows = static_cast<int>(rows * (j + 1) / row_batches - batch.row);
+      multiply_batch<kType>(sums, operand, matrix, batch, descending);
+      epilogue(sums, batch);
     }
   }
 }
@@ -36,72 +67,104 @@ LSTM_INLINE VecF scaled(VecF base, VecF sum, const Operand& operand, const Packe
 template <WeightType kType>
 void recurrent_step(const RecurrentStep& step) {
   const ForwardStep& cell = step.cell;
-  const auto epilogue = [&](const VecF* sums, int64_t row, int rows,
-                            int64_t panel) __attribute__((always_inline)) {
-    for (int part = 0; part < kParts; ++part) {
-      const int64_t vector = panel * kParts + part;
-      if (vector * kWidth<float> >= cell.hidden_size) break;
-      VecF pre[kMaxRows * kGates];
-      for (int r = 0; r < rows; ++r) {
-        const float* ahead =
-            step.ahead + (row + r) * step.ahead_stride + (panel - cell.panel_begin) * kPanelColumns;
+  constexpr int width = kWidth<float>;
+  const auto epilogue = [&](const VecF* sums, const Batch& batch) __attribute__((always_inline)) {
+    // Add up pre-activations: those of a vector of units together, row after row.
+    VecF pre[kMR * kAllSlots];
+    VecF* out = pre;
+    for (int p = 0; p < batch.panels; ++p) {
+      const int64_t panel = batch.panel + p;
+      for (int part = 0; part < kParts; ++part) {
+        for (int r = 0; r < batch.rows; ++r, out += kGates) {
+          const int64_t row = batch.row + r;
+          const VecF* from = sums + (p * batch.rows + r) * kAllSlots;
+          const float* ahead =
+              step.ahead + row * step.ahead_stride + (panel - cell.panel_begin) * kPanelColumns;
 #pragma GCC unroll 4
-        for (int g = 0; g < kGates; ++g) {
-          const int slot = g * kParts + part;
-          pre[r * kGates + g] = scaled<kType>(load_unaligned<VecF>(ahead + slot * kWidth<float>),
-                                              sums[r * kAllSlots + slot], step.operand, step.matrix,
-                                              row + r, panel, slot);
+          for (int g = 0; g < kGates; ++g) {
+            const int slot = g * kParts + part;
+            out[g] = scaled<kType>(load_unaligned<VecF>(ahead + slot * width), from[slot],
+                                   step.operand, step.matrix, row, panel, slot);
+          }
         }
       }
+    }
+
+    // Make cells of them: whole vectors of a single row at once.
+    const int64_t first = batch.panel * kParts;
+    const int64_t left = (cell.hidden_size + width - 1) / width - first;
+    const int vectors =
+        static_cast<int>(left < batch.panels * kParts ? left : batch.panels * kParts);
+    int whole = 0;
+    if (batch.rows == 1) {
+      const int64_t left_whole = cell.hidden_size / width - first;
+      whole = static_cast<int>(left_whole < vectors ? left_whole : vectors);
       if constexpr (kType == WeightType::kInt8) {
-        panel_epilogue<float, float>(cell, pre, kGates, row, rows, vector);
+        row_epilogue<float, float>(cell, pre, kGates, batch.row, first * width, whole);
       } else {
-        fused::panel_epilogue<float, float>(cell, pre, kGates, row, rows, vector);
+        fused::row_epilogue<float, float>(cell, pre, kGates, batch.row, first * width, whole);
+      }
+    }
+    for (int v = whole; v < vectors; ++v) {
+      VecF* of_vector = pre + v * batch.rows * kGates;
+      if constexpr (kType == WeightType::kInt8) {
+        panel_epilogue<float, float>(cell, of_vector, kGates, batch.row, batch.rows, first + v);
+      } else {
+        fused::panel_epilogue<float, float>(cell, of_vector, kGates, batch.row, batch.rows,
+                                            first + v);
       }
     }
   };
-  for_each_block<kType>(cell.rows, cell.panel_begin, cell.panel_end, cell.descending, step.operand,
+  for_each_batch<kType>(cell.rows, cell.panel_begin, cell.panel_end, cell.descending, step.operand,
                         step.matrix, epilogue);
 }
 
 template <WeightType kType>
 void input_gemm(const InputGemm& gemm) {
-  const auto epilogue = [&](const VecF* sums, int64_t row, int rows, int64_t panel) {
-    const float* bias = gemm.bias + panel * kPanelColumns;
-    for (int r = 0; r < rows; ++r) {
-      float* out =
-          gemm.out + (row + r) * gemm.out_stride + (panel - gemm.panel_begin) * kPanelColumns;
-      for (int slot = 0; slot < kAllSlots; ++slot) {
-        const VecF base = load_unaligned<VecF>(bias + slot * kWidth<float>);
-        store_unaligned(out + slot * kWidth<float>,
-                        scaled<kType>(base, sums[r * kAllSlots + slot], gemm.operand, gemm.matrix,
-                                      row + r, panel, slot));
+  const auto epilogue = [&](const VecF* sums, const Batch& batch) {
+    for (int p = 0; p < batch.panels; ++p) {
+      const int64_t panel = batch.panel + p;
+      const float* bias = gemm.bias + panel * kPanelColumns;
+      for (int r = 0; r < batch.rows; ++r) {
+        const int64_t row = batch.row + r;
+        const VecF* from = sums + (p * batch.rows + r) * kAllSlots;
+        float* out = gemm.out + row * gemm.out_stride + (panel - gemm.panel_begin) * kPanelColumns;
+        for (int slot = 0; slot < kAllSlots; ++slot) {
+          const VecF base = load_unaligned<VecF>(bias + slot * kWidth<float>);
+          store_unaligned(out + slot * kWidth<float>, scaled<kType>(base, from[slot], gemm.operand,
+                                                                    gemm.matrix, row, panel, slot));
+        }
       }
     }
   };
-  for_each_block<kType>(gemm.rows, gemm.panel_begin, gemm.panel_end, false, gemm.operand,
+  for_each_batch<kType>(gemm.rows, gemm.panel_begin, gemm.panel_end, false, gemm.operand,
                         gemm.matrix, epilogue);
 }
 
 template <WeightType kType>
 void output_projection(const OutputProjection& projection) {
-  const auto epilogue = [&](const VecF* sums, int64_t row, int rows, int64_t panel) {
-    for (int r = 0; r < rows; ++r) {
-      const bool reset = is_reset(projection.reset, row + r);
-      float* y = projection.y.base ? row_pointer<float>(projection.y, row + r) : nullptr;
-      float* h = row_pointer<float>(projection.h, row + r);
-      for (int slot = 0; slot < kAllSlots; ++slot) {
-        const int64_t column = panel * kPanelColumns + slot * kWidth<float>;
-        const int64_t left = projection.matrix.columns - column;
-        if (left <= 0) break;
-        const int count = static_cast<int>(left < kWidth<float> ? left : kWidth<float>);
-        const VecF value = scaled<kType>(VecF{}, sums[r * kAllSlots + slot], projection.operand,
-                                         projection.matrix, row + r, panel, slot);
-        store_first(h + column, reset ? VecF{} : value, count);
-        if (y) store_first(y + column, value, count);
+  const auto epilogue = [&](const VecF* sums, const Batch& batch) {
+    for (int p = 0; p < batch.panels; ++p) {
+      const int64_t panel = batch.panel + p;
+      for (int r = 0; r < batch.rows; ++r) {
+        const int64_t row = batch.row + r;
+        const VecF* from = sums + (p * batch.rows + r) * kAllSlots;
+        const bool reset = is_reset(projection.reset, row);
+        float* y = projection.y.base ? row_pointer<float>(projection.y, row) : nullptr;
+        float* h = row_pointer<float>(projection.h, row);
+        for (int slot = 0; slot < kAllSlots; ++slot) {
+          const int64_t column = panel * kPanelColumns + slot * kWidth<float>;
+          const int64_t left = projection.matrix.columns - column;
+          if (left <= 0) break;
+          const int count = static_cast<int>(left < kWidth<float> ? left : kWidth<float>);
+          const VecF value = scaled<kType>(VecF{}, from[slot], projection.operand,
+                                           projection.matrix, row, panel, slot);
+          store_first(h + column, reset ? VecF{} : value, count);
+          if (y) store_first(y + column, value, count);
+        }
       }
     }
   };
-  for_each_block<kType>(projection.rows, projection.panel_begin, projection.panel_end, false,
+  for_each_batch<kType>(projection.rows, projection.panel_begin, projection.panel_end, false,
                         projection.operand, projection.matrix, epilogue);
 }
