@@ -61,6 +61,14 @@ void read_input(const Tensor& input, Layer& layer) {
   layer.shape.input_size = input.size(layer.packed ? 1 : 2);
 }
 
+// Whether w_hr is among so many weights of all directions.
+bool has_projection(int64_t weights, int64_t directions) {
+  const int64_t each = weights / directions;
+  LSTM_CHECK(each * directions == weights && each >= 2 && each <= 5,
+             "weights must hold 2 to 5 tensors for each direction, got ", weights);
+  return each == 3 || each == 5;
+}
+
 void read_shape(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
                 const std::vector<Tensor>& weights, Layer& layer) {
   check_rank(input, layer);
@@ -74,11 +82,7 @@ void read_shape(const Tensor& input, const Tensor& h_0, const Tensor& c_0,
   shape.batch = h_0.size(1);
   shape.output_size = h_0.size(2);
   shape.hidden_size = c_0.size(2);
-  const int64_t each = static_cast<int64_t>(weights.size()) / shape.directions;
-  LSTM_CHECK(
-      each * shape.directions == static_cast<int64_t>(weights.size()) && each >= 2 && each <= 5,
-      "weights must hold 2 to 5 tensors for each direction, got ", weights.size());
-  shape.projection = each == 3 || each == 5;
+  shape.projection = has_projection(static_cast<int64_t>(weights.size()), shape.directions);
 }
 
 void check_device(const Tensor& tensor, const char* name, const Layer& layer) {
@@ -107,12 +111,12 @@ void check_sizes(const LstmShape& shape) {
   LSTM_CHECK(shape.input_size >= 1, "input must have at least 1 feature, got ", shape.input_size);
 }
 
-void check_weights(const std::vector<Tensor>& weights, Layer& layer) {
-  const LstmShape& s = layer.shape;
-  const int64_t each = static_cast<int64_t>(weights.size()) / s.directions;
+// Appends `count` weights of a layer of this shape, from `weights` on, to those of `layer`.
+void append_weights(const Tensor* weights, size_t count, const LstmShape& s, Layer& layer) {
+  const size_t each = count / s.directions;
   const int64_t gates = kGates * s.hidden_size;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    const int64_t k = static_cast<int64_t>(i) % each;
+  for (size_t i = 0; i < count; ++i) {
+    const size_t k = i % each;
     if (k == 0) {
       layer.weights.push_back(checked(weights[i], "w_ih", {gates, s.input_size}, layer));
     } else if (k == 1) {
@@ -123,6 +127,23 @@ void check_weights(const std::vector<Tensor>& weights, Layer& layer) {
       layer.weights.push_back(checked(weights[i], k == 2 ? "b_ih" : "b_hh", {gates}, layer));
     }
   }
+}
+
+void check_weights(const std::vector<Tensor>& weights, Layer& layer) {
+  append_weights(weights.data(), weights.size(), layer.shape, layer);
+}
+
+// Of one direction, the first of `each` weights at `from`.
+LstmWeights weight_pointers(const Tensor* from, int64_t each, bool projection) {
+  LstmWeights out;
+  out.w_ih = from[0].const_data_ptr();
+  out.w_hh = from[1].const_data_ptr();
+  if (each >= 4) {
+    out.b_ih = from[2].const_data_ptr();
+    out.b_hh = from[3].const_data_ptr();
+  }
+  if (projection) out.w_hr = from[each - 1].const_data_ptr();
+  return out;
 }
 
 void check_mask(const std::optional<Tensor>& reset_mask, Layer& layer) {
@@ -239,6 +260,35 @@ CpuLayer make_unweighted_layer(const Tensor& input, int64_t batch, int64_t hidde
   return layer;
 }
 
+CpuStack make_cpu_stack(const Tensor& input, const std::vector<Tensor>& weights,
+                        int64_t directions, int64_t num_layers) {
+  const int64_t count = static_cast<int64_t>(weights.size()), each = count / num_layers;
+  LSTM_CHECK(each * num_layers == count && each >= 2,
+             "weights must hold as many tensors for each of ", num_layers, " layers, got ", count);
+  LSTM_CHECK(weights[1].dim() == 2, "weights must begin with w_ih and w_hh");
+  CpuStack stack;
+  CpuLayer& first = stack.first;
+  first = make_unweighted_layer(input, input.size(1), weights[1].size(0) / kGates,
+                                weights[1].size(1), directions, {}, {}, {});
+  first.shape.projection = has_projection(each, directions);
+  first.weights.reserve(weights.size());
+  stack.shapes.assign(num_layers, first.shape);
+  for (int64_t l = 0; l < num_layers; ++l) {
+    LstmShape& shape = stack.shapes[l];
+    if (l > 0) shape.input_size = directions * shape.output_size;
+    check_shape(shape);
+    append_weights(weights.data() + l * each, each, shape, first);
+  }
+  return stack;
+}
+
+LstmWeights CpuStack::direction_weights(int64_t layer, int direction) const {
+  const int64_t blocks = static_cast<int64_t>(shapes.size()) * first.shape.directions;
+  const int64_t each = static_cast<int64_t>(first.weights.size()) / blocks;
+  const int64_t block = layer * first.shape.directions + direction;
+  return weight_pointers(first.weights.data() + block * each, each, first.shape.projection);
+}
+
 CpuLayer make_cell_layer(const Tensor& input, const Tensor& h, const Tensor& c,
                          const std::vector<Tensor>& weights) {
   LSTM_CHECK(input.is_cpu(), "input must be on the CPU for a CPU op");
@@ -294,16 +344,7 @@ CudaLayer make_cuda_layer(const Tensor& input, const Tensor& h_0, const Tensor& 
 
 LstmWeights Layer::direction_weights(int direction) const {
   const int each = weights_per_direction();
-  const Tensor* from = weights.data() + direction * each;
-  LstmWeights out;
-  out.w_ih = from[0].const_data_ptr();
-  out.w_hh = from[1].const_data_ptr();
-  if (has_bias()) {
-    out.b_ih = from[2].const_data_ptr();
-    out.b_hh = from[3].const_data_ptr();
-  }
-  if (shape.projection) out.w_hr = from[each - 1].const_data_ptr();
-  return out;
+  return weight_pointers(weights.data() + direction * each, each, shape.projection);
 }
 
 const int64_t* CudaLayer::lengths_pointer() const {

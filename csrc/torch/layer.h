@@ -40,6 +40,14 @@ struct CpuLayer : Layer {
   bool is_ragged() const { return layout.data_rows() != sequence_rows; }
 };
 
+// Layers on one another, all on dense sequences and of the sizes of the first one.
+struct CpuStack {
+  CpuLayer first;                 // with the weights of all, layer by layer; without states
+  std::vector<LstmShape> shapes;  // of each layer
+
+  LstmWeights direction_weights(int64_t layer, int direction) const;
+};
+
 // What a CUDA op is given: padded sequences, whose lengths are left for its kernels to read.
 struct CudaLayer : Layer {
   std::optional<Tensor> lengths;  // contiguous (N) int64, on the device
@@ -58,6 +66,9 @@ CpuLayer make_unweighted_layer(const Tensor& input, int64_t batch, int64_t hidde
                                const std::optional<Tensor>& lengths,
                                const std::optional<Tensor>& batch_sizes,
                                const std::optional<Tensor>& reset_mask);
+// At least one layer, each with as many of the weights; input (T, N, D).
+CpuStack make_cpu_stack(const Tensor& input, const std::vector<Tensor>& weights, int64_t directions,
+                        int64_t num_layers);
 // One step of one direction without projection: input (N, D), h and c (N, H).
 CpuLayer make_cell_layer(const Tensor& input, const Tensor& h, const Tensor& c,
                          const std::vector<Tensor>& weights);

@@ -117,16 +117,36 @@ BlockCache& block_cache() {
   return owner.node->cache;
 }
 
+// Blocks of fewer bytes, aligned by hand within one of malloc, which keeps small ones for the thread
+// that freed them, but none of aligned_alloc. The byte before a block says how far in it lies.
+void* take_small(int64_t size) {
+  auto* const at = static_cast<unsigned char*>(std::malloc(size + kCacheLine));
+  if (!at) return nullptr;
+  const auto ahead = static_cast<unsigned char>(
+      kCacheLine - static_cast<int64_t>(reinterpret_cast<uintptr_t>(at) % kCacheLine));
+  at[ahead - 1] = ahead;
+  return at + ahead;
+}
+
+void free_small(void* block) {
+  auto* const at = static_cast<unsigned char*>(block);
+  std::free(at - at[-1]);
+}
+
+void* take_large(int64_t size) {
+  void* block = block_cache().take(size);
+  if (block) return block;
+  block = std::aligned_alloc(kCacheLine, size);
+  if (block) advise_huge_pages(block, size);
+  return block;
+}
+
 }  // namespace
 
 Buffer::Buffer(int64_t bytes) {
   const int64_t size = round_up(bytes, kCacheLine);
-  void* block = size >= kMinCachedBytes ? block_cache().take(size) : nullptr;
-  if (!block) {
-    block = std::aligned_alloc(kCacheLine, size);
-    if (size > 0 && !block) fail_to_allocate(std::to_string(size));
-    advise_huge_pages(block, size);
-  }
+  void* const block = size >= kMinCachedBytes ? take_large(size) : take_small(size);
+  if (!block) fail_to_allocate(std::to_string(size));
   data_ = {block, Release{size}};
 }
 
@@ -134,7 +154,7 @@ void Buffer::Release::operator()(void* block) const {
   if (bytes >= kMinCachedBytes) {
     block_cache().put(block, bytes);
   } else {
-    std::free(block);
+    free_small(block);
   }
 }
 
