@@ -226,11 +226,10 @@ void ForwardGroup::store_final_states() const {
   }
 }
 
-void pack_weights(const LstmForwardArgs& args, const LstmPlan& plan, const KernelTable& table,
-                  const Parallel& parallel, std::vector<PackedWeights>& weights) {
+void add_weights(const LstmForwardArgs& args, const LstmPlan& plan, const KernelTable& table,
+                 Packer& packer, std::vector<PackedWeights>& weights) {
   const LstmShape& shape = args.shape;
   weights.resize(shape.directions);
-  Packer packer(table);
   for (int d = 0; d < shape.directions; ++d) {
     const LstmWeights& from = args.direction[d].weights;
     const int64_t bias_size =
@@ -244,6 +243,12 @@ void pack_weights(const LstmForwardArgs& args, const LstmPlan& plan, const Kerne
       packer.add_transposed(from.w_hr, shape.output_size, shape.hidden_size, weights[d].w_hr);
     }
   }
+}
+
+void pack_weights(const LstmForwardArgs& args, const LstmPlan& plan, const KernelTable& table,
+                  const Parallel& parallel, std::vector<PackedWeights>& weights) {
+  Packer packer(table);
+  add_weights(args, plan, table, packer, weights);
   packer.run(parallel);
 }
 

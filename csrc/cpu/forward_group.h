@@ -93,8 +93,11 @@ class ForwardGroup {
   Team team_;
 };
 
-// Brings the weights of a layer's directions into the kernels' layout; `weights` holds one for
-// each.
+// Has `packer` bring the weights of a layer's directions into the kernels' layout when it runs;
+// `weights` holds one for each.
+void add_weights(const LstmForwardArgs& args, const LstmPlan& plan, const KernelTable& table,
+                 Packer& packer, std::vector<PackedWeights>& weights);
+// Brings them there at once.
 void pack_weights(const LstmForwardArgs& args, const LstmPlan& plan, const KernelTable& table,
                   const Parallel& parallel, std::vector<PackedWeights>& weights);
 

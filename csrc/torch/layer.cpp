@@ -260,8 +260,8 @@ CpuLayer make_unweighted_layer(const Tensor& input, int64_t batch, int64_t hidde
   return layer;
 }
 
-CpuStack make_cpu_stack(const Tensor& input, const std::vector<Tensor>& weights,
-                        int64_t directions, int64_t num_layers) {
+CpuStack make_cpu_stack(const Tensor& input, const std::vector<Tensor>& weights, int64_t directions,
+                        int64_t num_layers) {
   const int64_t count = static_cast<int64_t>(weights.size()), each = count / num_layers;
   LSTM_CHECK(each * num_layers == count && each >= 2,
              "weights must hold as many tensors for each of ", num_layers, " layers, got ", count);

@@ -111,8 +111,32 @@ void check_plans() {
   CHECK_EQ(workers(layer(100, 1, 4), 2), 1);
   CHECK_EQ(workers(layer(100, 1, 64, 2), 2), 1);
   CHECK_EQ(workers(layer(100, 64, 256), 2), 1);
+  // In the place of a team, where there are steps enough and a core's cache holds a layer.
+  facts.isa = cpu::Isa::kBaseline;
+  facts.l2_bytes = 1 << 20;
+  CHECK_EQ(workers(layer(100, 1, 128), 2), 2);
+  CHECK_EQ(workers(layer(40, 1, 128), 2), 1);
+  CHECK_EQ(workers(layer(100, 1, 256), 2), 1);
+  facts.l2_bytes = 4 << 20;
+  CHECK_EQ(workers(layer(100, 1, 256), 2), 2);
+  facts.threads = 8;  // of which two layers would leave six idle
+  CHECK_EQ(workers(layer(100, 1, 256), 2), 1);
   facts.threads = 1;
   CHECK_EQ(workers(layer(100, 1, 64), 2), 1);
+}
+
+// Whole passes of the input GEMM, but no long wait for a worker's first unit.
+void check_unit_steps() {
+  cpu::CpuFacts facts = cpu::cpu_facts(8);
+  const auto steps = [&](int64_t count, int layers) {
+    const std::vector<LstmShape> shapes(layers, layer(count, 1, 64));
+    return cpu::make_stack_plan(shapes, DType::kFloat32, facts).steps;
+  };
+  CHECK_EQ(steps(8, 2), 2);
+  CHECK_EQ(steps(40, 2), 6);
+  CHECK_EQ(steps(40, 5), 2);
+  CHECK_EQ(steps(160, 5), 10);
+  CHECK_EQ(steps(10000, 2), 16);
 }
 
 }  // namespace
@@ -132,5 +156,6 @@ int main() {
   }
   cpu::set_max_isa("any");
   test::check_plans();
+  test::check_unit_steps();
   return test::exit_status();
 }

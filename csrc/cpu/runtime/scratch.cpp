@@ -117,8 +117,9 @@ BlockCache& block_cache() {
   return owner.node->cache;
 }
 
-// Blocks of fewer bytes, aligned by hand within one of malloc, which keeps small ones for the thread
-// that freed them, but none of aligned_alloc. The byte before a block says how far in it lies.
+// Blocks of fewer bytes, aligned by hand within one of malloc, which keeps small ones for the
+// thread that freed them, but none of aligned_alloc. The byte before a block says how far in it
+// lies.
 void* take_small(int64_t size) {
   auto* const at = static_cast<unsigned char*>(std::malloc(size + kCacheLine));
   if (!at) return nullptr;
