@@ -14,6 +14,7 @@ from lstm_fused._ops import checks, native
 from lstm_fused._ops.layer_weights import LayerWeights
 from lstm_fused._quantized.base import Hidden, PackedModule, cast_for_autocast
 from lstm_fused._quantized.packing import Header, Scales, pack, unpack
+from lstm_fused._stream.of_module import packed_stream_of
 from lstm_fused._stream.stream import Stream
 from lstm_fused._torch.fx import find_proxy, mark_leaf, record_call
 from lstm_fused.autograd import fast_path
@@ -131,9 +132,15 @@ class QuantizedLSTM(PackedModule):
         return lstm.train(self.training)
 
     def stream(self, batch_size: int = 1) -> Stream:
-        """A stream of this module, which computes in float32 with the weights as they were rounded;
-        see :meth:`FusedLSTM.stream`. It keeps them as float32."""
-        return self.dequantize().stream(batch_size)
+        """A stream of this module, with the module's own bits; see :meth:`FusedLSTM.stream`. It
+        keeps a copy of the packed weights, as small as they are.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: as :meth:`FusedLSTM.stream`.
+        """
+        if self.bidirectional:
+            raise ValueError("a stream has one direction, got a bidirectional QuantizedLSTM")
+        return packed_stream_of(self, self._packed, batch_size, batch_first=self.batch_first)
 
     def forward(
         self,

@@ -13,6 +13,7 @@ from lstm_fused._ops import native
 from lstm_fused._ops.layer_weights import LayerWeights
 from lstm_fused._quantized.base import Hidden, PackedModule, cast_for_autocast
 from lstm_fused._quantized.packing import Header, Scales, pack, unpack
+from lstm_fused._stream.of_module import packed_stream_of
 from lstm_fused._stream.stream import Stream
 from lstm_fused._torch.fx import find_proxy, mark_leaf, record_call
 from lstm_fused._torch.lstm_checks import check_cell_sizes
@@ -78,9 +79,8 @@ class QuantizedLSTMCell(PackedModule):
         return cell.train(self.training)
 
     def stream(self, batch_size: int = 1) -> Stream:
-        """A stream of this cell, which computes in float32 with the weights as they were rounded;
-        see :meth:`FusedLSTM.stream`. It keeps them as float32."""
-        return self.dequantize().stream(batch_size)
+        """A stream of this cell; see :meth:`QuantizedLSTM.stream`."""
+        return packed_stream_of(self, self._packed, batch_size)
 
     def forward(self, input: Tensor, hx: Hidden | None = None) -> Hidden:
         """One step: arguments, results and errors are those of :meth:`FusedLSTMCell.forward`.

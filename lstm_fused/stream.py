@@ -39,8 +39,8 @@ def save_stream(
         head: a linear layer applied to the last layer's output, (O, P).
         weights: the type of the weights in the file: float32, float16, bfloat16, or int8 with a
             scale for each of the 4H rows. None: one that holds the module's own weights exactly.
-            Streams of a file compute in float32 with the weights as they were rounded; biases and
-            the head stay float32.
+            Streams of a file compute in float32 with the weights as they were rounded, which stay
+            in this type where they are many; biases and the head stay float32.
 
     Raises:
         TypeError: module, head or weights of another kind.

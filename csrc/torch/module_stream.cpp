@@ -63,6 +63,16 @@ class PyStream {
     return std::make_unique<PyStream>(std::make_unique<Stream>(std::move(model), batch));
   }
 
+  static std::unique_ptr<PyStream> make_packed(
+      const std::vector<std::pair<Address, int64_t>>& layers, int64_t batch) {
+    std::vector<cpu::StreamPackedWeights> weights;
+    weights.reserve(layers.size());
+    for (const auto& [block, bytes] : layers) weights.push_back({pointer(block), bytes});
+    auto model =
+        std::make_shared<const StreamModel>(weights, cpu::StreamHeadWeights{}, torch_parallel());
+    return std::make_unique<PyStream>(std::make_unique<Stream>(std::move(model), batch));
+  }
+
   static std::unique_ptr<PyStream> open(const std::string& bytes, int64_t batch) {
     auto model = cpu::read_stream_file(bytes.data(), bytes.size(), torch_parallel());
     return std::make_unique<PyStream>(std::make_unique<Stream>(std::move(model), batch));
@@ -127,6 +137,7 @@ void define_stream(py::module_& m) {
       .def_static(
           "open", [](const py::bytes& data, int64_t batch) { return PyStream::open(data, batch); },
           py::arg("data"), py::arg("batch"))
+      .def_static("packed", &PyStream::make_packed, py::arg("layers"), py::arg("batch"))
       .def("clone", &PyStream::clone)
       .def("step", &PyStream::step, py::arg("x"), py::arg("y"))
       .def("run", &PyStream::run, py::arg("steps"), py::arg("x"), py::arg("y"))

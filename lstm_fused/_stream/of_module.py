@@ -60,6 +60,37 @@ def stream_of(
     return Stream(make(), batch_size, dtype, make=make, batch_first=batch_first)
 
 
+def packed_stream_of(
+    module: nn.Module,
+    read_blocks: Callable[[], Sequence[Tensor]],
+    batch_size: int,
+    *,
+    batch_first: bool = False,
+) -> Stream:
+    """A stream of float32 over packed weights of low precision, which stay as they are.
+
+    Args:
+        module: what the errors name.
+        read_blocks: gives the packed weights of each layer, each time it is called.
+
+    Raises:
+        TypeError, ValueError: batch_size is no int of at least 1; weights not on the CPU.
+        RuntimeError: the compiled kernels did not load.
+    """
+    if native.compiled is None:
+        raise RuntimeError("a stream needs the compiled kernels, which did not load")
+    check_batch_size(batch_size)
+    core_class = native.compiled.Stream
+
+    def make() -> Any:
+        blocks = [block.contiguous() for block in read_blocks()]
+        for block in blocks:
+            _check_on_cpu(block, type(module).__name__)
+        return core_class.packed([(b.data_ptr(), b.numel()) for b in blocks], batch_size)
+
+    return Stream(make(), batch_size, torch.float32, make=make, batch_first=batch_first)
+
+
 def check_batch_size(batch_size: int) -> None:
     if not isinstance(batch_size, int) or isinstance(batch_size, bool):
         raise TypeError(f"batch_size must be an int, got {type(batch_size).__name__}")
@@ -72,11 +103,7 @@ def snapshot(module: nn.Module, weights: Sequence[Tensor], num_layers: int) -> l
     name = type(module).__name__
     dtype = weights[0].dtype
     for tensor in weights:
-        if tensor.device.type != "cpu":
-            raise ValueError(
-                f"a stream runs on the CPU, and {name} has weights on {tensor.device}: move a copy "
-                "of it there first"
-            )
+        _check_on_cpu(tensor, name)
         if tensor.dtype != dtype or dtype not in DTYPES:
             raise TypeError(
                 "a stream needs weights of one dtype, float32, float64, bfloat16 or float16, and "
@@ -92,6 +119,14 @@ def snapshot(module: nn.Module, weights: Sequence[Tensor], num_layers: int) -> l
             )
         )
     return layers
+
+
+def _check_on_cpu(tensor: Tensor, module: str) -> None:
+    if tensor.device.type != "cpu":
+        raise ValueError(
+            f"a stream runs on the CPU, and {module} has weights on {tensor.device}: move a copy "
+            "of it there first"
+        )
 
 
 def sizes_of(layer: LayerWeights) -> tuple[int, int, int]:

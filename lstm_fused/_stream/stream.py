@@ -15,10 +15,10 @@ State = tuple[Tensor, Tensor]
 class Stream:
     """A stack of LSTM layers that goes through time step by step and keeps its state.
 
-    Made by :meth:`FusedLSTM.stream` and :meth:`FusedLSTMCell.stream`, or by
-    :func:`lstm_fused.load_stream` from a file. It holds a snapshot of the weights, packed for the
-    kernels: later changes of the module's weights are not seen until :meth:`refresh`. A step runs
-    in the calling thread and allocates nothing but its result, and not even that with ``out``.
+    Made by the modules' `stream` methods, or by :func:`lstm_fused.load_stream` from a file. It
+    holds a snapshot of the weights, packed for the kernels: later changes of the module's weights
+    are not seen until :meth:`refresh`. A step runs in the calling thread and allocates nothing but
+    its result, and not even that with ``out``.
 
     There are no gradients, and no `torch.compile`: it is called as it is from compiled code.
 

@@ -84,10 +84,13 @@ def test_a_c_program_gives_the_bits_of_python_and_calls_nothing(
 
 
 @pytest.mark.parametrize("hidden_size", [1, 64, 300])
+@pytest.mark.parametrize(
+    "weights", [torch.float32, torch.float16, torch.bfloat16, torch.int8], ids=str
+)
 def test_every_size_calls_nothing(
-    hidden_size: int, built: tuple[Path, Path], tmp_path: Path
+    weights: torch.dtype, hidden_size: int, built: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    save_stream(FusedLSTM(1, hidden_size), tmp_path / "a")
+    save_stream(FusedLSTM(1, hidden_size), tmp_path / "a", weights=weights)
     x = torch.randn(5, 8, 1)
     wanted = load_stream(tmp_path / "a", 8).run(x)
     assert torch.equal(run(built[0], tmp_path / "a", x, built[1]), wanted)

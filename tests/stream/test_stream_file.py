@@ -199,14 +199,60 @@ def test_no_header_crashes(kind: torch.dtype, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("weights", [torch.int8, torch.bfloat16, torch.float16], ids=str)
-def test_quantized_modules_have_streams_of_their_rounded_weights(
+def test_quantized_modules_have_streams_of_their_own_bits(
     weights: torch.dtype, tmp_path: Path
 ) -> None:
     lstm = quantize(nn.Sequential(make(num_layers=2)), weights=weights)[0]
     cell = quantize(nn.Sequential(FusedLSTMCell(D, H)), weights=weights)[0]
     x = torch.randn(T, N, D)
+    hx = None
     for module in (lstm, cell):
-        wanted = module.dequantize().stream(N).run(x)
-        assert torch.equal(module.stream(N).run(x), wanted)
+        stream = module.stream(N)
+        if module is lstm:
+            assert torch.equal(stream.run(x), lstm(x)[0])
+        else:
+            for frame in x:
+                hx = cell(frame, hx)
+                assert torch.equal(stream.step(frame), hx[0])
+        # So few weights of a file are widened.
         save_stream(module, tmp_path / "a")
+        wanted = module.dequantize().stream(N).run(x)
         assert torch.equal(load_stream(tmp_path / "a", N).run(x), wanted)
+
+
+def test_a_stream_of_a_quantized_module_is_a_snapshot_of_it() -> None:
+    module = quantize(nn.Sequential(make(num_layers=2)), weights=torch.int8)[0]
+    other = quantize(nn.Sequential(FusedLSTM(D, H, 2)), weights=torch.int8)[0]
+    x = torch.randn(T, N, D)
+    stream, before = module.stream(N), module(x)[0]
+    module.load_state_dict(other.state_dict())
+    assert torch.equal(stream.run(x), before)
+    stream.refresh()
+    stream.reset()
+    assert torch.equal(stream.run(x), other(x)[0])
+    with pytest.raises(ValueError, match="got a bidirectional QuantizedLSTM"):
+        quantize(nn.Sequential(make(bidirectional=True)))[0].stream()
+
+
+@pytest.mark.parametrize("weights", [torch.int8, torch.bfloat16, torch.float16], ids=str)
+def test_many_weights_of_a_file_stay_as_they_are(weights: torch.dtype, tmp_path: Path) -> None:
+    """With the bits of the module that rounds its weights in the same way."""
+    module = FusedLSTM(D, 91, 2)
+    save_stream(module, tmp_path / "a", weights=weights)
+    x = torch.randn(T, N, D)
+    wanted = quantize(nn.Sequential(module), weights=weights)[0](x)[0]
+    assert torch.equal(load_stream(tmp_path / "a", N).run(x), wanted)
+
+
+def test_an_int8_file_with_a_projection_is_widened(tmp_path: Path) -> None:
+    module = FusedLSTM(D, 130, proj_size=70)
+    save_stream(module, tmp_path / "a", weights=torch.int8)
+    theirs = module.to_torch()
+    with torch.no_grad():
+        for weight in theirs.parameters():
+            if weight.dim() == 2:
+                weight.copy_(rounded(weight, torch.int8))
+        x = torch.randn(T, N, D)
+        truth = copy.deepcopy(theirs).double()(x.double())[0]
+        stream = load_stream(tmp_path / "a", N)
+        assert_within_budget("y", stream.run(x), theirs(x)[0], truth, torch.float32)

@@ -10,6 +10,19 @@
 namespace lstm_fused::cpu {
 namespace {
 
+void check_head(const StreamHeadWeights& head) {
+  LSTM_CHECK(!head.weight || head.out_features >= 1,
+             "the linear head must have at least one output, got ", head.out_features);
+}
+
+// What layer i takes is what the layer before gives. `Sizes` has input_size and output_size.
+template <typename Sizes>
+void check_order(const std::vector<Sizes>& layers, size_t i) {
+  LSTM_CHECK(i == 0 || layers[i].input_size == layers[i - 1].output_size, "layer ", i, " takes ",
+             layers[i].input_size, " features, but the layer before gives ",
+             layers[i - 1].output_size);
+}
+
 void check_layers(const std::vector<StreamLayerWeights>& layers, const StreamHeadWeights& head) {
   LSTM_CHECK(!layers.empty(), "a stream needs at least one layer, got none");
   for (size_t i = 0; i < layers.size(); ++i) {
@@ -24,12 +37,9 @@ void check_layers(const std::vector<StreamLayerWeights>& layers, const StreamHea
     LSTM_CHECK(layer.input_size >= 1, "layer ", i, ": input_size must be at least 1, got ",
                layer.input_size);
     LSTM_CHECK(layer.weights.w_ih && layer.weights.w_hh, "layer ", i, " has no weights");
-    LSTM_CHECK(i == 0 || layer.input_size == layers[i - 1].output_size, "layer ", i, " takes ",
-               layer.input_size, " features, but the layer before gives ",
-               layers[i - 1].output_size);
+    check_order(layers, i);
   }
-  LSTM_CHECK(!head.weight || head.out_features >= 1,
-             "the linear head must have at least one output, got ", head.out_features);
+  check_head(head);
 }
 
 }  // namespace
@@ -55,15 +65,46 @@ StreamModel::StreamModel(DType dtype, const std::vector<StreamLayerWeights>& lay
       packer.add_transposed(from.w_hr, layer.output_size, layer.hidden_size, layer.w_hr);
     }
   }
-  if (head.weight) {
-    head_.out_features = head.out_features;
-    packer.add_transposed(head.weight, head.out_features, layers.back().output_size, head_.weight);
-    const int64_t bytes = round_up(head.out_features, table_.nr()) * accumulator_size(dtype);
-    head_.bias = Buffer(bytes);
-    std::memset(head_.bias.get(), 0, bytes);
-    if (head.bias) table_.storage_to_accumulator(head.bias, head.out_features, head_.bias.get());
-  }
+  add_head(head, packer);
   packer.run(parallel);
+}
+
+StreamModel::StreamModel(const std::vector<StreamPackedWeights>& layers,
+                         const StreamHeadWeights& head, const Parallel& parallel)
+    : dtype_(DType::kFloat32), table_(kernel_table(best_isa(), dtype_)) {
+  LSTM_CHECK(!layers.empty(), "a stream needs at least one layer, got none");
+  check_head(head);
+  layers_.resize(layers.size());
+  for (size_t i = 0; i < layers.size(); ++i) {
+    Layer& layer = layers_[i];
+    quantized::read_layer(layers[i].block, layers[i].bytes);
+    layer.block = Buffer(layers[i].bytes);
+    std::memcpy(layer.block.get(), layers[i].block, layers[i].bytes);
+    layer.packed = quantized::read_layer(layer.block.get(), layers[i].bytes);
+    layer.input_size = layer.packed.input_size;
+    layer.hidden_size = layer.packed.hidden_size;
+    layer.output_size = layer.packed.output_size;
+    const quantized::WeightType type = layers_.front().packed.type;
+    LSTM_CHECK(layer.packed.type == type, "packed weights of a stream must have one type, got ",
+               quantized::weight_type_name(type), " and ",
+               quantized::weight_type_name(layer.packed.type));
+    check_order(layers_, i);
+  }
+  packed_table_ = &quantized::quantized_table(quantized::quantized_isa(cpu_facts(1)),
+                                              layers_.front().packed.type);
+  Packer packer(table_);
+  add_head(head, packer);
+  packer.run(parallel);
+}
+
+void StreamModel::add_head(const StreamHeadWeights& head, Packer& packer) {
+  if (!head.weight) return;
+  head_.out_features = head.out_features;
+  packer.add_transposed(head.weight, head.out_features, layers_.back().output_size, head_.weight);
+  const int64_t bytes = round_up(head.out_features, table_.nr()) * accumulator_size(dtype_);
+  head_.bias = Buffer(bytes);
+  std::memset(head_.bias.get(), 0, bytes);
+  if (head.bias) table_.storage_to_accumulator(head.bias, head.out_features, head_.bias.get());
 }
 
 }  // namespace lstm_fused::cpu

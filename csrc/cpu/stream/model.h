@@ -8,6 +8,8 @@
 
 #include "common/lstm.h"
 #include "cpu/kernels/kernels.h"
+#include "cpu/quantized/kernels.h"
+#include "cpu/quantized/packed_weights.h"
 #include "cpu/runtime/scratch.h"
 #include "cpu/runtime/team.h"
 
@@ -19,6 +21,12 @@ struct StreamLayerWeights {
   int64_t hidden_size = 0;  // H
   int64_t output_size = 0;  // P; H where there is no w_hr
   LstmWeights weights;
+};
+
+// One layer's packed weights of low precision, a block of quantized/packed_weights.h.
+struct StreamPackedWeights {
+  const void* block = nullptr;
+  int64_t bytes = 0;
 };
 
 // y = W·h + b after the last layer; absent where `weight` is null.
@@ -34,7 +42,10 @@ class StreamModel {
     int64_t input_size = 0, hidden_size = 0, output_size = 0;
     PanelMatrix w_ih, w_hh, w_hr;
     Buffer bias;  // gate order
-    bool has_projection() const { return w_hr.panels > 0; }
+    // In the place of the above, where the model has a packed_table().
+    Buffer block;
+    quantized::PackedLayer packed;
+    bool has_projection() const { return w_hr.panels > 0 || packed.projection; }
   };
   struct Head {
     int64_t out_features = 0;  // 0: there is none
@@ -46,9 +57,15 @@ class StreamModel {
   // those of a layer are not those of the layer before.
   StreamModel(DType dtype, const std::vector<StreamLayerWeights>& layers,
               const StreamHeadWeights& head, const Parallel& parallel);
+  // Copies packed weights, all of one type; float32 otherwise. Throws Error for these reasons, and
+  // where a block is not whole.
+  StreamModel(const std::vector<StreamPackedWeights>& layers, const StreamHeadWeights& head,
+              const Parallel& parallel);
 
   DType dtype() const { return dtype_; }
   const KernelTable& table() const { return table_; }
+  // The kernels of packed weights; null where they are panels of the dtype.
+  const quantized::QuantizedTable* packed_table() const { return packed_table_; }
   const std::vector<Layer>& layers() const { return layers_; }
   const Head& head() const { return head_; }
   int64_t input_size() const { return layers_.front().input_size; }
@@ -57,8 +74,11 @@ class StreamModel {
   }
 
  private:
+  void add_head(const StreamHeadWeights& head, Packer& packer);
+
   const DType dtype_;
   const KernelTable& table_;
+  const quantized::QuantizedTable* packed_table_ = nullptr;
   std::vector<Layer> layers_;
   Head head_;
 };

@@ -54,19 +54,38 @@ Stream::Stream(std::shared_ptr<const StreamModel> model, int64_t batch)
       layer.cell_output = zeros(batch * layer.cell_output_stride * operand_);
     }
   }
-  for (size_t i = 0; i < layers_.size(); ++i) prepare(static_cast<int64_t>(i));
-
-  const StreamModel::Head& head = model_->head();
-  if (head.out_features > 0) {
-    head_.rows = batch;
-    head_.columns = head.out_features;
-    head_.panel_end = head.weight.panels;
-    head_.product = {{nullptr, layers_.back().h_stride, nullptr},
-                     model_->layers().back().output_size,
-                     head.weight.data.get()};
-    head_.bias = head.bias.get();
-    head_.out.stride = head.out_features;
+  if (model_->packed_table()) {
+    std::vector<StreamLayerState> states;
+    for (const Layer& layer : layers_) states.push_back(state_of(layer));
+    packed_ = std::make_unique<PackedSteps>(*model_, batch, states);
+  } else {
+    for (size_t i = 0; i < layers_.size(); ++i) prepare(static_cast<int64_t>(i));
   }
+  prepare_head();
+}
+
+void Stream::prepare_head() {
+  const StreamModel::Head& head = model_->head();
+  if (head.out_features == 0) return;
+  head_.rows = batch_;
+  head_.columns = head.out_features;
+  head_.panel_end = head.weight.panels;
+  head_.product = {{nullptr, layers_.back().h_stride, nullptr},
+                   model_->layers().back().output_size,
+                   head.weight.data.get()};
+  head_.bias = head.bias.get();
+  head_.out.stride = head.out_features;
+}
+
+// With packed weights the operands of the state are float32 too.
+StreamLayerState Stream::state_of(const Layer& layer) const {
+  StreamLayerState state;
+  for (int i = 0; i < 2; ++i) state.h[i] = static_cast<float*>(layer.h[i].get());
+  state.c = static_cast<float*>(layer.c.get());
+  state.cell_output = static_cast<float*>(layer.cell_output.get());
+  state.h_stride = layer.h_stride;
+  state.cell_output_stride = layer.cell_output_stride;
+  return state;
 }
 
 Stream::Stream(const Stream& other) : Stream(other.model_, other.batch_) {
@@ -77,6 +96,7 @@ Stream::Stream(const Stream& other) : Stream(other.model_, other.batch_) {
     std::memcpy(layers_[i].h[read_].get(), source.h[read_].get(),
                 batch_ * source.h_stride * operand_);
     std::memcpy(layers_[i].c.get(), source.c.get(), batch_ * from.hidden_size * accumulator_);
+    if (packed_) packed_->load_state(static_cast<int64_t>(i), read_);
   }
 }
 
@@ -122,17 +142,17 @@ void Stream::prepare(int64_t index) {
   }
 }
 
-void Stream::run_step(const void* x, void* y) noexcept {
+// y is null where a head follows.
+void Stream::run_layers(const void* x, void* y) noexcept {
   const KernelTable& table = model_->table();
   if (x_.get()) {
     table.storage_to_operand(x, batch_ * model_->input_size(), x_.get());
     x = x_.get();
   }
   layers_.front().cells[read_].input.operand.base = x;
-  const bool has_head = model_->head().out_features > 0;
   for (size_t i = 0; i < layers_.size(); ++i) {
     Layer& layer = layers_[i];
-    void* const out = i + 1 == layers_.size() && !has_head ? y : nullptr;
+    void* const out = i + 1 == layers_.size() ? y : nullptr;
     const bool has_projection = model_->layers()[i].has_projection();
     if (!has_projection) layer.cells[read_].y.base = out;
     table.forward_step(layer.cells[read_]);
@@ -141,11 +161,21 @@ void Stream::run_step(const void* x, void* y) noexcept {
       table.linear_step(layer.projections[read_]);
     }
   }
+}
+
+void Stream::run_step(const void* x, void* y) noexcept {
+  const bool has_head = model_->head().out_features > 0;
+  void* const out = has_head ? nullptr : y;
+  if (packed_) {
+    packed_->run(read_, static_cast<const float*>(x), static_cast<float*>(out));
+  } else {
+    run_layers(x, out);
+  }
   read_ = 1 - read_;
   if (has_head) {
     head_.product.operand.base = layers_.back().h[read_].get();
     head_.out.base = y;
-    table.linear_step(head_);
+    model_->table().linear_step(head_);
   }
 }
 
@@ -172,6 +202,7 @@ void Stream::reset(const uint8_t* mask) noexcept {
                   layer.h_stride * operand_);
       std::memset(advance(layer.c.get(), row * hidden, accumulator_), 0, hidden * accumulator_);
     }
+    if (packed_) packed_->load_state(static_cast<int64_t>(i), read_);
   }
 }
 
@@ -195,6 +226,7 @@ void Stream::set_state(int64_t index, const void* h, const void* c) noexcept {
                              advance(layer.h[read_].get(), row * layer.h_stride, operand_));
   }
   table.storage_to_accumulator(c, batch_ * from.hidden_size, layer.c.get());
+  if (packed_) packed_->load_state(index, read_);
 }
 
 }  // namespace lstm_fused::cpu

@@ -9,6 +9,7 @@
 #include "cpu/kernels/kernels.h"
 #include "cpu/runtime/scratch.h"
 #include "cpu/stream/model.h"
+#include "cpu/stream/packed_steps.h"
 
 namespace lstm_fused::cpu {
 
@@ -48,6 +49,9 @@ class Stream {
   };
 
   void prepare(int64_t index);
+  void prepare_head();
+  StreamLayerState state_of(const Layer& layer) const;
+  void run_layers(const void* x, void* y) noexcept;
   void run_step(const void* x, void* y) noexcept;
 
   const std::shared_ptr<const StreamModel> model_;
@@ -55,6 +59,7 @@ class Stream {
   const int64_t storage_, operand_, accumulator_;  // bytes of an element
   Buffer x_;                                       // (N, D) operand, where x must be converted
   std::vector<Layer> layers_;
+  std::unique_ptr<PackedSteps> packed_;  // the layers' steps, where the weights are packed
   LinearStep head_;
   int read_ = 0;  // which of `h` holds the state
 };
