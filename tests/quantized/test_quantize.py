@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from kit.quantized import WEIGHTS
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -54,6 +55,18 @@ def test_weights_that_are_not_finite_are_named(bad: float, name: str) -> None:
     with pytest.raises(ValueError, match=rf"^1\.{name} must be finite to be quantized"):
         quantize(model)
     assert type(model[0]) is nn.LSTM, "the model is as it was"
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, FusedLSTMCell])
+@pytest.mark.parametrize("weights", WEIGHTS, ids=str)
+def test_weights_of_cells_that_are_not_finite_are_named(
+    kind: type[nn.Module], weights: torch.dtype
+) -> None:
+    cell = kind(3, 4)
+    with torch.no_grad():
+        cell.bias_hh[2] = float("nan")
+    with pytest.raises(ValueError, match=r"^bias_hh must be finite to be quantized"):
+        quantize(cell, weights)
 
 
 def test_weights_beyond_float16_are_named() -> None:
@@ -114,6 +127,30 @@ def test_torchs_int8_keeps_its_own_integers() -> None:
         exact, _ = lstm(x)
         ours, theirs = own(x)[0], torchs(x)[0]
     assert (ours - exact).abs().max() < (theirs - exact).abs().max() * 1.2
+
+
+def test_torchs_scales_of_rows_are_kept() -> None:
+    config = torch.ao.quantization.per_channel_dynamic_qconfig
+    lstm = nn.LSTM(5, 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = torch.ao.quantization.quantize_dynamic(nn.Sequential(lstm), {nn.LSTM: config})
+    torchs: Any = model[0]
+    weights = torchs.get_weight()
+    assert all(w.qscheme() == torch.per_channel_affine for w in weights.values())
+    kept = quantize(model)[0].dequantize()
+    for name, weight in weights.items():
+        torch.testing.assert_close(getattr(kept, name), weight.dequantize(), rtol=1e-6, atol=0)
+
+
+def test_torchs_weights_with_zero_points_are_left() -> None:
+    torchs: Any = dynamic(nn.LSTM(5, 12), torch.qint8)
+    shifted = torch.quantize_per_tensor(torch.randn(48, 5), 0.1, 3, torch.qint8)
+    torchs.get_weight = lambda: {"weight_ih_l0": shifted}
+    model = nn.Sequential(torchs)
+    with pytest.warns(UserWarning, match="its weights have zero points other than 0"):
+        model, report = quantize(model, return_report=True)
+    assert model[0] is torchs and [left.path for left in report.left] == ["0"]
 
 
 def test_torchs_float16() -> None:
