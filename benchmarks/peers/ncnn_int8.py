@@ -35,8 +35,8 @@ def prepare(case: Case, data: Data, setting: Setting) -> Call:
     layers = range(case.layers)
     arrays = {"x": data.x[:, 0]}
     arrays |= {f"h_{i}": data.h_0[i] for i in layers} | {f"c_{i}": data.c_0[i] for i in layers}
-    # NOTE: a Mat of an array copies it, so that the arrays need not live.
-    inputs = {name: ncnn.Mat(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    # NOTE: a Mat of an array is a view of memory that may be gone when a call is timed.
+    inputs = {name: ncnn.Mat(np.ascontiguousarray(a)).clone() for name, a in arrays.items()}
 
     def run() -> list[ncnn.Mat]:
         extractor = net.create_extractor()
