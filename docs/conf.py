@@ -64,7 +64,8 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
 }
 # Prompts are not copied.
-copybutton_prompt_text = "$ "
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
 
 # Pages whose text stands elsewhere in the tree, where GitHub's readers look for it. What the pages
 # have beyond their first paragraph stays.

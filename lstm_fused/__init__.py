@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Fused LSTM kernels for PyTorch, under a drop-in replacement of nn.LSTM.
 
+>>> import torch
 >>> from lstm_fused import FusedLSTM
 >>> lstm = FusedLSTM(10, 20, num_layers=2)   # in place of nn.LSTM(10, 20, num_layers=2)
 >>> y, (h_n, c_n) = lstm(torch.randn(5, 3, 10))

@@ -32,6 +32,15 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         device, dtype: of the parameters.
 
     It has no `recompute`: the gates of one step are not worth a second product.
+
+    Example:
+        >>> cell = FusedLSTMCell(10, 20)
+        >>> state = None
+        >>> for x in torch.randn(5, 3, 10):
+        ...     state = cell(x, state)
+        >>> h, c = state
+        >>> h.shape
+        torch.Size([3, 20])
     """
 
     _torch_class: type[nn.Module] = nn.LSTMCell

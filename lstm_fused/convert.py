@@ -55,6 +55,13 @@ def convert(model: M, *, return_report: bool = False) -> M | tuple[M, Conversion
 
     Raises:
         TypeError: `model` is no module.
+
+    Example:
+        >>> lstm_fused.convert(nn.Sequential(nn.Linear(8, 10), nn.LSTM(10, 20)))
+        Sequential(
+          (0): Linear(in_features=8, out_features=10, bias=True)
+          (1): FusedLSTM(10, 20)
+        )
     """
     model, report = swap_modules(model, _fuse)
     report.warn("convert", stacklevel=2)
@@ -74,6 +81,10 @@ def revert(model: M, *, return_report: bool = False) -> M | tuple[M, ConversionR
     modules that stay.
 
     Args, Returns, Raises: as :func:`convert`.
+
+    Example:
+        >>> lstm_fused.revert(lstm_fused.FusedLSTM(10, 20))
+        LSTM(10, 20)
     """
     model, report = swap_modules(model, _unfuse)
     report.warn("revert", stacklevel=2)

@@ -101,6 +101,12 @@ def lstm(
     Raises:
         ValueError, TypeError, RuntimeError: arguments that do not fit together, before any kernel
             runs.
+
+    Example:
+        >>> own = nn.LSTM(10, 20)
+        >>> x, zeros = torch.randn(5, 3, 10), torch.zeros(1, 3, 20)
+        >>> y, h_n, c_n, _ = lstm_fused.functional.lstm(x, (zeros, zeros), list(own.parameters()))
+        >>> torch.testing.assert_close(y, own(x)[0])
     """
     weights = list(weights)
     checks.check_stack(hx, weights, num_layers, 2 if bidirectional else 1, dropout)

@@ -85,6 +85,15 @@ class FusedLSTM(GeneralPath):
     Raises:
         ValueError, TypeError: as nn.LSTM, for another backend, for `recompute` and options of the
             cell with "cudnn", and for values of the options that cannot be.
+
+    Example:
+        >>> lstm = FusedLSTM(80, 256, num_layers=2, bidirectional=True)
+        >>> x, lengths = torch.randn(100, 4, 80), torch.tensor([100, 7, 0, 63])
+        >>> y, (h_n, c_n) = lstm(x, lengths=lengths)
+        >>> y.shape, h_n.shape
+        (torch.Size([100, 4, 512]), torch.Size([4, 4, 256]))
+        >>> y[7:, 1].count_nonzero()  # past the row's length
+        tensor(0)
     """
 
     _torch_class: type[nn.Module] = nn.LSTM
@@ -274,6 +283,13 @@ class FusedLSTM(GeneralPath):
             TypeError, ValueError: batch_size is no int of at least 1; the module is bidirectional;
                 its weights are not on the CPU, or of mixed dtypes.
             RuntimeError: the compiled kernels did not load.
+
+        Example:
+            >>> stream = FusedLSTM(8, 32).stream(batch_size=1)
+            >>> for x in torch.randn(100, 1, 8):
+            ...     y = stream.step(x)
+            >>> y.shape
+            torch.Size([1, 32])
         """
         if self.bidirectional:
             raise ValueError("a stream has one direction, got a bidirectional FusedLSTM")

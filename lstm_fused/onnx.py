@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """To and from ONNX's standard LSTM node.
 
->>> torch.onnx.export(model, (x,), "model.onnx", dynamo=True,
-...                   custom_translation_table=lstm_fused.onnx.translation_table())
->>> lstm = lstm_fused.from_onnx(onnx.load("model.onnx"))
+>>> import onnx, torch, lstm_fused
+>>> lstm, x = lstm_fused.FusedLSTM(10, 20).eval(), torch.randn(5, 3, 10)
+>>> program = torch.onnx.export(lstm, (x,), "model.onnx", dynamo=True, verbose=False,
+...                             custom_translation_table=lstm_fused.onnx.translation_table())
+>>> lstm_fused.from_onnx(onnx.load("model.onnx"))
+FusedLSTM(10, 20)
 
 The packages onnx (for `from_onnx`) and onnxscript (for the export) are imported when called for.
 """
@@ -87,9 +90,11 @@ class _Weights(NamedTuple):
 def from_onnx(nodes: Any, initializers: Any = None) -> FusedLSTM | ReversedLSTM:
     """A module that computes what ONNX's LSTM node computes, or a chain of them.
 
-    >>> from_onnx(model)                     # its LSTM nodes, which must be one chain
-    >>> from_onnx(node, model)               # one of its nodes, or a sequence of them as layers
-    >>> from_onnx(node, graph.initializer)   # where W, R, B and P are initializers themselves
+    ::
+
+        from_onnx(model)                    # its LSTM nodes, which must be one chain
+        from_onnx(node, model)              # one of its nodes, or a sequence of them as layers
+        from_onnx(node, graph.initializer)  # where W, R, B and P are initializers themselves
 
     Args:
         nodes: a ModelProto; a NodeProto; or NodeProtos as layers, the first one first.

@@ -60,6 +60,11 @@ def quantize(
         TypeError: `model` is no module.
         ValueError: another dtype; or a weight, which is named, is infinite or NaN, or does not fit
             float16. The model is then as it was.
+
+    Example:
+        >>> model = lstm_fused.quantize(nn.Sequential(nn.LSTM(10, 20), nn.Identity()))
+        >>> model[0]
+        QuantizedLSTM(10, 20, weights=torch.int8)
     """
     check_weight_dtype(weights)
     paths = dict(model.named_modules()) if isinstance(model, nn.Module) else {}

@@ -46,6 +46,13 @@ def save_stream(
         TypeError: module, head or weights of another kind.
         ValueError: a bidirectional module, a head that takes other features than the module gives,
             weights on another device or, where they are to be rounded, not finite then.
+
+    Example:
+        >>> lstm, head = lstm_fused.FusedLSTM(8, 32), nn.Linear(32, 1)
+        >>> lstm_fused.save_stream(lstm, "model.stream", head=head)
+        >>> stream = lstm_fused.load_stream("model.stream")
+        >>> x = torch.randn(100, 1, 8)
+        >>> torch.testing.assert_close(stream.run(x), head(lstm(x)[0]), check_stride=False)
     """
     own = None
     if isinstance(module, QuantizedLSTM | QuantizedLSTMCell):

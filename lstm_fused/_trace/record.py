@@ -71,6 +71,14 @@ def trace(
 
     Whatever the model raises is raised too. While it runs, the modules' `backend` is not "auto": do
     not call them from other threads.
+
+    Example:
+        >>> lstm = lstm_fused.FusedLSTM(8, 32, num_layers=2)
+        >>> trace = lstm_fused.trace(lstm, torch.randn(5, 3, 8))
+        >>> list(trace)
+        ['l0', 'l1']
+        >>> trace["l1"].f.shape
+        torch.Size([5, 3, 32])
     """
     if isinstance(model, nn.Module):
         model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
