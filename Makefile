@@ -21,6 +21,7 @@ REQUIREMENTS := $(VENV)/.lstm_fused-requirements
 INSTALLED := $(VENV)/.lstm_fused-installed
 PEERS := $(VENV)/.lstm_fused-peers
 SPHINX := $(VENV)/.lstm_fused-sphinx
+GALLERY := $(VENV)/.lstm_fused-gallery
 
 CXX_FILES = $(shell find csrc tests tools benchmarks examples lstm_fused/include \( -name '*.c' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -print)
 BUILD_INPUTS := pyproject.toml setup.py tools/extensions.py tools/nvcc.py CMakeLists.txt \
@@ -128,8 +129,14 @@ $(SPHINX): requirements-docs.txt $(REQUIREMENTS)
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-docs.txt
 	touch $@
 
-# The site, in build/docs. Fetches nothing; a warning or a link that leads nowhere is an error.
-docs: setup $(SPHINX)
+# Models and recordings of the gallery's programs. Those whose packages do not install are not run.
+$(GALLERY): requirements-gallery.txt $(REQUIREMENTS)
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -r requirements-gallery.txt \
+		&& touch $@ || true
+
+# The site, in build/docs. Fetches nothing once the packages are there; a warning or a link that leads
+# nowhere is an error.
+docs: setup $(SPHINX) $(GALLERY)
 	$(BIN)/python -m sphinx -q -W --keep-going -E -b html docs build/docs
 	$(BIN)/python docs/check_links.py build/docs
 

@@ -3,6 +3,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -11,6 +12,9 @@ import lstm_fused
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
+sys.path.insert(0, str(ROOT))
+from tools.gallery import GALLERY, missing_packages  # noqa: E402
+
 project = "lstm_fused"
 author = copyright = "the lstm_fused authors"
 version = release = lstm_fused.__version__
@@ -51,11 +55,17 @@ html_show_sphinx = False
 html_copy_source = False
 templates_path: list[str] = []
 exclude_patterns: list[str] = []
-# The programs of the gallery run while the site is built.
+# The programs of the gallery run while the site is built; those whose packages are missing are
+# shown without what they print and draw.
+missing = {path.stem: missing_packages(path) for path in sorted(GALLERY.glob("*.py"))}
+for name, packages in missing.items():
+    if packages:
+        print(f"gallery: {name} does not run without {', '.join(packages)}")
+runnable = "|".join(name for name, packages in missing.items() if not packages)
 sphinx_gallery_conf = {
     "examples_dirs": "../examples/gallery",
     "gallery_dirs": "gallery",
-    "filename_pattern": r"\.py$",
+    "filename_pattern": rf"/({runnable})\.py$",
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "show_signature": False,

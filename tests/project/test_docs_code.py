@@ -11,6 +11,7 @@ from kit.doc_code import blocks_of, python_program
 from kit.process import run_python
 
 import lstm_fused
+from tools.gallery import GALLERY, missing_packages
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -20,7 +21,6 @@ PAGES = [
 ]
 # Tests run beside each other, and threads that wait for each other wait for other tests too.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-GALLERY = ROOT / "examples" / "gallery"
 LANGUAGES = {
     "python",  # run
     "c",  # compiled, and run
@@ -52,6 +52,8 @@ def test_python_blocks(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(path.stem for path in GALLERY.glob("*.py")))
 def test_gallery(name: str, tmp_path: Path) -> None:
     path = GALLERY / f"{name}.py"
+    if missing := missing_packages(path):
+        pytest.skip(f"needs {', '.join(missing)}, which requirements-gallery.txt has")
     program = f"import os, runpy\nos.chdir({str(tmp_path)!r})\nrunpy.run_path({str(path)!r})"
     run_python(program, timeout=600, MPLBACKEND="Agg", **ONE_THREAD)
 
@@ -81,6 +83,16 @@ def test_c_blocks(name: str, tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         float(done.stdout)
+
+
+def test_missing_packages_are_found(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, made_up_a.b\nfrom made_up_c import d\n"
+        "distribution('torch')\ndef f():\n    distribution('made-up-e')\n"
+    )
+    assert missing_packages(program) == ["made-up-e", "made_up_a", "made_up_c"]
+    assert not any(missing_packages(GALLERY / f"{name}.py") for name in ("sunspots", "text_gates"))
 
 
 def test_every_block_is_known() -> None:
