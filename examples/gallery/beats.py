@@ -120,5 +120,5 @@ axes.plot(
 axes.plot(seconds[shown], heard[shown, 0], "C0", label="beat")
 axes.plot(seconds[shown], heard[shown, 1], "C3", label="downbeat")
 axes.set(xlabel="seconds", ylabel="probability")
-axes.legend(loc="upper right")
+axes.legend(loc="lower right")
 plt.show()

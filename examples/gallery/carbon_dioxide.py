@@ -117,7 +117,8 @@ figure, (left, right) = plt.subplots(
 )
 left.plot(losses.values, "o-")
 left.set(xlabel="epoch", ylabel="squared error, ppm²", yscale="log")
-right.plot(weeks.index[-held_out:], series[-held_out:], color="gray", label="measured")
+shown = held_out + YEAR
+right.plot(weeks.index[-shown:], series[-shown:], color="gray", label="measured")
 for row in range(0, held_out - YEAR + 1, YEAR):
     begin = len(series) - held_out - YEAR + 1 + row
     level = windows[-held_out + row, SEEN - YEAR : SEEN].mean()

@@ -5,7 +5,7 @@ Who speaks when
 
 Resemblyzer's speaker encoder, a pretrained LSTM of three layers, maps a second and a half of
 speech to a point, and points of one voice lie close together. ``lstm_fused.convert`` makes it
-faster, in one line. The recording, half a minute of two people on the telephone, is
+faster, in one line. The recording, half a minute of a conversation of two, is
 ``pyannote.audio``'s.
 """
 
@@ -80,9 +80,8 @@ def share(name):
     total = torch.zeros(len(middle))
     for begin, end, other in spans:
         if other == name:
-            total += (
-                (starts + FRAMES / 100).clamp(max=end).sub(starts.clamp(min=begin)).clamp(min=0)
-            )
+            overlap = (starts + FRAMES / 100).clamp(max=end) - starts.clamp(min=begin)
+            total += overlap.clamp(min=0)
     return total / (FRAMES / 100)
 
 

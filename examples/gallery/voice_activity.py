@@ -5,7 +5,7 @@ Streaming voice activity
 
 Silero's voice activity detector says, every 32 ms, how likely it is that someone speaks. Its
 weights come with the package ``silero-vad``; its LSTM is converted in one line and runs as a
-stream. The recording, half a minute of a telephone call with notes of who spoke when, is
+stream. The recording, half a minute of a conversation with notes of who spoke when, is
 ``pyannote.audio``'s.
 """
 
