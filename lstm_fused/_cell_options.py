@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from lstm_fused._ops.layer_weights import GATES
 from lstm_fused._torch.module_weights import weights_of
-from lstm_fused.autograd import lstm_layer
+from lstm_fused.autograd import fast_path, lstm_layer
 from lstm_fused.autograd.arguments import LayerArguments
-from lstm_fused.autograd.options_layer import options_layer
+from lstm_fused.autograd.options_layer import options_layer, options_layer_eagerly
 from lstm_fused.reference_options import LayerOptions
 
 # The bits of a random number that make a flag: enough for any probability in float32. random_ sets
@@ -219,7 +219,8 @@ class OptionsRunner:
     def __call__(
         self, arguments: LayerArguments, weights: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        options = self._next_options(arguments)
+        options = layer_options(self._module, arguments, self._layer, self._reset_state)
+        self._layer += 1
         results: tuple[Tensor, Tensor, Tensor, Tensor]
         if not options.are_any:
             results = self._run_layer(arguments, weights)
@@ -229,44 +230,79 @@ class OptionsRunner:
             results = options_layer(arguments, options, weights)
         return results
 
-    def _next_options(self, arguments: LayerArguments) -> LayerOptions:
-        module, given = self._module, self._module.cell_options or _DEFAULTS
-        directions = arguments.h_0.shape[0]
-        blocks = slice(self._layer * directions, (self._layer + 1) * directions)
-        suffixes = [f"l{self._layer}", f"l{self._layer}_reverse"][:directions]
-        self._layer += 1
-        input, h_0 = arguments.input, arguments.h_0
 
-        def parameters(name: str) -> Tensor:
-            own = weights_of(module, (f"{name}_{suffix}" for suffix in suffixes))
-            # A view costs less than a copy does. NOTE: the dtype is that to which autocast has cast
-            # the input.
-            values: Tensor = own[0].unsqueeze(0) if directions == 1 else torch.stack(own)
-            return values if values.dtype == input.dtype else values.to(input.dtype)
+def run_one_layer(
+    module: Any, input: Any, hx: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """A call of a module with one layer that may take the fast path: without what the general path
+    finds out.
 
-        options: dict[str, Any] = {
-            "coupled_gates": given.coupled_gates,
-            "cell_clip": given.cell_clip or 0.0,
-        }
-        if given.peephole:
-            options["peephole"] = parameters("peephole")
-        if given.layer_norm:
-            options["gains"] = parameters("gamma")
-            cell_norm = (parameters("gamma_c"), parameters("beta_c"))
-            options["cell_norm"] = torch.stack(cell_norm, dim=1)
-        if given.recurrent_dropout and module.training:
-            ones = h_0.new_ones(h_0.shape)
-            options["h_mask"] = torch.dropout(ones, given.recurrent_dropout, True)
-        if any(given.zoneout) and module.training:
-            sizes = (directions, *_flat(input.shape[:-1]), module.hidden_size)
-            flags = _random_flags(sizes, given.zoneout, input.device)
-            options["keep_c"], options["keep_h"] = flags
-        elif any(given.zoneout):
-            options["zoneout_c"], options["zoneout_h"] = given.zoneout
-        if self._reset_state is not None:
-            reset_h, reset_c = (state[blocks].to(input.dtype) for state in self._reset_state)
-            options["reset_h"], options["reset_c"] = reset_h, reset_c
-        return LayerOptions(**options)
+    Raises:
+        RuntimeError: the tensors do not fit together; in the op's sentence.
+    """
+    x = input.transpose(0, 1).contiguous() if module.batch_first else input
+    weights = module._weights()
+    directions = 2 if module.bidirectional else 1
+    h_0, c_0 = fast_path.zero_states(x, weights[1], directions) if hx is None else hx
+    arguments = LayerArguments(x, h_0, c_0, recompute=module.recompute)
+    options = layer_options(module, arguments, 0, None)
+    if options.are_any:
+        y, h_n, c_n = options_layer_eagerly(arguments, options, weights)
+    else:
+        y, h_n, c_n, _ = lstm_layer(arguments, weights)
+    return y.transpose(0, 1) if module.batch_first else y, (h_n, c_n)
+
+
+def layer_options(
+    module: Any,
+    arguments: LayerArguments,
+    layer: int,
+    reset_state: tuple[Tensor, Tensor] | None,
+) -> LayerOptions:
+    """What a layer is given of a module's options in a call, with masks drawn anew."""
+    given = module.cell_options or _DEFAULTS
+    input, h_0 = arguments.input, arguments.h_0
+    directions = h_0.shape[0]
+    suffixes = (f"l{layer}", f"l{layer}_reverse")[:directions]
+
+    def parameters(name: str) -> Tensor:
+        own = weights_of(module, [f"{name}_{suffix}" for suffix in suffixes])
+        # A view costs less than a copy does. NOTE: the dtype is that to which autocast has cast the
+        # input.
+        values: Tensor = own[0].unsqueeze(0) if directions == 1 else torch.stack(own)
+        return values if values.dtype == input.dtype else values.to(input.dtype)
+
+    options: dict[str, Any] = {
+        "coupled_gates": given.coupled_gates,
+        "cell_clip": given.cell_clip or 0.0,
+    }
+    if given.peephole:
+        options["peephole"] = parameters("peephole")
+    if given.layer_norm:
+        options["gains"] = parameters("gamma")
+        cell_norm = (parameters("gamma_c"), parameters("beta_c"))
+        options["cell_norm"] = torch.stack(cell_norm, dim=1)
+    if given.recurrent_dropout and module.training:
+        options["h_mask"] = _dropout_mask(h_0, given.recurrent_dropout)
+    if any(given.zoneout) and module.training:
+        sizes = (directions, *_flat(input.shape[:-1]), module.hidden_size)
+        flags = _random_flags(sizes, given.zoneout, input.device)
+        options["keep_c"], options["keep_h"] = flags
+    elif any(given.zoneout):
+        options["zoneout_c"], options["zoneout_h"] = given.zoneout
+    if reset_state is not None:
+        blocks = slice(layer * directions, (layer + 1) * directions)
+        reset_h, reset_c = (state[blocks].to(input.dtype) for state in reset_state)
+        options["reset_h"], options["reset_c"] = reset_h, reset_c
+    return LayerOptions(**options)
+
+
+def _dropout_mask(h_0: Tensor, probability: float) -> Tensor:
+    """F.dropout of ones, to the bits."""
+    if torch.compiler.is_compiling() or not h_0.is_cpu:
+        return torch.dropout(h_0.new_ones(h_0.shape), probability, True)
+    kept = 1 - probability
+    return torch.empty(h_0.shape, dtype=h_0.dtype).bernoulli_(kept).div_(kept)
 
 
 def _flat(sizes: Sequence[int]) -> tuple[int]:
@@ -286,16 +322,19 @@ def _random_flags(
     takes for both.
     """
     wanted = [probability for probability in probabilities if probability > 0]
-    count = len(wanted)
-    for size in sizes:
-        count = count * size
-    numbers = torch.empty((count + 1) // 2, dtype=torch.int64, device=device)
+    flags = (len(wanted), *sizes)
+    count = _flat(flags)[0]
+    is_even = sizes[-1] % 2 == 0  # then each number makes two flags of one row
+    halved = (*flags[:-1], sizes[-1] // 2) if is_even else ((count + 1) // 2,)
+    numbers = torch.empty(halved, dtype=torch.int64, device=device)
     # NOTE: Dynamo traces no Tensor.random_.
     is_compiling = torch.compiler.is_compiling()
     numbers = torch.ops.aten.random.default(numbers) if is_compiling else numbers.random_()
-    bits = numbers.view(torch.int32)[:count].view(len(wanted), *sizes) & _RANDOM_BITS
-    drawn = iter(bits.unbind())
-    return [
-        next(drawn) < round(probability * (_RANDOM_BITS + 1)) if probability > 0 else None
-        for probability in probabilities
-    ]
+    bits = numbers.view(torch.int32).bitwise_and_(_RANDOM_BITS)
+    bits = bits if is_even else bits[:count].view(flags)
+    limits = [round(probability * (_RANDOM_BITS + 1)) for probability in wanted]
+    if limits[0] == limits[-1]:
+        drawn = iter((bits < limits[0]).unbind())
+    else:
+        drawn = iter(own < limit for own, limit in zip(bits, limits, strict=True))
+    return [next(drawn) if probability > 0 else None for probability in probabilities]

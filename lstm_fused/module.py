@@ -13,6 +13,7 @@ from lstm_fused._cell_options import (
     add_cell_parameters,
     cell_options,
     describe_options,
+    run_one_layer,
     set_initial_cell_parameters,
 )
 from lstm_fused._convert.reasons import refuse_unlike
@@ -224,18 +225,20 @@ class FusedLSTM(GeneralPath):
             and reset_state is None
             and not return_cell_states
             and self.backend == "auto"
-            and self.cell_options is None
             and (hx is not None or not self.learned_state)
             and not (self.weight_dropout and self.training)
             and fast_path.can_run(input, hx, rank=3)
         ):
             directions, layers = 2 if self.bidirectional else 1, self.num_layers
             try:
-                if layers == 1:
+                if self.cell_options is not None:
+                    if layers == 1:
+                        return run_one_layer(self, input, hx)
+                elif layers == 1:
                     return fast_path.run_layer(
                         input, hx, self._weights(), directions, self.batch_first, self.recompute
                     )
-                if not (self.training and self.dropout):
+                elif not (self.training and self.dropout):
                     results = fast_path.run_stack(
                         input, hx, self._weights(), layers, directions, self.batch_first
                     )

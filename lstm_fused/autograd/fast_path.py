@@ -71,7 +71,7 @@ def run_layer(
             # The kernels want it so, forward and backward. A copy stays what it is, too, when the
             # input is changed later.
             x = x.contiguous()
-        h_0, c_0 = _zero_states(x, weights[1], directions) if hx is None else hx
+        h_0, c_0 = zero_states(x, weights[1], directions) if hx is None else hx
         x, h_0, c_0 = map(unwrap_if_dead, (x, h_0, c_0))
         arguments = LayerArguments(x, h_0, c_0, recompute=recompute)
         y, h_n, c_n = _apply(*arguments, *map(unwrap_if_dead, weights))
@@ -130,7 +130,8 @@ def _requires_grad(input: Tensor, hx: Hidden | None, weights: list[Tensor]) -> b
     ) and not torch.is_inference_mode_enabled()
 
 
-def _zero_states(x: Tensor, w_hh: Tensor, directions: int) -> Hidden:
+def zero_states(x: Tensor, w_hh: Tensor, directions: int) -> Hidden:
+    """h_0 and c_0 of a layer; one tensor where they have one size."""
     gates, output_size = w_hh.shape
     h_0 = x.new_zeros((directions, x.shape[1], output_size))
     if gates == GATES * output_size:

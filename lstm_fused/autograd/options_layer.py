@@ -71,11 +71,35 @@ def options_layer(
     if is_compiling and not is_exported:
         results = options_layer_op(*_for_op(arguments, options, weights, False))
     elif not is_exported and torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        results = _apply(*(unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in flat))
+        results = _apply_eagerly(*(unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in flat))
+        if not arguments.return_cell_states:
+            results = (*results, results[0].new_empty(0))
     else:
         results = native.lstm_options_forward_op(*_for_op(arguments, options, weights, False))
     y, h_n, c_n, cell_states, *_ = results
     return y, h_n, c_n, cell_states
+
+
+def options_layer_eagerly(
+    arguments: LayerArguments, options: LayerOptions, weights: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, h_n and c_n of :func:`options_layer`, in a call that may take the fast path
+    (`fast_path.can_run`): without what the others need to find out."""
+    if not all(type(weight) in _TENSOR_TYPES for weight in weights):
+        return options_layer(arguments, options, weights)[:3]
+    if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+        tensors = (arguments.input, arguments.h_0, arguments.c_0, *options.tensors)
+        if weights[0].requires_grad or any(
+            tensor is not None and tensor.requires_grad for tensor in (*weights, *tensors)
+        ):
+            input, h_0, c_0, *own = (t if t is None else unwrap_if_dead(t) for t in tensors)
+            results: tuple[Tensor, Tensor, Tensor] = _apply_eagerly(
+                *(input, h_0, c_0, *arguments[3:], *own, *options[OPTION_TENSORS:]),
+                *map(unwrap_if_dead, weights),
+            )
+            return results
+    y, h_n, c_n, *_ = native.lstm_options_forward_op(*_for_op(arguments, options, weights, False))
+    return y, h_n, c_n
 
 
 def has_option_kernels(device: torch.device) -> bool:
@@ -157,22 +181,10 @@ class OptionsFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *flat: Any) -> tuple[Tensor, ...]:
-        arguments, options, weights = _split(flat)
-        if count_dispatch_modes() > 0:
-            arguments, options = _copies_in_trace(arguments, options)
-        y, h_n, c_n, cell_states, *for_backward = native.lstm_options_forward_op(
-            *_for_op(arguments, options, weights, True)
-        )
-        ctx.set_materialize_grads(False)
-        unasked = () if arguments.return_cell_states else (cell_states,)
-        ctx.mark_non_differentiable(*unasked, *for_backward)
-        saved_y, y, ctx.was_overwritten = guard_output(y, arguments)
-        ctx.flags = arguments[len(LayerTensors._fields) :]
-        ctx.scalars = options[OPTION_TENSORS:]
-        ctx.save_for_backward(
-            *arguments.tensors, *options.tensors, saved_y, *for_backward, *weights
-        )
-        return y, h_n, c_n, cell_states, *for_backward
+        results = _run_forward(ctx, flat)
+        returns_cell_states = ctx.flags[0]
+        ctx.mark_non_differentiable(*results[4 if returns_cell_states else 3 :])
+        return results
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -220,7 +232,35 @@ class OptionsFunction(torch.autograd.Function):
         )
 
 
+class EagerOptionsFunction(OptionsFunction):
+    """:class:`OptionsFunction` without the results that carry no gradient, which cost half a
+    microsecond each."""
+
+    @staticmethod
+    def forward(ctx: Any, *flat: Any) -> tuple[Tensor, ...]:
+        results = _run_forward(ctx, flat)
+        returns_cell_states = ctx.flags[0]
+        return results[: 4 if returns_cell_states else 3]
+
+
 _apply = single_level_apply(OptionsFunction)
+_apply_eagerly = single_level_apply(EagerOptionsFunction)
+
+
+def _run_forward(ctx: Any, flat: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Runs the kernels, and saves what the backward reads."""
+    arguments, options, weights = _split(flat)
+    if count_dispatch_modes() > 0:
+        arguments, options = _copies_in_trace(arguments, options)
+    y, h_n, c_n, cell_states, *for_backward = native.lstm_options_forward_op(
+        *_for_op(arguments, options, weights, True)
+    )
+    ctx.set_materialize_grads(False)
+    saved_y, y, ctx.was_overwritten = guard_output(y, arguments)
+    ctx.flags = arguments[len(LayerTensors._fields) :]
+    ctx.scalars = options[OPTION_TENSORS:]
+    ctx.save_for_backward(*arguments.tensors, *options.tensors, saved_y, *for_backward, *weights)
+    return y, h_n, c_n, cell_states, *for_backward
 
 
 def _composite_gradient(
