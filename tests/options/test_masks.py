@@ -57,6 +57,34 @@ def test_recurrent_dropout_draws_a_mask_for_each_sequence(monkeypatch: pytest.Mo
     assert not torch.equal(masks[0][0], masks[0][1])  # type: ignore[index]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_recurrent_dropout_has_the_bits_of_torchs_dropout(dtype: torch.dtype) -> None:
+    ones = torch.ones(2, N, H, dtype=dtype)
+    for probability in (0.3, 0.9):
+        torch.manual_seed(0)
+        expected = torch.nn.functional.dropout(ones, probability)
+        torch.manual_seed(0)
+        assert_bitwise_equal(_cell_options._dropout_mask(ones, probability), expected)
+
+
+@pytest.mark.parametrize("units", [6, 7])
+@pytest.mark.parametrize("probabilities", [(0.2, 0.2), (0.2, 0.4), (0.0, 0.3)], ids=str)
+def test_zoneouts_flags_are_halves_of_random_numbers(
+    units: int, probabilities: tuple[float, float]
+) -> None:
+    sizes = (2, 5, units)
+    torch.manual_seed(0)
+    found = _cell_options._random_flags(sizes, probabilities, torch.device("cpu"))
+    torch.manual_seed(0)
+    count = 10 * units * sum(p > 0 for p in probabilities)
+    halves = torch.empty((count + 1) // 2, dtype=torch.int64).random_().view(torch.int32)
+    uniform = iter((halves[:count] & (2**31 - 1)).double().div(2**31).view(-1, *sizes))
+    for flags, probability in zip(found, probabilities, strict=True):
+        assert (flags is None) == (probability == 0)
+        if flags is not None:
+            assert torch.equal(flags, next(uniform) < probability)
+
+
 def test_zoneout_draws_masks_for_each_unit_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
     layers = masks_of(monkeypatch, zoneout=(0.2, 0.05))
     for options in layers:
