@@ -67,6 +67,23 @@ def test_recurrent_dropout_has_the_bits_of_torchs_dropout(dtype: torch.dtype) ->
         assert_bitwise_equal(_cell_options._dropout_mask(ones, probability), expected)
 
 
+def test_recurrent_dropout_in_vmap_draws_for_each_sample() -> None:
+    module, x = FusedLSTM(D, H, recurrent_dropout=0.5), torch.randn(6, 3, D)
+    for randomness in ("same", "different"):
+        y = torch.vmap(lambda x: module(x)[0], randomness=randomness)(torch.stack([x, x]))
+        assert torch.allclose(y[0], y[1]) == (randomness == "same")
+
+
+def test_masks_are_on_the_inputs_device() -> None:
+    module, x = FusedLSTM(D, H, recurrent_dropout=0.5, zoneout=0.1), torch.randn(6, 3, D)
+    torch.manual_seed(0)
+    expected, _ = module(x)
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        found, _ = module(x)
+    assert_bitwise_equal(found, expected)
+
+
 @pytest.mark.parametrize("units", [6, 7])
 @pytest.mark.parametrize("probabilities", [(0.2, 0.2), (0.2, 0.4), (0.0, 0.3)], ids=str)
 def test_zoneouts_flags_are_halves_of_random_numbers(
