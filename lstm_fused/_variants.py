@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from lstm_fused._cell_options import describe_options
 from lstm_fused._ops.layer_weights import GATES, LayerWeights, split_directions
+from lstm_fused._torch.private import are_transforms_active
 
 # Options by which a module computes what nn.LSTM does not, beside `cell_options`.
 _CHANGE_RESULTS = ("learned_state", "weight_dropout")
@@ -127,8 +128,21 @@ def drop_recurrent_weights(
     return [
         weight
         for part in parts
-        for weight in part._replace(w_hh=F.dropout(part.w_hh, probability)).flatten()
+        for weight in part._replace(w_hh=_dropout(part.w_hh, probability)).flatten()
     ]
+
+
+def _dropout(weight: Tensor, probability: float) -> Tensor:
+    """F.dropout, to the bits.
+
+    On the CPU with random numbers by `uniform_`, of which `bernoulli_` makes the same flags in
+    nearly twice the time.
+    """
+    if torch.compiler.is_compiling() or are_transforms_active() or not weight.is_cpu:
+        return F.dropout(weight, probability)
+    kept = 1 - probability
+    numbers = torch.empty(weight.shape, dtype=torch.float64, device=weight.device).uniform_()
+    return weight * (numbers < kept).to(weight.dtype).div_(kept)
 
 
 def why_not_torchs(module: Any) -> str | None:

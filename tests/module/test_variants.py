@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 from kit.numeric import assert_bitwise_equal
+from kit.settings import DTYPES
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_sequence
 
 import lstm_fused
-from lstm_fused import FusedLSTM, quantize
+from lstm_fused import FusedLSTM, _variants, quantize
 
 T, N, D, H = 6, 3, 5, 8
 SHAPES: dict[str, dict[str, Any]] = {
@@ -226,6 +227,24 @@ def test_weight_dropout_is_a_mask_a_call(shape: str, form: str) -> None:
     with torch.no_grad():
         second = module(x)[0]
     assert not torch.equal(second.data if form == "packed" else second, ours)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_weight_dropout_has_the_bits_of_torchs_dropout(dtype: torch.dtype) -> None:
+    weight = torch.randn(40, 25).to(dtype)
+    for probability in (0.1, 0.77):
+        torch.manual_seed(3)
+        wanted, state = F.dropout(weight, probability), torch.get_rng_state()
+        torch.manual_seed(3)
+        assert_bitwise_equal(_variants._dropout(weight, probability), wanted)
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_weight_dropout_in_vmap_draws_for_each_sample() -> None:
+    module, x = FusedLSTM(D, H, weight_dropout=0.5), torch.randn(T, N, D)
+    for randomness in ("same", "different"):
+        y = torch.vmap(lambda x: module(x)[0], randomness=randomness)(torch.stack([x, x]))
+        assert torch.allclose(y[0], y[1]) == (randomness == "same")
 
 
 def test_weight_dropout_is_off_in_eval_and_at_zero() -> None:
