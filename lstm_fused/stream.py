@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lstm_fused._ops import native
+from lstm_fused._quantized.packing import row_scales
 from lstm_fused._stream.file import WEIGHT_TYPES, file_bytes
 from lstm_fused._stream.of_module import check_batch_size, snapshot
 from lstm_fused._stream.stream import Stream
@@ -54,10 +55,13 @@ def save_stream(
         >>> x = torch.randn(100, 1, 8)
         >>> torch.testing.assert_close(stream.run(x), head(lstm(x)[0]), check_stride=False)
     """
-    own = None
+    own = scales = None
     if isinstance(module, QuantizedLSTM | QuantizedLSTMCell):
-        # int8 weights may have scales by which the rows' largest magnitudes are not 127.
-        own = torch.float32 if module.weights == torch.int8 else module.weights
+        own = module.weights
+        if own == torch.int8 and weights in (None, torch.int8):
+            # By scales of their own the rows' largest magnitudes need not be 127.
+            pairs = zip(module._packed(), module._headers().values(), strict=True)
+            scales = [row_scales(packed, header) for packed, header in pairs]
         module = module.dequantize()
     layers = snapshot(module, *_weights_of(module))
     if weights is None:
@@ -74,7 +78,7 @@ def save_stream(
             rounded = tensor if tensor is None or weights == torch.int8 else tensor.to(weights)
             if rounded is not None and not rounded.isfinite().all():
                 raise ValueError(f"weights of {weights} must be finite, got inf or NaN")
-    Path(path).write_bytes(file_bytes(layers, head, weights))
+    Path(path).write_bytes(file_bytes(layers, head, weights, scales))
 
 
 def load_stream(path: str | os.PathLike[str], batch_size: int = 1) -> Stream:

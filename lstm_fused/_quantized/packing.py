@@ -16,6 +16,7 @@ from lstm_fused._ops.layer_weights import GATES, LayerWeights
 FORMAT_VERSION = 1
 _HEADER = struct.Struct("<8sIIqqqII16x")  # PackedHeader
 _MAGIC = b"LSTMPACK"
+_UNITS, _INT8_GROUP = 16, 4  # kUnits, group_size
 _TYPES = {1: torch.int8, 2: torch.bfloat16, 3: torch.float16}
 WEIGHT_DTYPES = tuple(_TYPES.values())
 
@@ -76,6 +77,30 @@ def unpack(packed: Tensor) -> list[Tensor]:
     """The float32 weights that the packed ones stand for, in nn.LSTM's order; b_hh is zero."""
     weights: list[Tensor] = torch.ops.lstm_fused.lstm_unpack(packed)
     return weights
+
+
+def row_scales(packed: Tensor, header: Header) -> list[Tensor]:
+    """The float32 scales of int8 weights' rows: of w_ih, w_hh and, with projection, w_hr."""
+    matrices = [(GATES * header.hidden_size, header.input_size)]
+    matrices.append((GATES * header.hidden_size, header.output_size))
+    if header.projection:
+        matrices.append((header.output_size, header.hidden_size))
+    scales = []
+    begin = _HEADER.size
+    for index, (rows, k_size) in enumerate(matrices):
+        is_of_gates = index < 2
+        columns = header.hidden_size if is_of_gates else rows
+        panels = -(-columns // (_UNITS if is_of_gates else GATES * _UNITS))
+        begin += panels * -(-k_size // _INT8_GROUP) * _INT8_GROUP * GATES * _UNITS
+        end = begin + panels * GATES * _UNITS * 4
+        found = packed[begin:end].cpu().clone().view(torch.float32)
+        if is_of_gates:
+            found = found.view(panels, GATES, _UNITS).transpose(0, 1).reshape(GATES, -1)
+            scales.append(found[:, :columns].reshape(-1))
+        else:
+            scales.append(found[:columns])
+        begin = end + (end - begin)  # the offsets, of as many bytes
+    return scales
 
 
 def zero_weights(header: Header) -> LayerWeights:

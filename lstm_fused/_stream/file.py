@@ -22,7 +22,10 @@ _AFTER_CHECKSUM = "<QIIIIIII12x"
 
 
 def file_bytes(
-    layers: Sequence[LayerWeights], head: nn.Linear | None, weights: torch.dtype
+    layers: Sequence[LayerWeights],
+    head: nn.Linear | None,
+    weights: torch.dtype,
+    scales: Sequence[Sequence[Tensor]] | None = None,
 ) -> bytes:
     """The bytes of a file.
 
@@ -30,12 +33,14 @@ def file_bytes(
         layers: contiguous, on the CPU, of one dtype.
         head: a linear layer behind the last one.
         weights: the type to which the layers' matrices are rounded.
+        scales: of each layer's matrices, whose rows are int8 values times them already.
     """
     arrays: list[bytes] = []
-    for layer in layers:
-        for matrix in (layer.w_ih, layer.w_hh, layer.w_hr):
-            if matrix is not None:
-                arrays += _matrix(matrix, weights)
+    for index, layer in enumerate(layers):
+        matrices = [m for m in (layer.w_ih, layer.w_hh, layer.w_hr) if m is not None]
+        own = [None] * len(matrices) if scales is None else scales[index]
+        for matrix, scale in zip(matrices, own, strict=True):
+            arrays += _matrix(matrix, weights, scale)
         if layer.b_ih is not None:
             arrays.append(tensor_bytes(layer.b_ih.float() + layer.b_hh.float()))
     if head is not None:
@@ -63,7 +68,11 @@ def round_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return (matrix.float() / divisors[:, None]).round().clamp(-127, 127).to(torch.int8), scales
 
 
-def _matrix(matrix: Tensor, weights: torch.dtype) -> list[bytes]:
+def _matrix(matrix: Tensor, weights: torch.dtype, scales: Tensor | None) -> list[bytes]:
+    if scales is not None:
+        divisors = torch.where(scales != 0, scales, 1)
+        values = (matrix / divisors[:, None]).round().clamp(-128, 127).to(torch.int8)
+        return [tensor_bytes(values), tensor_bytes(scales)]
     if weights == torch.int8:
         values, scales = round_rows(matrix)
         return [tensor_bytes(values), tensor_bytes(scales)]

@@ -234,6 +234,29 @@ def test_a_stream_of_a_quantized_module_is_a_snapshot_of_it() -> None:
         quantize(nn.Sequential(make(bidirectional=True)))[0].stream()
 
 
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_file_keeps_the_integers_and_scales_of_a_quantized_module(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    module = quantize(nn.Sequential(make(**options)), weights=torch.int8)[0]
+    x = torch.randn(T, N, D)
+    wanted = module.dequantize().stream(N).run(x)
+    save_stream(module, tmp_path / "a")
+    assert torch.equal(load_stream(tmp_path / "a", N).run(x), wanted)
+    save_stream(module, tmp_path / "b", weights=torch.float32)
+    assert 2 * (tmp_path / "a").stat().st_size < (tmp_path / "b").stat().st_size
+
+
+def test_scales_by_which_no_integer_is_127_are_kept(tmp_path: Path) -> None:
+    torchs = torch.ao.quantization.quantize_dynamic(
+        nn.Sequential(nn.LSTM(D, 91, 2)), {nn.LSTM}, torch.qint8
+    )
+    module = quantize(torchs, weights=torch.int8)[0]
+    save_stream(module, tmp_path / "a")
+    x = torch.randn(T, N, D)
+    assert torch.equal(load_stream(tmp_path / "a", N).run(x), module(x)[0])
+
+
 @pytest.mark.parametrize("weights", [torch.int8, torch.bfloat16, torch.float16], ids=str)
 def test_many_weights_of_a_file_stay_as_they_are(weights: torch.dtype, tmp_path: Path) -> None:
     """With the bits of the module that rounds its weights in the same way."""
