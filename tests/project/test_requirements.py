@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """torch is all that the package asks for, and enough."""
 
+import re
 from pathlib import Path
 
 from kit.process import run_python
 
+ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import torch, lstm_fused
 torch.manual_seed(0)
@@ -33,3 +35,19 @@ def test_numpy_may_be_missing(tmp_path: Path) -> None:
     for name in files:
         ours, theirs = (tmp_path / kind / name for kind in ("without", "with"))
         assert ours.read_bytes() == theirs.read_bytes(), name
+
+
+def test_versions_of_torch_are_those_that_are_tested() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    tested = re.search(r"^test-wheel: VERSIONS := (.+)$", makefile, re.M)
+    oldest_and_newest = re.search(r"^VERSIONS \?= (.+)$", makefile, re.M)
+    assert tested and oldest_and_newest
+    versions = tested[1].split()
+    assert oldest_and_newest[1].split() == [versions[0], versions[-1]]
+    sentence = f"beside torch {', '.join(versions[:-1])} and {versions[-1]}"
+    for page in ("docs/install.md", "CONTRIBUTING.md"):
+        assert sentence in (ROOT / page).read_text("utf-8"), page
+    metadata = (ROOT / "pyproject.toml").read_text("utf-8")
+    minor = versions[0].removesuffix(".0")
+    assert f'dependencies = ["torch>={minor}"]' in metadata
+    assert f"torch ≥ {minor}" in (ROOT / "docs" / "install.md").read_text("utf-8")
