@@ -27,7 +27,8 @@ _WHAT_OPTIONS_COST = (
     "each step's products, then norms and the cell by whole rows: a barrier more in each step",
 )
 _WHAT_OPTIONS_COST_CUDA = (
-    "no persistent kernels: each step's product, then the cell in a kernel of its own",
+    "persistent, in the epilogue of each step's product, by kernels of their own; stepwise, in a "
+    "kernel that follows the product",
     "no persistent kernels: each step's product, then norms and the cell in a kernel of its own, a "
     "block for each row",
 )

@@ -150,7 +150,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--only",
         default="",
         help="with commas: build, parity, memcheck, racecheck, initcheck, synccheck, micro, bench "
-        "(or bench-graph, bench-eager, bench-packed, bench-large, bench-options)",
+        "(or bench-graph, bench-eager, bench-packed, bench-large, bench-options, bench-variants)",
     )
     add("--out", type=Path, default=OUT, metavar="DIR", help="(default benchmarks/results/gpu)")
     add("--archive", type=Path, metavar="FILE", help=f"(default {ARCHIVE} in that folder)")

@@ -37,7 +37,9 @@ BENCHMARKS = (
     # Packed sequences have lengths on the host, which no graph can capture.
     ("bench-packed", "ragged", SHAPES[1:5], DTYPES[:2], False, 0.15),
     ("bench-large", "inference,training", SHAPES[5:], DTYPES, True, 0.15),
-    ("bench-options", "options", SHAPES[1:3], DTYPES[:2], False, 0.1),
+    ("bench-options", "options", SHAPES[1:3], DTYPES[:2], False, 0.05),
+    # Options of the cell, of kernels of one block and of groups.
+    ("bench-variants", "variants", SHAPES[1:3], DTYPES[:2], False, 0.05),
 )
 DEFAULT_MINUTES, QUICK_MINUTES = 60.0, 3.0
 # Tests at once: each process computes what it compares with on one core, and keeps GPU memory.

@@ -71,14 +71,15 @@ void choose_variant(const LstmShape& shape, DType dtype, bool backward,
       backward ? can_run_persistent_backward : can_run_persistent_forward;
   if (settings.choice == VariantChoice::kStepwise) {
     plan.reason = "LSTM_FUSED_CUDA_VARIANT is stepwise";
-  } else if (can_run_persistent(shape, dtype, settings.allow_tf32, settings.facts, &plan.persistent,
-                                &plan.reason)) {
+  } else if (can_run_persistent(shape, dtype, settings.allow_tf32, plan.has_options, settings.facts,
+                                &plan.persistent, &plan.reason)) {
     if (prefers_persistent(shape, dtype, backward, settings, plan.persistent, &plan.reason)) {
       plan.variant = plan.persistent.group ? Variant::kPersistentGroup : Variant::kPersistentCta;
     }
     return;
   }
-  if (shape.projection) choose_products(shape, dtype, backward, settings, plan);
+  if (shape.projection && !plan.has_options)
+    choose_products(shape, dtype, backward, settings, plan);
 }
 
 // Whether gates are saved, in the type of pre-activations.
@@ -86,13 +87,18 @@ bool can_hold_preactivations(DType dtype, const PlanSettings& settings) {
   return settings.training && !settings.recompute && dtype_size(dtype) == accumulator_size(dtype);
 }
 
-LstmPlan options_plan(const LstmShape& shape, const PlanSettings& settings) {
+LstmPlan options_plan(const LstmShape& shape, DType dtype, bool backward,
+                      const PlanSettings& settings, bool has_norms) {
+  LstmPlan plan;
+  plan.has_options = true;
+  if (!has_norms) {
+    choose_variant(shape, dtype, backward, settings, plan);
+    return plan;
+  }
   check_shape(shape);
   check_facts(settings.facts);
-  LstmPlan plan;
   plan.allow_tf32 = settings.allow_tf32;
-  plan.has_options = true;
-  plan.reason = "options of the cell have stepwise kernels alone";
+  plan.reason = "layer normalisation, whose sums go across blocks, has stepwise kernels alone";
   return plan;
 }
 
@@ -153,20 +159,30 @@ LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const PlanSetti
 
 LstmPlan make_options_forward_plan(const LstmShape& shape, DType dtype,
                                    const PlanSettings& settings, bool has_norms) {
-  LstmPlan plan = options_plan(shape, settings);
+  LstmPlan plan = options_plan(shape, dtype, /*backward=*/false, settings, has_norms);
   plan.preactivations_in_gates = can_hold_preactivations(dtype, settings);
-  plan.workspace_bytes = options_forward_workspace(shape, dtype, settings.training,
-                                                   plan.preactivations_in_gates, has_norms)
-                             .bytes;
+  plan.workspace_bytes =
+      options_forward_workspace(shape, dtype, settings.training, plan.preactivations_in_gates,
+                                options_kernels(plan, has_norms))
+          .bytes;
   return plan;
 }
 
 LstmPlan make_options_backward_plan(const LstmShape& shape, DType dtype,
                                     const PlanSettings& settings, bool has_norms) {
-  LstmPlan plan = options_plan(shape, settings);
-  plan.recurrence_bytes = options_backward_workspace(shape, dtype, has_norms).bytes;
+  LstmPlan plan = options_plan(shape, dtype, /*backward=*/true, settings, has_norms);
+  plan.recurrence_bytes =
+      options_backward_workspace(shape, dtype, options_kernels(plan, has_norms)).bytes;
   plan.workspace_bytes = plan.recurrence_bytes;
   return plan;
+}
+
+OptionsKernels options_kernels(const LstmPlan& plan, bool has_norms) {
+  OptionsKernels kernels;
+  kernels.stepwise = plan.variant == Variant::kStepwise;
+  kernels.has_norms = has_norms;
+  kernels.recurrence_bytes = plan.persistent.workspace_bytes;
+  return kernels;
 }
 
 std::string describe(const LstmPlan& plan, const LstmShape& shape, DType dtype) {
@@ -181,7 +197,7 @@ std::string describe(const LstmPlan& plan, const LstmShape& shape, DType dtype) 
          << (dtype == DType::kFloat32 && plan.allow_tf32 ? "TF32" : dtype_name(dtype))
          << " products";
   } else {
-    text << describe(plan.persistent);
+    text << describe(plan.persistent) << (plan.has_options ? ", with options of the cell" : "");
   }
   text << ", workspace " << bytes_text(plan.workspace_bytes);
   return text.str();

@@ -9,6 +9,7 @@
 #include "common/lstm.h"
 #include "cuda/device_facts.h"
 #include "cuda/persistent/plan.h"
+#include "cuda/workspace.h"
 
 namespace lstm_fused::cuda {
 
@@ -38,7 +39,7 @@ struct LstmPlan {
   PersistentPlan persistent;  // for a persistent variant
   bool allow_tf32 = false;
   bool composite = false;    // stepwise with projection: see stepwise/forward.h
-  bool has_options = false;  // of the cell: stepwise, with the kernels of csrc/cuda/options
+  bool has_options = false;  // of the cell: with the kernels of csrc/cuda/options
   // Forward: x·W_ihᵀ goes to where the activated gates are saved, if they have its type.
   bool preactivations_in_gates = false;
   int64_t recurrence_bytes = 0;  // RecurrenceArgs::workspace
@@ -60,11 +61,13 @@ struct PlanSettings {
 // Throw Error where check_shape does.
 LstmPlan make_forward_plan(const LstmShape& shape, DType dtype, const PlanSettings& settings);
 LstmPlan make_backward_plan(const LstmShape& shape, DType dtype, const PlanSettings& settings);
-// Where the cell has options nothing is chosen.
+// Where the cell has options; with layer normalisation nothing is chosen.
 LstmPlan make_options_forward_plan(const LstmShape& shape, DType dtype,
                                    const PlanSettings& settings, bool has_norms);
 LstmPlan make_options_backward_plan(const LstmShape& shape, DType dtype,
                                     const PlanSettings& settings, bool has_norms);
+
+OptionsKernels options_kernels(const LstmPlan& plan, bool has_norms);
 
 // The plan in one line.
 std::string describe(const LstmPlan& plan, const LstmShape& shape, DType dtype);

@@ -162,7 +162,7 @@ LayerBackwardWorkspace layer_backward_workspace(const LstmShape& shape, DType dt
 
 OptionsForwardWorkspace options_forward_workspace(const LstmShape& shape, DType dtype,
                                                   bool training, bool preactivations_in_gates,
-                                                  bool has_norms) {
+                                                  const OptionsKernels& kernels) {
   const int64_t storage = dtype_size(dtype), accumulator = accumulator_size(dtype);
   const int64_t rows = shape.directions * shape.batch;
   const int64_t units = rows * shape.hidden_size, outputs = rows * shape.output_size;
@@ -170,8 +170,13 @@ OptionsForwardWorkspace options_forward_workspace(const LstmShape& shape, DType 
   Cursor cursor;
   workspace.preactivations =
       cursor.take(!preactivations_in_gates, shape.steps * kGates * units, accumulator);
-  workspace.recurrent = cursor.take(has_norms, kGates * units, accumulator);
-  workspace.output_parts = cursor.take(has_norms, 2 * units, accumulator);
+  workspace.recurrence = cursor.take(!kernels.stepwise, kernels.recurrence_bytes, 1);
+  if (!kernels.stepwise) {
+    workspace.bytes = cursor.bytes();
+    return workspace;
+  }
+  workspace.recurrent = cursor.take(kernels.has_norms, kGates * units, accumulator);
+  workspace.output_parts = cursor.take(kernels.has_norms, 2 * units, accumulator);
   workspace.entering = cursor.take(true, outputs, storage);
   workspace.cell = cursor.take(!training, units, accumulator);
   workspace.cell_output = cursor.take(shape.projection, units, storage);
@@ -182,16 +187,18 @@ OptionsForwardWorkspace options_forward_workspace(const LstmShape& shape, DType 
 }
 
 OptionsBackwardWorkspace options_backward_workspace(const LstmShape& shape, DType dtype,
-                                                    bool has_norms) {
+                                                    const OptionsKernels& kernels) {
   const int64_t accumulator = accumulator_size(dtype);
   const int64_t rows = shape.directions * shape.batch;
   const int64_t units = rows * shape.hidden_size, outputs = rows * shape.output_size;
   OptionsBackwardWorkspace workspace;
   Cursor cursor;
-  workspace.product = cursor.take(true, outputs, accumulator);
+  const bool stepwise = kernels.stepwise, has_norms = kernels.has_norms;
+  workspace.recurrence = cursor.take(!stepwise, kernels.recurrence_bytes, 1);
+  workspace.product = cursor.take(stepwise, outputs, accumulator);
   workspace.dh = cursor.take(shape.projection, units, accumulator);
-  workspace.cell = cursor.take(true, units, accumulator);
-  workspace.carry = cursor.take(true, units, accumulator);
+  workspace.cell = cursor.take(stepwise, units, accumulator);
+  workspace.carry = cursor.take(stepwise, units, accumulator);
   workspace.sums = cursor.bytes();
   workspace.grad_peephole = cursor.take(true, kPeepholes * units, accumulator);
   workspace.grad_reset_h = cursor.take(true, outputs, accumulator);
@@ -201,8 +208,10 @@ OptionsBackwardWorkspace options_backward_workspace(const LstmShape& shape, DTyp
   workspace.grad_bias = cursor.take(has_norms, kGates * units, accumulator);
   workspace.sums_end = cursor.bytes();
   workspace.scratch = cursor.take(has_norms, kNormScratch * units, accumulator);
-  take_weights(shape, dtype_size(dtype), /*composite=*/false, cursor, &workspace.w_hh,
-               &workspace.w_hr);
+  if (stepwise) {
+    take_weights(shape, dtype_size(dtype), /*composite=*/false, cursor, &workspace.w_hh,
+                 &workspace.w_hr);
+  }
   workspace.bytes = cursor.bytes();
   return workspace;
 }
@@ -211,7 +220,7 @@ OptionsLayerWorkspace options_layer_workspace(const LstmShape& shape, DType dtyp
                                               const OptionsLayerNeeds& needs) {
   const int64_t storage = dtype_size(dtype);
   const int64_t rows = shape.directions * shape.steps * shape.batch;
-  int64_t shared = options_backward_workspace(shape, dtype, needs.has_norms).bytes;
+  int64_t shared = options_backward_workspace(shape, dtype, needs.kernels).bytes;
   if (needs.wants_weights) {
     shared = std::max(shared, weight_gradient_workspace(shape, dtype, needs.has_lengths,
                                                         needs.has_reset_mask, /*samples=*/1)
@@ -221,7 +230,7 @@ OptionsLayerWorkspace options_layer_workspace(const LstmShape& shape, DType dtyp
   Cursor cursor;
   workspace.grad_gates = cursor.take(true, rows * kGates * shape.hidden_size, storage);
   workspace.grad_recurrent =
-      cursor.take(needs.has_norms, rows * kGates * shape.hidden_size, storage);
+      cursor.take(needs.kernels.has_norms, rows * kGates * shape.hidden_size, storage);
   workspace.grad_output = cursor.take(shape.projection, rows * shape.output_size, storage);
   workspace.cell_output =
       cursor.take(shape.projection && needs.wants_weights, rows * shape.hidden_size, storage);

@@ -95,28 +95,38 @@ LayerBackwardWorkspace layer_backward_workspace(const LstmShape& shape, DType dt
 
 // ---- Where the cell has options ----
 
+// Which kernels run the recurrence: stepwise ones, for layer normalisation or not, or persistent
+// ones, with RecurrenceArgs::workspace of so many bytes.
+struct OptionsKernels {
+  bool stepwise = true, has_norms = false;
+  int64_t recurrence_bytes = 0;
+};
+
 // The workspace of options_forward.
 struct OptionsForwardWorkspace {
   int64_t preactivations = 0;  // (L, T, N, 4H) accumulator, unless they lie in `gates`
-  int64_t recurrent = 0;       // (L, N, 4H) accumulator: the recurrent GEMM's products, with norms
-  int64_t output_parts = 0;    // (L, N, 2H) accumulator: o and c̃, with norms
-  int64_t entering = 0;        // (L, N, P) storage: what the recurrent GEMM multiplies
-  int64_t cell = 0;            // (L, N, H) accumulator: c, unless it is saved
-  int64_t cell_output = 0;     // (L, N, H) storage: o·tanh(c̃), with projection
-  int64_t h = 0;               // (L, N, P) storage: W_hr·cell_output, with projection
-  int64_t w_hh = 0;            // as in StepwiseForwardWorkspace
+  int64_t recurrence = 0;      // RecurrenceArgs::workspace, of persistent kernels
+  // Of stepwise ones:
+  int64_t recurrent = 0;     // (L, N, 4H) accumulator: the recurrent GEMM's products, with norms
+  int64_t output_parts = 0;  // (L, N, 2H) accumulator: o and c̃, with norms
+  int64_t entering = 0;      // (L, N, P) storage: what the recurrent GEMM multiplies
+  int64_t cell = 0;          // (L, N, H) accumulator: c, unless it is saved
+  int64_t cell_output = 0;   // (L, N, H) storage: o·tanh(c̃), with projection
+  int64_t h = 0;             // (L, N, P) storage: W_hr·cell_output, with projection
+  int64_t w_hh = 0;          // as in StepwiseForwardWorkspace
   int64_t w_hr = 0;
   int64_t bytes = 0;
 };
 OptionsForwardWorkspace options_forward_workspace(const LstmShape& shape, DType dtype,
                                                   bool training, bool preactivations_in_gates,
-                                                  bool has_norms);
+                                                  const OptionsKernels& kernels);
 
 // Accumulators of a unit that a step's backward keeps for itself, with norms.
 constexpr int kNormScratch = 4 + kGates;
 
 // The workspace of options_recurrence, (L, N, …) accumulators each.
 struct OptionsBackwardWorkspace {
+  int64_t recurrence = 0;      // as in the forward
   int64_t product = 0;         // P: the later step's gradient, through W_hh
   int64_t dh = 0;              // H: grad_output·W_hr, with projection
   int64_t cell = 0;            // H: the later step's gradient of c
@@ -135,13 +145,13 @@ struct OptionsBackwardWorkspace {
   int64_t bytes = 0;
 };
 OptionsBackwardWorkspace options_backward_workspace(const LstmShape& shape, DType dtype,
-                                                    bool has_norms);
+                                                    const OptionsKernels& kernels);
 
 struct OptionsLayerNeeds {
   bool has_lengths = false, has_reset_mask = false;
   bool wants_weights = false;
   bool changes_h = false;  // by a mask, or by a reset to another state than zero
-  bool has_norms = false;
+  OptionsKernels kernels;
 };
 
 // The workspace of options_backward.

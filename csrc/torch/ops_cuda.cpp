@@ -3,79 +3,14 @@
 // the check before a kernel's first use.
 #include "torch/ops_cuda.h"
 
-#include "common/error.h"
-#include "cuda/availability.h"
-#include "cuda/blas.h"
-#include "cuda/first_use/check.h"
 #include "cuda/gradients/layer_backward.h"
 #include "cuda/gradients/sample_gradients.h"
 #include "cuda/lstm_forward.h"
-#include "cuda/status.h"
 #include "torch/call_cuda.h"
 #include "torch/layer.h"
-#include "torch/warning.h"
 
 namespace lstm_fused {
 namespace {
-
-enum class Recurrence { kForward, kBackward };
-
-cuda::LstmPlan plan_once(const CudaContext& context, const CudaLayer& layer, Recurrence recurrence,
-                         bool training, bool recompute) {
-  cuda::PlanSettings settings;
-  settings.allow_tf32 = cuda::allows_tf32(context.blas_handle);
-  settings.training = training;
-  settings.recompute = recompute;
-  settings.choice = cuda::variant_choice();
-  settings.cta_refusal = cuda::refusal_of(layer.device.index, cuda::Variant::kPersistentCta);
-  settings.group_refusal = cuda::refusal_of(layer.device.index, cuda::Variant::kPersistentGroup);
-  settings.facts = context.facts;
-  return recurrence == Recurrence::kForward
-             ? cuda::make_forward_plan(layer.shape, layer.dtype, settings)
-             : cuda::make_backward_plan(layer.shape, layer.dtype, settings);
-}
-
-// Plans a call, and checks the kernel that the plan takes if it is the first time.
-cuda::LstmPlan make_plan(const CudaContext& context, const CudaLayer& layer, Recurrence recurrence,
-                         bool training, bool recompute) {
-  const cuda::LstmPlan plan = plan_once(context, layer, recurrence, training, recompute);
-  std::optional<Tensor> memory;  // of the check, until it is over
-  cuda::CheckContext check;
-  check.device = layer.device.index;
-  check.facts = context.facts;
-  check.blas_handle = context.blas_handle;
-  check.stream = context.stream;
-  check.allocate = [&](int64_t bytes) {
-    memory = new_workspace(bytes, layer);
-    return memory->mutable_data_ptr();
-  };
-  const std::string fault =
-      cuda::check_first_use(plan, layer.dtype, recurrence == Recurrence::kBackward, check);
-  if (fault.empty()) return plan;
-  warn_user(fault);
-  return plan_once(context, layer, recurrence, training, recompute);
-}
-
-// Plans and runs a call by `run`; and once more, without groups of blocks, where the driver refuses
-// to launch them. That begins anew, input GEMM and all, with a workspace of the second plan's size:
-// what the first attempt has written is written again, and its inputs are as they were.
-//
-// NOTE: in a capture the driver may have ended it along with the launch. The launches of the second
-// attempt then fail, which is raised, and the next capture is planned without groups.
-template <typename Run>
-void run_or_do_without_groups(const CudaLayer& layer, const Run& run) {
-  try {
-    return run();
-  } catch (const cuda::LaunchRefused& refusal) {
-    if (cuda::refuse_variant(layer.device.index, cuda::Variant::kPersistentGroup, refusal.what())) {
-      warn_user("CUDA device " + std::to_string(layer.device.index) + ": " + refusal.what() +
-                ". Groups of blocks, which must run together, are off on this device from now on: "
-                "calls run stepwise, with right results. A stream or a process with a part of the "
-                "device's multiprocessors, a debugger or a sanitizer can be the reason");
-    }
-  }
-  run();
-}
 
 BackwardResult run_backward(const CudaLayer& layer, const BackwardTensors& tensors,
                             const BackwardNeeds& needs) {
@@ -85,7 +20,7 @@ BackwardResult run_backward(const CudaLayer& layer, const BackwardTensors& tenso
   const int64_t samples = needs.samples.value_or(1);
   run_or_do_without_groups(layer, [&] {
     const cuda::LstmPlan plan =
-        make_plan(context, layer, Recurrence::kBackward, /*training=*/true, /*recompute=*/false);
+        make_plan(context, layer, {Recurrence::kBackward, /*training=*/true, /*recompute=*/false});
     const Tensor workspace =
         new_workspace(cuda::layer_backward_workspace_bytes(call, samples, plan), layer);
     call.workspace = workspace.mutable_data_ptr();
@@ -117,7 +52,7 @@ ForwardResult lstm_forward_cuda(const Tensor& input, const Tensor& h_0, const Te
   set_call(layer, tensors, context, call);
   run_or_do_without_groups(layer, [&] {
     const cuda::LstmPlan plan =
-        make_plan(context, layer, Recurrence::kForward, save_for_backward, recompute);
+        make_plan(context, layer, {Recurrence::kForward, save_for_backward, recompute});
     const Tensor workspace = new_workspace(plan.workspace_bytes, layer);
     call.workspace = workspace.mutable_data_ptr();
     cuda::lstm_forward(call, plan);

@@ -1,25 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The ops of a layer whose cell has options. Allocates and launches as ops_cuda.cpp does; no kernel
-// here waits for another one's blocks, so that none is checked before its first use.
-#include "cuda/blas.h"
+// The ops of a layer whose cell has options. Plans, allocates and launches as ops_cuda.cpp does.
 #include "cuda/options/forward.h"
 #include "cuda/options/layer_backward.h"
 #include "torch/call_cuda.h"
 #include "torch/ops_cuda.h"
 
 namespace lstm_fused {
-namespace {
-
-cuda::PlanSettings plan_settings(const CudaContext& context, bool training, bool recompute) {
-  cuda::PlanSettings settings;
-  settings.allow_tf32 = cuda::allows_tf32(context.blas_handle);
-  settings.training = training;
-  settings.recompute = recompute;
-  settings.facts = context.facts;
-  return settings;
-}
-
-}  // namespace
 
 OptionForwardResult lstm_options_forward_cuda(
     const Tensor& input, const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& weights,
@@ -52,12 +38,14 @@ OptionForwardResult lstm_options_forward_cuda(
     call.direction[d].options = options.direction(layer, d);
     call.direction[d].norms = norms.direction(layer, d);
   }
-  const cuda::LstmPlan plan = cuda::make_options_forward_plan(
-      layer.shape, layer.dtype, plan_settings(context, save_for_backward, recompute),
-      options.gains.has_value());
-  const Tensor workspace = new_workspace(plan.workspace_bytes, layer);
-  call.workspace = workspace.mutable_data_ptr();
-  cuda::options_forward(call, plan);
+  run_or_do_without_groups(layer, [&] {
+    const cuda::LstmPlan plan = make_plan(context, layer,
+                                          {Recurrence::kForward, save_for_backward, recompute,
+                                           /*has_options=*/true, options.gains.has_value()});
+    const Tensor workspace = new_workspace(plan.workspace_bytes, layer);
+    call.workspace = workspace.mutable_data_ptr();
+    cuda::options_forward(call, plan);
+  });
   return std::tuple_cat(tensors.result(), std::make_tuple(norms.normalised, norms.scales));
 }
 
@@ -96,12 +84,16 @@ OptionBackwardResult lstm_options_backward_cuda(
     recurrence.norms = norms.direction(layer, d);
     recurrence.grad_options = grads.direction(layer, d);
   }
-  const Tensor workspace = new_workspace(cuda::options_backward_workspace_bytes(call), layer);
-  call.workspace = workspace.mutable_data_ptr();
-  cuda::options_backward(call, cuda::make_options_backward_plan(
-                                   layer.shape, layer.dtype,
-                                   plan_settings(context, /*training=*/true, /*recompute=*/false),
-                                   options.gains.has_value()));
+  run_or_do_without_groups(layer, [&] {
+    const cuda::LstmPlan plan =
+        make_plan(context, layer,
+                  {Recurrence::kBackward, /*training=*/true, /*recompute=*/false,
+                   /*has_options=*/true, options.gains.has_value()});
+    const Tensor workspace =
+        new_workspace(cuda::options_backward_workspace_bytes(call, plan), layer);
+    call.workspace = workspace.mutable_data_ptr();
+    cuda::options_backward(call, plan);
+  });
   return grads.result(needed_result(layer, tensors, needs));
 }
 

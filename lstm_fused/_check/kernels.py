@@ -58,13 +58,20 @@ _CUDA = {
 }
 _CPU = _with_ragged(Problem(40), Problem(200), Problem(64, proj_size=24))
 
-# Of cells with options, in kernels of their own: with norms and without. On CUDA stepwise ones.
+# Of cells with options, in kernels of their own: with norms and without. On CUDA the variants of
+# each, and the kinds of products that a variant lacks.
 _CELLS = ("options", "norms")
+_CUDA_CELLS = (
+    ("one block", "options", ("float64",)),
+    ("group", "options", ("float64", "float32")),
+    ("stepwise", "options", ()),
+    ("stepwise", "norms", ()),
+)
 _PACKED = ("int8", "bfloat16", "float16")
 
 
 def _kernel_for(name: str, kind: str, what: str) -> Kernel:
-    problems = _CUDA["stepwise"] if name == "stepwise" else _CPU
+    problems = _CUDA.get(name, _CPU)
     # NOTE: each step that is normalised makes rounding of the one before it larger; after 17 steps
     # a right result in float32 may take all of the error budget, after 5 a third.
     steps = 5 if what == "norms" else problems[0].steps
@@ -81,7 +88,12 @@ def kernels_of(device: torch.device) -> list[Kernel]:
                 for kind in KINDS
                 if name == "stepwise" or kind != "float64"
             ),
-            *(_kernel_for("stepwise", kind, cell) for cell in _CELLS for kind in KINDS),
+            *(
+                _kernel_for(name, kind, cell)
+                for name, cell, lacks in _CUDA_CELLS
+                for kind in KINDS
+                if kind not in lacks
+            ),
         ]
     assert native.compiled is not None
     kinds = [kind for kind in KINDS if kind != "tf32"]
@@ -109,7 +121,8 @@ def why_not_taken(kernel: Kernel, problem: Problem, device: torch.device) -> str
     dtype = dtype_of(kernel.kind)
     module = make_module(FusedLSTM, problem, dtype, device)
     x = torch.empty(problem.steps, problem.batch, problem.input_size, dtype=dtype, device=device)
-    for line in explain_lines(module, x)[1:]:
+    plans = [line for line in explain_lines(module, x) if line.startswith("  layer ")]
+    for line in plans:
         plan = line.split(": ", 1)[1]
         if _variant_of(plan) != kernel.name:
             return plan

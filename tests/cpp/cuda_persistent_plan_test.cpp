@@ -54,13 +54,12 @@ LstmShape shape_of(int64_t batch, int64_t hidden, int directions = 1) {
 
 // "block", "group", or why not.
 std::string choice(const Device& device, const LstmShape& shape, DType dtype, bool backward,
-                   bool allow_tf32 = true) {
+                   bool allow_tf32 = true, bool has_options = false) {
   PersistentPlan plan;
   std::string why_not;
-  const bool can = backward ? cuda::can_run_persistent_backward(shape, dtype, allow_tf32,
-                                                                device.facts, &plan, &why_not)
-                            : cuda::can_run_persistent_forward(shape, dtype, allow_tf32,
-                                                               device.facts, &plan, &why_not);
+  const auto can_run =
+      backward ? cuda::can_run_persistent_backward : cuda::can_run_persistent_forward;
+  const bool can = can_run(shape, dtype, allow_tf32, has_options, device.facts, &plan, &why_not);
   if (!can) return why_not;
   return plan.group ? "group" : "block";
 }
@@ -75,45 +74,54 @@ int64_t max_batch(const Device& device, int64_t hidden, DType dtype, bool backwa
   return rows;
 }
 
+void check_bounds(const Device& one, const LstmShape& shape, DType dtype, bool backward, bool tf32,
+                  bool options) {
+  const int64_t batch = shape.batch, hidden = shape.hidden_size;
+  const Scope scope(one.name, " ", dtype_name(dtype), " N=", batch, " H=", hidden,
+                    " L=", shape.directions, backward ? " backward" : " forward",
+                    options ? " with options" : "");
+  PersistentPlan plan;
+  std::string why_not;
+  const auto can = backward ? cuda::can_run_persistent_backward : cuda::can_run_persistent_forward;
+  if (!can(shape, dtype, tf32, options, one.facts, &plan, &why_not)) {
+    CHECK(!why_not.empty());
+    return;
+  }
+  CHECK(why_not.empty() && !describe(plan).empty());
+  CHECK_EQ(plan.tiles, (batch + 7) / 8);
+  CHECK_EQ(plan.threads % cuda::kWarpSize, 0);
+  CHECK_EQ(plan.group, hidden > (dtype == DType::kFloat32 ? 96 : 128));
+  CHECK_LE(plan.shared_bytes, one.facts.shared_per_block);
+  if (!plan.group) {
+    CHECK_LE(hidden, plan.threads / 4);  // eight units for each warp
+    CHECK_EQ(plan.workspace_bytes, 0);
+    CHECK_EQ(plan.shared_bytes > 0, options && backward);
+    return;
+  }
+  // All blocks are resident together, one on each SM, and hold all units and rows.
+  CHECK_LE(plan.group_blocks * plan.groups * shape.directions, one.facts.sm_count);
+  CHECK_LE(hidden, plan.group_blocks * plan.units);
+  CHECK_LT((plan.group_blocks - 1) * plan.units, hidden);
+  CHECK_LE(plan.tiles, int64_t{plan.groups} * plan.group_tiles);
+  // The workspace: a word for each group, the exchange area, a copy of the lengths.
+  CHECK_LE(plan.groups * shape.directions * 4, plan.exchange_begin);
+  CHECK_LT(plan.exchange_begin, plan.lengths_begin);
+  CHECK_EQ(plan.workspace_bytes - plan.lengths_begin, batch * 8);
+}
+
 void test_bounds() {
   for (const Device& one : devices()) {
     for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
       for (const bool backward : {false, true}) {
         for (const bool tf32 : {false, true}) {
-          for (const int directions : {1, 2}) {
-            for (int64_t batch : {0, 1, 8, 13, 64, 200, 1000, 5000}) {
-              for (int64_t hidden : {1, 8, 17, 64, 96, 97, 128, 129, 200, 256, 384, 512, 650, 768,
-                                     1000, 1024, 1500, 2048, 4096}) {
-                const Scope scope(one.name, " ", dtype_name(dtype), " N=", batch, " H=", hidden,
-                                  " L=", directions, backward ? " backward" : " forward");
-                PersistentPlan plan;
-                std::string why_not;
-                const auto can =
-                    backward ? cuda::can_run_persistent_backward : cuda::can_run_persistent_forward;
-                const LstmShape shape = shape_of(batch, hidden, directions);
-                if (!can(shape, dtype, tf32, one.facts, &plan, &why_not)) {
-                  CHECK(!why_not.empty());
-                  continue;
+          for (const bool options : {false, true}) {
+            for (const int directions : {1, 2}) {
+              for (int64_t batch : {0, 1, 8, 13, 64, 200, 1000, 5000}) {
+                for (int64_t hidden : {1, 8, 17, 64, 96, 97, 128, 129, 200, 256, 384, 512, 650, 768,
+                                       1000, 1024, 1500, 2048, 4096}) {
+                  check_bounds(one, shape_of(batch, hidden, directions), dtype, backward, tf32,
+                               options);
                 }
-                CHECK(why_not.empty() && !describe(plan).empty());
-                CHECK_EQ(plan.tiles, (batch + 7) / 8);
-                CHECK_EQ(plan.threads % cuda::kWarpSize, 0);
-                CHECK_EQ(plan.group, hidden > (dtype == DType::kFloat32 ? 96 : 128));
-                if (!plan.group) {
-                  CHECK_LE(hidden, plan.threads / 4);  // eight units for each warp
-                  CHECK_EQ(plan.workspace_bytes, 0);
-                  continue;
-                }
-                // All blocks are resident together, one on each SM, and hold all units and rows.
-                CHECK_LE(plan.group_blocks * plan.groups * directions, one.facts.sm_count);
-                CHECK_LE(plan.shared_bytes, one.facts.shared_per_block);
-                CHECK_LE(hidden, plan.group_blocks * plan.units);
-                CHECK_LT((plan.group_blocks - 1) * plan.units, hidden);
-                CHECK_LE(plan.tiles, int64_t{plan.groups} * plan.group_tiles);
-                // The workspace: a word for each group, the exchange area, a copy of the lengths.
-                CHECK_LE(plan.groups * directions * 4, plan.exchange_begin);
-                CHECK_LT(plan.exchange_begin, plan.lengths_begin);
-                CHECK_EQ(plan.workspace_bytes - plan.lengths_begin, batch * 8);
               }
             }
           }
@@ -139,6 +147,12 @@ void test_choices() {
       CHECK_EQ(choice(one, shape_of(16, 512), DType::kFloat32, backward), "group");
       CHECK_EQ(choice(one, shape_of(16, 256, 2), DType::kFloat32, backward), "group");
       CHECK_NE(choice(one, shape_of(1, 4096), DType::kBFloat16, backward), "group");
+      // Options take shared memory, of which W_hh leaves some.
+      CHECK_EQ(choice(one, shape_of(64, 128), DType::kFloat16, backward, true, true), "block");
+      CHECK_EQ(choice(one, shape_of(16, 256), DType::kFloat16, backward, true, true), "group");
+      CHECK_EQ(choice(one, shape_of(16, 256), DType::kFloat32, backward, true, true), "group");
+      CHECK_EQ(choice(one, shape_of(16, 256), DType::kFloat32, backward, false, true),
+               "float32 products leave groups of blocks no registers for options of the cell");
     }
   }
   // The largest: 32 MB of weights on 132 SMs with registers and shared memory, not on 108.

@@ -158,22 +158,25 @@ void test_options() {
     for (int64_t projection : {0, 5}) {
       const LstmShape shape = shape_of(7, 3, 11, 17, projection, 2);
       for (bool norms : {false, true}) {
-        const auto forward = cuda::options_forward_workspace(shape, dtype, false, false, norms);
-        check_parts(forward.bytes, {forward.preactivations, forward.recurrent, forward.output_parts,
-                                    forward.entering, forward.cell, forward.cell_output, forward.h,
-                                    forward.w_hh, forward.w_hr});
-        CHECK_LT(cuda::options_forward_workspace(shape, dtype, true, true, norms).bytes,
+        cuda::OptionsKernels kernels;
+        kernels.has_norms = norms;
+        const auto forward = cuda::options_forward_workspace(shape, dtype, false, false, kernels);
+        check_parts(forward.bytes, {forward.preactivations, forward.recurrence, forward.recurrent,
+                                    forward.output_parts, forward.entering, forward.cell,
+                                    forward.cell_output, forward.h, forward.w_hh, forward.w_hr});
+        CHECK_LT(cuda::options_forward_workspace(shape, dtype, true, true, kernels).bytes,
                  forward.bytes - int64_t{2} * 7 * 3 * 4 * 17 * accumulator_size(dtype));
-        const auto backward = cuda::options_backward_workspace(shape, dtype, norms);
-        check_parts(backward.bytes,
-                    {backward.product, backward.dh, backward.cell, backward.carry, backward.sums,
-                     backward.grad_peephole, backward.grad_reset_h, backward.grad_reset_c,
-                     backward.grad_gains, backward.grad_cell_norm, backward.grad_bias,
-                     backward.sums_end, backward.scratch, backward.w_hh, backward.w_hr});
+        const auto backward = cuda::options_backward_workspace(shape, dtype, kernels);
+        check_parts(
+            backward.bytes,
+            {backward.recurrence, backward.product, backward.dh, backward.cell, backward.carry,
+             backward.sums, backward.grad_peephole, backward.grad_reset_h, backward.grad_reset_c,
+             backward.grad_gains, backward.grad_cell_norm, backward.grad_bias, backward.sums_end,
+             backward.scratch, backward.w_hh, backward.w_hr});
         CHECK_LT(backward.sums, backward.sums_end);
 
         cuda::OptionsLayerNeeds needs;
-        needs.has_norms = norms;
+        needs.kernels = kernels;
         const auto least = cuda::options_layer_workspace(shape, dtype, needs);
         CHECK_EQ(least.bytes - least.shared, backward.bytes);
         needs.has_lengths = needs.wants_weights = needs.changes_h = true;
@@ -182,17 +185,20 @@ void test_options() {
                                  most.cell_output, most.recurrent_inputs, most.shared});
         CHECK_LT(least.bytes, most.bytes);
 
-        // No persistent kernel knows of options.
         const LstmPlan plan = cuda::make_options_forward_plan(shape, dtype, settings, norms);
-        CHECK(plan.variant == Variant::kStepwise);
+        const bool persistent = !norms && projection == 0 && dtype != DType::kFloat64;
+        CHECK(plan.variant == (persistent ? Variant::kPersistentCta : Variant::kStepwise));
         CHECK_EQ(plan.preactivations_in_gates, dtype_size(dtype) == accumulator_size(dtype));
-        CHECK_EQ(plan.workspace_bytes, cuda::options_forward_workspace(
-                                           shape, dtype, true, plan.preactivations_in_gates, norms)
-                                           .bytes);
+        kernels.stepwise = !persistent;
+        CHECK_EQ(plan.workspace_bytes,
+                 cuda::options_forward_workspace(shape, dtype, true, plan.preactivations_in_gates,
+                                                 kernels)
+                     .bytes);
         for (bool backwards : {false, true}) {
           const std::string text = cuda::explain_options(shape, dtype, settings, norms, backwards);
-          CHECK_EQ(text.find(projection ? "stepwise, 2 GEMMs and 2 kernels a step for both"
-                                        : "stepwise, 1 GEMM and 1 kernel a step for both"),
+          CHECK_EQ(text.find(persistent   ? "persistent, "
+                             : projection ? "stepwise, 2 GEMMs and 2 kernels a step for both"
+                                          : "stepwise, 1 GEMM and 1 kernel a step for both"),
                    size_t{0});
         }
       }

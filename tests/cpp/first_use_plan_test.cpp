@@ -37,8 +37,18 @@ constexpr Kind kKinds[] = {{DType::kFloat32, false},
                            {DType::kBFloat16, false},
                            {DType::kFloat16, false}};
 
+LstmPlan make_plan(bool options, bool backward, const LstmShape& shape, DType dtype,
+                   const PlanSettings& settings) {
+  if (options) {
+    return backward ? cuda::make_options_backward_plan(shape, dtype, settings, false)
+                    : cuda::make_options_forward_plan(shape, dtype, settings, false);
+  }
+  return backward ? cuda::make_backward_plan(shape, dtype, settings)
+                  : cuda::make_forward_plan(shape, dtype, settings);
+}
+
 // The numbers of the kernels that the plans of all shapes take, each checked by a problem.
-std::set<int> checked_kernels(const DeviceFacts& facts) {
+std::set<int> checked_kernels(const DeviceFacts& facts, bool options) {
   std::set<int> kernels;
   for (const Kind& kind : kKinds) {
     for (const bool backward : {false, true}) {
@@ -49,8 +59,7 @@ std::set<int> checked_kernels(const DeviceFacts& facts) {
           settings.allow_tf32 = kind.allow_tf32;
           settings.choice = VariantChoice::kPersistent;
           const LstmShape shape = {9, batch, 4, hidden, hidden, 1, false};
-          const LstmPlan plan = backward ? cuda::make_backward_plan(shape, kind.dtype, settings)
-                                         : cuda::make_forward_plan(shape, kind.dtype, settings);
+          const LstmPlan plan = make_plan(options, backward, shape, kind.dtype, settings);
           if (plan.variant == Variant::kStepwise) continue;
           const Scope scope(dtype_name(kind.dtype), " N=", batch, " H=", hidden,
                             " backward=", backward, " SMs=", facts.sm_count);
@@ -62,6 +71,7 @@ std::set<int> checked_kernels(const DeviceFacts& facts) {
           CHECK(check.has_value());
           if (!check) continue;
           CHECK_EQ(cuda::kernel_number(check->persistent, backward), kernel);
+          CHECK_EQ(check->forward.has_options && check->backward.has_options, options);
           CHECK(check->persistent.variant == plan.variant);
           CHECK(check->forward.variant == Variant::kStepwise);
           CHECK(check->backward.variant == Variant::kStepwise);
@@ -81,9 +91,18 @@ std::set<int> checked_kernels(const DeviceFacts& facts) {
 // Each direction, product and variant; of one block two sizes, of groups' backward two.
 void test_every_kernel_has_a_problem() {
   for (const DeviceFacts& facts : kDevices) {
-    const std::set<int> kernels = checked_kernels(facts);
-    if (facts.sm_count > 100) CHECK_EQ(kernels.size(), size_t{4 * (2 + 2 + 1 + 2)});
-    CHECK_LE(size_t{4 * (2 + 2)}, kernels.size());
+    std::set<int> all;
+    size_t count = 0;
+    for (const bool options : {false, true}) {
+      const std::set<int> kernels = checked_kernels(facts, options);
+      // With options FFMA has no groups.
+      const size_t most = 4 * (2 + 2) + (options ? 3 : 4) * (1 + 2);
+      if (facts.sm_count > 100) CHECK_EQ(kernels.size(), most);
+      CHECK_LE(size_t{4 * (2 + 2)}, kernels.size());
+      all.insert(kernels.begin(), kernels.end());
+      count += kernels.size();
+    }
+    CHECK_EQ(all.size(), count);
   }
 }
 

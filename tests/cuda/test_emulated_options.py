@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The CUDA kernels of a cell with options, run by the emulated device, against the reference in
-float64."""
+"""The stepwise CUDA kernels of a cell with options, run by the emulated device, against the
+reference in float64."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -67,7 +67,7 @@ def assert_results(case: Case, names: str, dtype: torch.dtype) -> None:
 @pytest.fixture(params=TARGETS, ids=lambda target: f"compute_{target}")
 def emulated(request: pytest.FixtureRequest) -> Iterator[EmulatedOps]:
     ops = emulated_ops(request.param)
-    with ops.use("auto"):
+    with ops.use("stepwise"):
         yield ops
 
 
@@ -75,7 +75,7 @@ def emulated(request: pytest.FixtureRequest) -> Iterator[EmulatedOps]:
 def checked() -> Iterator[EmulatedOps]:
     """Kernels that can be searched for races, and broken."""
     ops = emulated_ops(CHECKED_TARGET)
-    with ops.use("auto"):
+    with ops.use("stepwise"):
         ops.device.set(race_check=1)
         ops.device.clear_races()
         yield ops
@@ -222,7 +222,7 @@ def mutations(ops: EmulatedOps) -> list[LoadedMutation]:
 
 
 def is_ours(mutation: LoadedMutation) -> bool:
-    return "option_" in mutation.function
+    return "option_" in mutation.function and "persistent" not in mutation.function
 
 
 def test_every_synchronisation_is_needed(checked: EmulatedOps) -> None:

@@ -52,6 +52,7 @@ def test_steps_stand_in_their_order() -> None:
     made = make_steps("90-real", OUT)
     names = ["build", "parity", "memcheck", "racecheck", "initcheck", "synccheck", "micro"]
     runs = ["bench-graph", "bench-eager", "bench-packed", "bench-large", "bench-options"]
+    runs.append("bench-variants")
     assert [step.name for step in made] == names + runs
     # Neither the build nor what nvcc compiles by itself needs another step.
     assert [step.name for step in made if step.needs != ("build",)] == ["build", "micro"]
@@ -76,7 +77,7 @@ def test_steps_are_chosen_by_name_and_by_what_stands_before_a_hyphen() -> None:
 
     assert chosen("parity", "build") == (["build", "parity"], [])
     assert chosen("bench-packed", "micro") == (["micro", "bench-packed"], [])
-    assert len(chosen("bench")[0]) == 5
+    assert len(chosen("bench")[0]) == 6
     assert chosen()[0] == [step.name for step in made]
     assert chosen("everything", "build") == (["build"], ["everything"])
 
@@ -128,6 +129,8 @@ def test_minutes_that_are_not_given_depend_on_quick(
 
 def test_benchmark_has_every_shape_and_dtype() -> None:
     cli = pytest.importorskip("benchmarks.cli")
+    from benchmarks.case import VARIANTS
+
     runs = {}
     for step in make_steps("90-real", OUT):
         if step.name.startswith("bench-"):
@@ -155,6 +158,9 @@ def test_benchmark_has_every_shape_and_dtype() -> None:
     packed = runs["bench-packed"]
     assert {case.ragged for case in packed} == {"packed", "lengths"}
     assert {case.dtype for case in packed} == {"float16", "bfloat16"}
+    variants = runs["bench-variants"]
+    assert {case.variant for case in variants} == set(VARIANTS)
+    assert {case.H for case in variants} == {128, 768}
     quick = make_steps("90-real", OUT, quick=True)[-1]
     assert "--quick" in quick.command and quick.command.count("--shape") == 2
 

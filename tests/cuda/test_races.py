@@ -119,7 +119,7 @@ def unbroken(name: str, kind: str) -> dict[str, Tensor | None]:
 
 def mutations(ops: EmulatedOps) -> list[LoadedMutation]:
     """Ways to break the synchronising instructions of the library's kernels, but for those of
-    options, which `test_emulated_options` breaks."""
+    options, which tests of their own break."""
     found = [m for m in ops.device.mutations if "10lstm_fused4cuda" in m.function]
     return [m for m in found if "option_" not in m.function]
 

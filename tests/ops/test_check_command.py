@@ -208,6 +208,7 @@ def test_plans_name_the_variant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "make_module", lambda *_: None)
     for plan in plans.values():
         lines = ["cuda, float16: T=1", f"  layer 0 forward  D=1 H=1: {plan}"]
+        lines.append("  zoneout=0.1: persistent, in the epilogue of each step's product")
         monkeypatch.setattr(kernels, "explain_lines", lambda *_, lines=lines: lines)
         for name in plans:
             kernel = Kernel(name, "float16", (Problem(3),))
@@ -222,7 +223,12 @@ def test_the_kernels_of_a_gpu() -> None:
     assert {kernel.kind for kernel in found} == set(KINDS)
     labels = ["stepwise", "stepwise, options", "stepwise, norms"]
     assert [k.label for k in found if k.kind == "float64"] == labels
-    assert {k.name for k in found if k.what} == {"stepwise"}
+    norms = {k.name for k in found if k.what == "norms"}
+    assert norms == {"stepwise"}, "sums go across blocks"
+    groups = {k.kind for k in found if k.name == "group" and k.what == "options"}
+    assert groups == {"tf32", "bfloat16", "float16"}
+    blocks = {k.kind for k in found if k.name == "one block" and k.what == "options"}
+    assert blocks == groups | {"float32"}
     for kernel in found:
         assert any(p.ragged for p in kernel.problems) and not kernel.timed().ragged
 

@@ -4,6 +4,7 @@
 import copy
 import io
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -374,13 +375,25 @@ def test_traces_and_plans_know_options() -> None:
     assert "normalised" in lstm_fused.explain(FusedLSTM(D, H, layer_norm=True), x)
 
 
-@pytest.mark.parametrize("cell", (1, 2))
-def test_plans_on_cuda_are_stepwise(cell: int) -> None:
-    facts = DEVICES["H100"].facts
+def cuda_plan(hidden: int, cell: int, dtype: str = "float16", proj_size: int = 0) -> list[str]:
+    shape, facts = (4, 3, 5, hidden, proj_size, 2, dtype), DEVICES["H100"].facts
+    return [cuda_plan_text(*shape, backward, facts, cell=cell) for backward in (False, True)]
+
+
+def test_plans_on_cuda_know_options() -> None:
+    for text in cuda_plan(8, cell=1):
+        assert text.startswith("persistent, float16, a block of ")
+        assert "with options of the cell" in text
+    for text in cuda_plan(256, cell=1):
+        assert re.match(r"persistent, float16, \d+ group\(s\) x .*, with options of the cell", text)
+    for text in cuda_plan(256, cell=1, dtype="float32"):
+        assert text.startswith("stepwise, 1 GEMM and 1 kernel a step for both directions, float32")
+        assert "leave groups of blocks no registers for options of the cell" in text
+    for text in cuda_plan(8, cell=1, proj_size=2):
+        assert text.startswith("stepwise, 2 GEMMs and 2 kernels a step for both directions")
+        assert text.endswith("(persistent kernels have no projection)")
     for proj_size, launches in ((0, "1 GEMM and 1 kernel"), (2, "2 GEMMs and 2 kernels")):
-        shape = (4, 3, 5, 8, proj_size, 2, "float16")
-        for backward in (False, True):
-            text = cuda_plan_text(*shape, backward, facts, cell=cell)
+        for text in cuda_plan(8, cell=2, proj_size=proj_size):
             assert text.startswith(f"stepwise, {launches} a step for both directions, float16")
-            assert text.endswith("(options of the cell have stepwise kernels alone)")
-    assert not cuda_plan_text(4, 3, 5, 8, 0, 2, "float16", False, facts).startswith("stepwise")
+            assert "layer normalisation" in text
+    assert not any("with options" in text for text in cuda_plan(8, cell=0))

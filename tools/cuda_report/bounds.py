@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import product as product_of
 
 from tools.cuda_report.cubins import Resources
 from tools.cuda_report.facts import DEVICES, Device
@@ -44,14 +45,14 @@ def max_threads(kernel: Resources) -> int:
 
 @cache
 def planned_shared(device_name: str) -> dict[str, int]:
-    """The most dynamic shared memory that a grid of plans gives each group kernel."""
+    """The most dynamic shared memory that a grid of plans gives each kernel that has any."""
     most: dict[str, int] = {}
     for product in PRODUCTS:
         for hidden in _HIDDEN:
             for rows in _ROWS:
-                for backward in (False, True):
-                    plan = plan_of(product, rows, hidden, backward, DEVICES[device_name])
-                    if plan is not None and plan.group:
+                for backward, options in product_of((False, True), (False, True)):
+                    plan = plan_of(product, rows, hidden, backward, DEVICES[device_name], options)
+                    if plan is not None and plan.dynamic_shared:
                         most[plan.kernel] = max(most.get(plan.kernel, 0), plan.dynamic_shared)
     return most
 

@@ -7,7 +7,7 @@ The sizes are those of csrc/cuda/persistent/layout.h and plan.cpp.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tools.cuda_report.facts import Device
 
@@ -38,6 +38,7 @@ class Plan:
     group_tiles: int = 1
     units: int = 0  # per block
     dynamic_shared: int = 0
+    options: bool = False  # of the cell
 
     @property
     def chunks(self) -> int:
@@ -50,14 +51,18 @@ class Plan:
     def kernel(self) -> str:
         way = "backward" if self.backward else "forward"
         product = PRODUCTS[self.product]
+        way = f"option_{way}" if self.options else way
         if not self.group:
             return f"persistent_{way}_kernel<{product}, {self.chunks}>"
         units = f", {self.units}" if self.backward else ""
         return f"persistent_group_{way}_kernel<{product}{units}>"
 
 
-def plan_of(product: str, rows: int, hidden: int, backward: bool, device: Device) -> Plan | None:
-    """The plan of a training step of one direction; None where it is stepwise."""
+def plan_of(
+    product: str, rows: int, hidden: int, backward: bool, device: Device, options: bool = False
+) -> Plan | None:
+    """The plan of a training step of one direction, of a cell with options or without; None where
+    it is stepwise."""
     from lstm_fused._ops import native
 
     assert native.compiled is not None
@@ -66,16 +71,22 @@ def plan_of(product: str, rows: int, hidden: int, backward: bool, device: Device
         text = native.compiled.cuda_plan_text(
             *(1024, rows, hidden, hidden, 0, 1, DTYPES[product]),
             *(product == "tf32", True, backward, device.facts),
+            *(False, "", "", int(options)),
         )
     finally:
         native.compiled.set_cuda_variant(before)
-    return read_plan(text, product, rows, hidden, backward)
+    plan = read_plan(text, product, rows, hidden, backward)
+    return plan and replace(plan, options=options)
 
 
 def read_plan(text: str, product: str, rows: int, hidden: int, backward: bool) -> Plan | None:
     common = (text, product, rows, hidden, backward)
-    if found := re.search(r"a block of (\d+) threads for each of (\d+) tile", text):
-        return Plan(*common, False, int(found[1]), int(found[2]), units=hidden)
+    if found := re.search(
+        r"a block of (\d+) threads(?: and (\d+) bytes of shared memory)? for each of (\d+) tile",
+        text,
+    ):
+        threads, shared, tiles = (int(number or 0) for number in found.groups())
+        return Plan(*common, False, threads, tiles, units=hidden, dynamic_shared=shared)
     found = re.search(
         r"(\d+) group\(s\) x (\d+) blocks of (\d+) threads and (\d+) bytes of shared memory, "
         r"(\d+) tile\(s\) of 8 rows each, (\d+) units a block",

@@ -13,6 +13,8 @@
 #include "cuda/first_use/problem.h"
 #include "cuda/lstm_backward.h"
 #include "cuda/lstm_forward.h"
+#include "cuda/options/backward.h"
+#include "cuda/options/forward.h"
 #include "cuda/persistent/wait_failure.h"
 #include "cuda/status.h"
 
@@ -23,8 +25,8 @@ Setting check_setting("LSTM_FUSED_CUDA_CHECK", {"1", "0"}, "1 or 0");
 
 // The kernels that were checked on a device: a bit for each. NOTE: two threads may check one kernel
 // at the same time, which does no harm; a lock would be held while the device is waited for.
-using Checked = std::atomic<uint32_t>;
-static_assert(kPersistentKernels <= 32, "a bit for each kernel");
+using Checked = std::atomic<uint64_t>;
+static_assert(kPersistentKernels <= 64, "a bit for each kernel");
 Checked& checked_on(int device) {
   static Checked checked[kMaxDevices];
   check_device(device);
@@ -54,6 +56,10 @@ bool is_captured(cudaStream_t stream) {
   cudaGetLastError();  // the default stream, which must not be asked while any stream is captured
   return true;
 }
+
+// All that a launch has in common beside what options of a direction there are. NOTE: not coupled
+// gates, with which nothing of i would be checked.
+const CellOptions kOptions = {/*coupled_gates=*/false, /*cell_clip=*/0.75, 0, 0};
 
 class Check {
  public:
@@ -91,7 +97,7 @@ class Check {
     }
     const std::string failure = take_wait_failure(context_.device);
     if (!failure.empty()) return failure;
-    return find_difference(shape_, dtype_, backward_,
+    return find_difference(shape_, dtype_, backward_, plan_.persistent.has_options,
                            allowed_difference(dtype_, plan_.persistent.allow_tf32),
                            outputs_of(kStepwise), outputs_of(kPersistent));
   }
@@ -131,8 +137,12 @@ class Check {
     call.stream = context_.stream;
   }
   LstmWeights weights(int direction) const;
+  CellOptionInputs options(int direction) const;
+  void set_forward(Outputs which, LstmForwardCall& call) const;
+  LstmBackwardDirection backward_direction(Outputs which, int direction) const;
   void run_forward(const LstmPlan& plan, Outputs which) const;
   void run_backward(const LstmPlan& plan, Outputs which) const;
+  void run_options_backward(const LstmPlan& plan, Outputs which) const;
 
   const CheckPlan& plan_;
   const LstmShape shape_;
@@ -154,10 +164,24 @@ LstmWeights Check::weights(int direction) const {
   return weights;
 }
 
-void Check::run_forward(const LstmPlan& plan, Outputs which) const {
+CellOptionInputs Check::options(int direction) const {
+  const int64_t state = shape_.batch * shape_.hidden_size, sequence = shape_.steps * state;
+  const auto flags = [&](int64_t begin) {
+    return reinterpret_cast<const uint8_t*>(memory_ + begin + direction * sequence);
+  };
+  CellOptionInputs to;
+  to.peephole = input(inputs_.peephole, direction, kPeepholes * shape_.hidden_size);
+  to.h_mask = input(inputs_.h_mask, direction, state);
+  to.keep_c = flags(inputs_.keep_c);
+  to.keep_h = flags(inputs_.keep_h);
+  to.reset_h = input(inputs_.reset_h, direction, state);
+  to.reset_c = input(inputs_.reset_c, direction, state);
+  return to;
+}
+
+void Check::set_forward(Outputs which, LstmForwardCall& call) const {
   const int64_t hidden = shape_.hidden_size, state = shape_.batch * hidden;
   const int64_t sequence = shape_.steps * state, size = dtype_size(dtype_);
-  LstmForwardCall call;
   set_common(call);
   call.x = input(inputs_.x, 0, 0);
   for (int d = 0; d < shape_.directions; ++d) {
@@ -172,30 +196,66 @@ void Check::run_forward(const LstmPlan& plan, Outputs which) const {
     to.gates = output(which, outputs_.gates, d, kGates * sequence, size);
     to.cells = output(which, outputs_.cells, d, sequence, accumulator_size(dtype_));
   }
-  lstm_forward(call, plan);
+}
+
+void Check::run_forward(const LstmPlan& plan, Outputs which) const {
+  if (!plan.has_options) {
+    LstmForwardCall call;
+    set_forward(which, call);
+    return lstm_forward(call, plan);
+  }
+  OptionsForwardCall call;
+  set_forward(which, call);
+  call.options = kOptions;
+  for (int d = 0; d < shape_.directions; ++d) call.direction[d].options = options(d);
+  options_forward(call, plan);
 }
 
 // From what the stepwise forward has saved.
-void Check::run_backward(const LstmPlan& plan, Outputs which) const {
+LstmBackwardDirection Check::backward_direction(Outputs which, int d) const {
   const int64_t hidden = shape_.hidden_size, state = shape_.batch * hidden;
   const int64_t sequence = shape_.steps * state, size = dtype_size(dtype_);
+  LstmBackwardDirection to;
+  to.weights = weights(d);
+  to.c_0 = input(inputs_.c_0, d, state);
+  to.gates = output(kStepwise, outputs_.gates, d, kGates * sequence, size);
+  to.cells = output(kStepwise, outputs_.cells, d, sequence, accumulator_size(dtype_));
+  to.grad_y = input(inputs_.grad_y, d, hidden);
+  to.grad_cell_states = input(inputs_.grad_cell_states, d, hidden);
+  to.grad_h_n = input(inputs_.grad_h_n, d, state);
+  to.grad_c_n = input(inputs_.grad_c_n, d, state);
+  to.grad_gates = output(which, outputs_.grad_gates, d, kGates * sequence, size);
+  to.grad_h_0 = output(which, outputs_.grad_h_0, d, state, size);
+  to.grad_c_0 = output(which, outputs_.grad_c_0, d, state, size);
+  return to;
+}
+
+void Check::run_backward(const LstmPlan& plan, Outputs which) const {
+  if (plan.has_options) return run_options_backward(plan, which);
   LstmBackwardCall call;
   set_common(call);
-  for (int d = 0; d < shape_.directions; ++d) {
-    LstmBackwardDirection& to = call.direction[d];
-    to.weights = weights(d);
-    to.c_0 = input(inputs_.c_0, d, state);
-    to.gates = output(kStepwise, outputs_.gates, d, kGates * sequence, size);
-    to.cells = output(kStepwise, outputs_.cells, d, sequence, accumulator_size(dtype_));
-    to.grad_y = input(inputs_.grad_y, d, hidden);
-    to.grad_cell_states = input(inputs_.grad_cell_states, d, hidden);
-    to.grad_h_n = input(inputs_.grad_h_n, d, state);
-    to.grad_c_n = input(inputs_.grad_c_n, d, state);
-    to.grad_gates = output(which, outputs_.grad_gates, d, kGates * sequence, size);
-    to.grad_h_0 = output(which, outputs_.grad_h_0, d, state, size);
-    to.grad_c_0 = output(which, outputs_.grad_c_0, d, state, size);
-  }
+  for (int d = 0; d < shape_.directions; ++d) call.direction[d] = backward_direction(which, d);
   lstm_backward(call, plan);
+}
+
+void Check::run_options_backward(const LstmPlan& plan, Outputs which) const {
+  const int64_t hidden = shape_.hidden_size, state = shape_.batch * hidden;
+  const int64_t size = dtype_size(dtype_);
+  OptionsBackwardCall call;
+  set_common(call);
+  call.options = kOptions;
+  OptionRecurrence recurrences[kMaxDirections];
+  for (int d = 0; d < shape_.directions; ++d) {
+    LstmBackwardDirection& to = call.direction[d].recurrence;
+    to = backward_direction(which, d);
+    to.options = options(d);
+    to.grad_options.peephole = output(which, outputs_.grad_peephole, d, kPeepholes * hidden, size);
+    to.grad_options.reset_h = output(which, outputs_.grad_reset_h, d, state, size);
+    to.grad_options.reset_c = output(which, outputs_.grad_reset_c, d, state, size);
+    recurrences[d].grad_gates = to.grad_gates;
+  }
+  const Blas blas(call.blas_handle, call.stream, dtype_, plan.allow_tf32);
+  options_recurrence(call, plan, recurrences, call.workspace, blas);
 }
 
 }  // namespace
@@ -204,7 +264,7 @@ std::string check_first_use(const LstmPlan& plan, DType dtype, bool backward,
                             const CheckContext& context) {
   if (plan.variant == Variant::kStepwise) return "";
   Checked& checked = checked_on(context.device);
-  const uint32_t bit = uint32_t{1} << kernel_number(plan, backward);
+  const uint64_t bit = uint64_t{1} << kernel_number(plan, backward);
   if ((checked.load(std::memory_order_acquire) & bit) != 0) return "";
   if (check_setting.index() != 0 || is_captured(context.stream)) return "";
   const std::optional<CheckPlan> check = make_check_plan(plan, dtype, backward, context.facts);
@@ -216,7 +276,8 @@ std::string check_first_use(const LstmPlan& plan, DType dtype, bool backward,
   std::string warning;
   if (!fault.empty()) {
     const std::string why = std::string(backward ? "backward" : "forward") + ", " +
-                            describe(check->persistent.persistent) + ": " + fault;
+                            describe(check->persistent.persistent) +
+                            (plan.has_options ? ", with options of the cell: " : ": ") + fault;
     refuse_variant(context.device, plan.variant, "in the check before its first use, " + why);
     warning =
         "CUDA device " + std::to_string(context.device) +

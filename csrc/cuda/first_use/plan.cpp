@@ -22,6 +22,15 @@ int64_t hidden_size_for(const PersistentPlan& plan) {
   return chunk_units(most, bytes) + 3;
 }
 
+LstmPlan make_plan(bool has_options, bool backward, const LstmShape& shape, DType dtype,
+                   const PlanSettings& settings) {
+  if (has_options) {
+    const auto plan = backward ? make_options_backward_plan : make_options_forward_plan;
+    return plan(shape, dtype, settings, /*has_norms=*/false);
+  }
+  return (backward ? make_backward_plan : make_forward_plan)(shape, dtype, settings);
+}
+
 }  // namespace
 
 int kernel_number(const LstmPlan& plan, bool backward) {
@@ -30,12 +39,12 @@ int kernel_number(const LstmPlan& plan, bool backward) {
   const bool is_16_bit = operand_bytes(p.product) == 2;
   const bool is_second = p.group ? backward && p.units == kGroupUnits[1]
                                  : p.chunks == (is_16_bit ? kCtaChunks16[1] : kCtaChunks32[1]);
-  return ((backward * 2 + p.group) * 4 + static_cast<int>(p.product)) * 2 + is_second;
+  return (((plan.has_options * 2 + backward) * 2 + p.group) * 4 + static_cast<int>(p.product)) * 2 +
+         is_second;
 }
 
 std::optional<CheckPlan> make_check_plan(const LstmPlan& plan, DType dtype, bool backward,
                                          const DeviceFacts& facts) {
-  const auto make_plan = backward ? make_backward_plan : make_forward_plan;
   PlanSettings settings;
   settings.allow_tf32 = plan.allow_tf32;
   settings.training = true;
@@ -52,14 +61,14 @@ std::optional<CheckPlan> make_check_plan(const LstmPlan& plan, DType dtype, bool
       for (const int sm_count : {facts.sm_count, std::min(facts.sm_count, few)}) {
         settings.facts.sm_count = sm_count;
         settings.choice = VariantChoice::kPersistent;
-        check.persistent = make_plan(check.shape, dtype, settings);
+        check.persistent = make_plan(plan.has_options, backward, check.shape, dtype, settings);
         if (check.persistent.variant != plan.variant ||
             kernel_number(check.persistent, backward) != kernel_number(plan, backward)) {
           continue;
         }
         settings.choice = VariantChoice::kStepwise;
-        check.forward = make_forward_plan(check.shape, dtype, settings);
-        check.backward = make_backward_plan(check.shape, dtype, settings);
+        check.forward = make_plan(plan.has_options, false, check.shape, dtype, settings);
+        check.backward = make_plan(plan.has_options, true, check.shape, dtype, settings);
         return check;
       }
     }

@@ -10,8 +10,9 @@
 namespace lstm_fused::cuda {
 
 // The kernels that persistent plans choose from, each instance by itself, are numbered from 0.
-constexpr int kPersistentKernels = 32;
-// `plan`: a persistent one; `backward`: whether it is make_backward_plan's.
+constexpr int kPersistentKernels = 64;
+// `plan`: a persistent one, for a cell with options or without; `backward`: whether it is
+// make_backward_plan's or make_options_backward_plan's.
 int kernel_number(const LstmPlan& plan, bool backward);
 
 struct CheckPlan {

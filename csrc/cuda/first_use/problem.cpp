@@ -34,9 +34,10 @@ struct Counts {
         gates(kGates * sequence),
         w_ih(s.directions * kGates * s.hidden_size * s.input_size),
         w_hh(s.directions * kGates * s.hidden_size * s.hidden_size),
-        bias(s.directions * kGates * s.hidden_size) {}
+        bias(s.directions * kGates * s.hidden_size),
+        peephole(s.directions * kPeepholes * s.hidden_size) {}
 
-  int64_t features, sequence, state, gates, w_ih, w_hh, bias;
+  int64_t features, sequence, state, gates, w_ih, w_hh, bias, peephole;
 };
 
 // For numbers that all types represent: zero, and normal ones of float16 with 8 bits.
@@ -119,13 +120,21 @@ struct NamedArray {
   int64_t ragged_columns = 0;  // of (L, T, N, columns), which past a row's length may hold anything
 };
 
-std::vector<NamedArray> compared_arrays(const LstmShape& shape, DType dtype, bool backward) {
+std::vector<NamedArray> compared_arrays(const LstmShape& shape, DType dtype, bool backward,
+                                        bool has_options) {
   const ProblemOutputs at = lay_out_outputs(shape, dtype);
   const Counts counts(shape);
   if (backward) {
-    return {{"the gradient of the gates", at.grad_gates, counts.gates, dtype},
-            {"the gradient of h_0", at.grad_h_0, counts.state, dtype},
-            {"the gradient of c_0", at.grad_c_0, counts.state, dtype}};
+    std::vector<NamedArray> arrays = {
+        {"the gradient of the gates", at.grad_gates, counts.gates, dtype},
+        {"the gradient of h_0", at.grad_h_0, counts.state, dtype},
+        {"the gradient of c_0", at.grad_c_0, counts.state, dtype}};
+    if (has_options) {
+      arrays.push_back({"the gradient of peepholes", at.grad_peephole, counts.peephole, dtype});
+      arrays.push_back({"the gradient of a reset's h", at.grad_reset_h, counts.state, dtype});
+      arrays.push_back({"the gradient of a reset's c", at.grad_reset_c, counts.state, dtype});
+    }
+    return arrays;
   }
   return {{"y", at.y, counts.sequence, dtype},
           {"h_n", at.h_n, counts.state, dtype},
@@ -162,6 +171,12 @@ ProblemInputs lay_out_inputs(const LstmShape& shape, DType dtype) {
   at.grad_cell_states = layout.take(counts.sequence * size);
   at.grad_h_n = layout.take(counts.state * size);
   at.grad_c_n = layout.take(counts.state * size);
+  at.peephole = layout.take(counts.peephole * size);
+  at.h_mask = layout.take(counts.state * size);
+  at.keep_c = layout.take(counts.sequence);
+  at.keep_h = layout.take(counts.sequence);
+  at.reset_h = layout.take(counts.state * size);
+  at.reset_c = layout.take(counts.state * size);
   at.bytes = layout.end();
   return at;
 }
@@ -180,6 +195,9 @@ ProblemOutputs lay_out_outputs(const LstmShape& shape, DType dtype) {
   at.grad_gates = layout.take(counts.gates * size);
   at.grad_h_0 = layout.take(counts.state * size);
   at.grad_c_0 = layout.take(counts.state * size);
+  at.grad_peephole = layout.take(counts.peephole * size);
+  at.grad_reset_h = layout.take(counts.state * size);
+  at.grad_reset_c = layout.take(counts.state * size);
   at.bytes = layout.end();
   return at;
 }
@@ -202,6 +220,14 @@ std::vector<char> make_inputs(const LstmShape& shape, DType dtype) {
   numbers.fill(at.grad_cell_states, counts.sequence, kUnit);
   numbers.fill(at.grad_h_n, counts.state, kUnit);
   numbers.fill(at.grad_c_n, counts.state, kUnit);
+  numbers.fill(at.peephole, counts.peephole, kUnit);
+  numbers.fill(at.h_mask, counts.state, kUnit);
+  numbers.fill(at.reset_h, counts.state, kUnit);
+  numbers.fill(at.reset_c, counts.state, kUnit);
+  for (int64_t i = 0; i < counts.sequence; ++i) {
+    memory[static_cast<size_t>(at.keep_c + i)] = i % 5 == 1;
+    memory[static_cast<size_t>(at.keep_h + i)] = i % 7 == 2;
+  }
   for (int64_t n = 0; n < shape.batch; ++n) {
     const int64_t length = length_of_row(shape, n);
     std::memcpy(memory.data() + at.lengths + n * 8, &length, sizeof length);
@@ -223,9 +249,10 @@ double allowed_difference(DType dtype, bool allow_tf32) {
   }
 }
 
-std::string find_difference(const LstmShape& shape, DType dtype, bool backward, double allowed,
-                            const std::vector<char>& expected, const std::vector<char>& found) {
-  for (const NamedArray& array : compared_arrays(shape, dtype, backward)) {
+std::string find_difference(const LstmShape& shape, DType dtype, bool backward, bool has_options,
+                            double allowed, const std::vector<char>& expected,
+                            const std::vector<char>& found) {
+  for (const NamedArray& array : compared_arrays(shape, dtype, backward, has_options)) {
     double magnitude = 1, worst = 0;
     for (int64_t i = 0; i < array.count; ++i) {
       if (!is_defined(shape, array, i)) continue;

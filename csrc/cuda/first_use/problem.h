@@ -16,11 +16,13 @@ struct ProblemInputs {
   int64_t x, lengths, reset_mask;
   int64_t w_ih, w_hh, b_ih, b_hh, h_0, c_0;
   int64_t grad_y, grad_cell_states, grad_h_n, grad_c_n;
+  int64_t peephole, h_mask, keep_c, keep_h, reset_h, reset_c;  // options of the cell
   int64_t bytes;
 };
 struct ProblemOutputs {
   int64_t y, cell_states, h_n, c_n, gates, cells;
   int64_t grad_gates, grad_h_0, grad_c_0;
+  int64_t grad_peephole, grad_reset_h, grad_reset_c;
   int64_t bytes;
 };
 ProblemInputs lay_out_inputs(const LstmShape& shape, DType dtype);
@@ -35,8 +37,9 @@ std::vector<char> make_inputs(const LstmShape& shape, DType dtype);
 double allowed_difference(DType dtype, bool allow_tf32);
 
 // Compares outputs, copies of memory laid out as ProblemOutputs; those of the forward or of the
-// backward. Gives where they lie too far apart; empty: nowhere.
-std::string find_difference(const LstmShape& shape, DType dtype, bool backward, double allowed,
-                            const std::vector<char>& expected, const std::vector<char>& found);
+// backward, of a cell with options or without. Gives where they lie too far apart; empty: nowhere.
+std::string find_difference(const LstmShape& shape, DType dtype, bool backward, bool has_options,
+                            double allowed, const std::vector<char>& expected,
+                            const std::vector<char>& found);
 
 }  // namespace lstm_fused::cuda

@@ -2,6 +2,7 @@
 #include "cuda/direction_weights.h"
 #include "cuda/options/backward.h"
 #include "cuda/options/backward_norms.cuh"
+#include "cuda/options/persistent/recurrence.h"
 #include "cuda/options/sums.h"
 #include "cuda/status.h"
 #include "cuda/workspace.h"
@@ -11,10 +12,11 @@ namespace {
 
 class OptionsBackward {
  public:
-  OptionsBackward(const OptionsBackwardCall& call, const OptionRecurrence* directions,
-                  void* workspace, const Blas& blas);
+  OptionsBackward(const OptionsBackwardCall& call, const LstmPlan& plan,
+                  const OptionRecurrence* directions, void* workspace, const Blas& blas);
   template <typename Storage>
   void run() const;
+  void run_persistent(const LstmPlan& plan) const;
   void clear_sums() const;
   void store_sums() const;
 
@@ -42,7 +44,7 @@ class OptionsBackward {
   const OptionsBackwardWorkspace parts_;
 };
 
-OptionsBackward::OptionsBackward(const OptionsBackwardCall& call,
+OptionsBackward::OptionsBackward(const OptionsBackwardCall& call, const LstmPlan& plan,
                                  const OptionRecurrence* directions, void* workspace,
                                  const Blas& blas)
     : call_(call),
@@ -53,7 +55,8 @@ OptionsBackward::OptionsBackward(const OptionsBackwardCall& call,
       accumulator_(accumulator_size(call.dtype)),
       gates_(kGates * call.shape.hidden_size),
       blas_(blas),
-      parts_(options_backward_workspace(call.shape, call.dtype, has_norms())) {}
+      parts_(
+          options_backward_workspace(call.shape, call.dtype, options_kernels(plan, has_norms()))) {}
 
 // dh = grad_output·W_hr of steps t.
 void OptionsBackward::multiply_by_w_hr(const RecurrentWeights& weights, const int64_t* t) const {
@@ -196,6 +199,20 @@ void OptionsBackward::run() const {
   check_launch("option_initial_gradient_kernel");
 }
 
+void OptionsBackward::run_persistent(const LstmPlan& plan) const {
+  PersistentOptionSums sums[kMaxDirections];
+  for (int i = 0; i < s_.directions; ++i) {
+    const CellOptionGradients& wanted = call_.direction[i].recurrence.grad_options;
+    const auto sum = [&](int64_t offset, int64_t columns, const void* to) {
+      return static_cast<float*>(part(offset, i, columns, to != nullptr));
+    };
+    sums[i].peephole = sum(parts_.grad_peephole, kPeepholes * s_.hidden_size, wanted.peephole);
+    sums[i].reset_h = sum(parts_.grad_reset_h, s_.output_size, wanted.reset_h);
+    sums[i].reset_c = sum(parts_.grad_reset_c, s_.hidden_size, wanted.reset_c);
+  }
+  launch_persistent_option_backward(call_, plan, directions_, sums, part(parts_.recurrence));
+}
+
 void OptionsBackward::clear_sums() const {
   check_cuda(cudaMemsetAsync(part(parts_.sums), 0, parts_.sums_end - parts_.sums, call_.stream),
              "cudaMemsetAsync");
@@ -226,11 +243,13 @@ void OptionsBackward::store_sums() const {
 
 }  // namespace
 
-void options_recurrence(const OptionsBackwardCall& call, const OptionRecurrence* directions,
-                        void* workspace, const Blas& blas) {
-  const OptionsBackward backward(call, directions, workspace, blas);
+void options_recurrence(const OptionsBackwardCall& call, const LstmPlan& plan,
+                        const OptionRecurrence* directions, void* workspace, const Blas& blas) {
+  const OptionsBackward backward(call, plan, directions, workspace, blas);
   backward.clear_sums();
-  if (call.shape.batch > 0) {
+  if (call.shape.batch > 0 && plan.variant != Variant::kStepwise) {
+    backward.run_persistent(plan);
+  } else if (call.shape.batch > 0) {
     dispatch_storage(call.dtype, [&](auto storage) { backward.run<decltype(storage)>(); });
   }
   backward.store_sums();

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The recurrence of the backward where the cell has options, step by step, both directions in the
-// same launches: a kernel for the cell and one product by W_hh; with projection a kernel and a
-// product by W_hr ahead of them. Any shape and dtype.
+// The recurrence of the backward where the cell has options: by the persistent kernels of
+// options/persistent, or step by step, both directions in the same launches: a kernel for the cell
+// and one product by W_hh; with projection a kernel and a product by W_hr ahead of them. Any shape
+// and dtype.
 #pragma once
 
 #include "cuda/blas.h"
@@ -29,7 +30,7 @@ struct OptionRecurrence {
 
 // Two directions' arrays of a name lie one behind the other. `workspace` is as
 // options_backward_workspace says. Gradients of options are added up in it, and stored at the end.
-void options_recurrence(const OptionsBackwardCall& call, const OptionRecurrence* directions,
-                        void* workspace, const Blas& blas);
+void options_recurrence(const OptionsBackwardCall& call, const LstmPlan& plan,
+                        const OptionRecurrence* directions, void* workspace, const Blas& blas);
 
 }  // namespace lstm_fused::cuda

@@ -3,6 +3,7 @@
 #include "cuda/direction_weights.h"
 #include "cuda/options/forward.h"
 #include "cuda/options/forward_norms.cuh"
+#include "cuda/options/persistent/recurrence.h"
 #include "cuda/status.h"
 #include "cuda/workspace.h"
 
@@ -14,6 +15,7 @@ class OptionsForward {
   OptionsForward(const OptionsForwardCall& call, const LstmPlan& plan);
   template <typename Storage>
   void run();
+  void run_persistent() const;
 
  private:
   void* workspace(int64_t offset) const { return static_cast<char*>(call_.workspace) + offset; }
@@ -47,7 +49,8 @@ OptionsForward::OptionsForward(const OptionsForwardCall& call, const LstmPlan& p
       gates_(kGates * call.shape.hidden_size),
       blas_(call.blas_handle, call.stream, call.dtype, plan.allow_tf32),
       parts_(options_forward_workspace(call.shape, call.dtype, call.direction[0].cells != nullptr,
-                                       plan.preactivations_in_gates, has_norms())) {}
+                                       plan.preactivations_in_gates,
+                                       options_kernels(plan, has_norms()))) {}
 
 void* OptionsForward::preactivations(int d) const {
   return plan_.preactivations_in_gates ? call_.direction[d].gates
@@ -212,12 +215,20 @@ void OptionsForward::run() {
   }
 }
 
+void OptionsForward::run_persistent() const {
+  multiply_input();
+  void* sums[kMaxDirections] = {};
+  for (int i = 0; i < s_.directions; ++i) sums[i] = preactivations(i);
+  launch_persistent_option_forward(call_, plan_, sums, workspace(parts_.recurrence));
+}
+
 }  // namespace
 
 void options_forward(const OptionsForwardCall& call, const LstmPlan& plan) {
   check_shape(call.shape);
   if (call.shape.batch == 0) return;
   OptionsForward forward(call, plan);
+  if (plan.variant != Variant::kStepwise) return forward.run_persistent();
   dispatch_storage(call.dtype, [&](auto storage) { forward.run<decltype(storage)>(); });
 }
 

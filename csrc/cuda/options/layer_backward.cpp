@@ -23,27 +23,27 @@ bool changes_h(const OptionsBackwardCall& call) {
   return inputs.h_mask != nullptr || inputs.reset_h != nullptr;
 }
 
-OptionsLayerWorkspace parts_of_workspace(const OptionsBackwardCall& call) {
+OptionsLayerWorkspace parts_of_workspace(const OptionsBackwardCall& call, const LstmPlan& plan) {
   OptionsLayerNeeds needs;
   needs.has_lengths = call.lengths != nullptr;
   needs.has_reset_mask = call.reset_mask != nullptr;
   needs.wants_weights = wants_weights(call);
   needs.changes_h = changes_h(call);
-  needs.has_norms = has_norms(call);
+  needs.kernels = options_kernels(plan, has_norms(call));
   return options_layer_workspace(call.shape, call.dtype, needs);
 }
 
 }  // namespace
 
-int64_t options_backward_workspace_bytes(const OptionsBackwardCall& call) {
-  return parts_of_workspace(call).bytes;
+int64_t options_backward_workspace_bytes(const OptionsBackwardCall& call, const LstmPlan& plan) {
+  return parts_of_workspace(call, plan).bytes;
 }
 
 void options_backward(const OptionsBackwardCall& call, const LstmPlan& plan) {
   const LstmShape& s = call.shape;
   check_shape(s);
   const Blas blas(call.blas_handle, call.stream, call.dtype, plan.allow_tf32);
-  const OptionsLayerWorkspace parts = parts_of_workspace(call);
+  const OptionsLayerWorkspace parts = parts_of_workspace(call, plan);
   const int64_t storage = dtype_size(call.dtype), rows = s.steps * s.batch;
   const auto part = [&](int64_t offset, int d, int64_t columns) {
     return advance(static_cast<char*>(call.workspace) + offset, d * rows * columns, storage);
@@ -61,7 +61,7 @@ void options_backward(const OptionsBackwardCall& call, const LstmPlan& plan) {
     to.grad_output = part(parts.grad_output, d, s.output_size);
     if (wants_weights(call)) to.cell_output = part(parts.cell_output, d, s.hidden_size);
   }
-  options_recurrence(call, recurrence, part(parts.shared, 0, 0), blas);
+  options_recurrence(call, plan, recurrence, part(parts.shared, 0, 0), blas);
 
   // What follows from it.
   GradientCall gradients;

@@ -8,9 +8,9 @@
 namespace lstm_fused::cuda {
 
 // Bytes of workspace of options_backward. Only whether the call's pointers are null matters.
-int64_t options_backward_workspace_bytes(const OptionsBackwardCall& call);
+// `plan`: must be make_options_backward_plan's for this shape, dtype and device.
+int64_t options_backward_workspace_bytes(const OptionsBackwardCall& call, const LstmPlan& plan);
 
-// `plan` must be make_options_backward_plan's for this shape, dtype and device.
 void options_backward(const OptionsBackwardCall& call, const LstmPlan& plan);
 
 }  // namespace lstm_fused::cuda

@@ -30,11 +30,11 @@ void launch_group_backward(const PersistentBackwardArgs& args, const GroupArgs& 
   constexpr char kName[] = "persistent_group_backward_kernel";
   if (plan.units == kGroupUnits[0]) {
     launch_group_kernel(&persistent_group_backward_kernel<Product, kGroupUnits[0]>, kName, plan,
-                        args, group, stream);
+                        args.directions, stream, args, group);
   } else {
     LSTM_CHECK(plan.units == kGroupUnits[1], "units: got ", plan.units, ", wanted those of a plan");
     launch_group_kernel(&persistent_group_backward_kernel<Product, kGroupUnits[1]>, kName, plan,
-                        args, group, stream);
+                        args.directions, stream, args, group);
   }
 }
 

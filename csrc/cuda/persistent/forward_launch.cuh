@@ -28,7 +28,7 @@ template <typename Product>
 void launch_group_forward(const PersistentForwardArgs& args, const GroupArgs& group,
                           const PersistentPlan& plan, cudaStream_t stream) {
   launch_group_kernel(&persistent_group_forward_kernel<Product>, "persistent_group_forward_kernel",
-                      plan, args, group, stream);
+                      plan, args.directions, stream, args, group);
 }
 
 }  // namespace lstm_fused::cuda

@@ -37,9 +37,9 @@ void dispatch_product(ProductKind kind, const Run& run) {
 
 // Launches a group kernel so that its blocks are resident together, or not at all: throws
 // LaunchRefused where the driver finds that they cannot be.
-template <typename Kernel, typename Args>
+template <typename Kernel, typename... Args>
 void launch_group_kernel(Kernel* kernel, const char* name, const PersistentPlan& plan,
-                         const Args& args, const GroupArgs& group, cudaStream_t stream) {
+                         int directions, cudaStream_t stream, const Args&... args) {
   // NOTE: the limit is the device's, not this plan's bytes, since it belongs to the kernel and not
   // to a launch of it: another thread may be about to launch it with more.
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -49,13 +49,13 @@ void launch_group_kernel(Kernel* kernel, const char* name, const PersistentPlan&
   cooperative.id = cudaLaunchAttributeCooperative;
   cooperative.val.cooperative = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(plan.group_blocks, plan.groups, args.directions);
+  config.gridDim = dim3(plan.group_blocks, plan.groups, directions);
   config.blockDim = dim3(plan.threads);
   config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
   config.stream = stream;
   config.attrs = &cooperative;
   config.numAttrs = 1;
-  void* arguments[] = {const_cast<Args*>(&args), const_cast<GroupArgs*>(&group)};
+  void* arguments[] = {const_cast<Args*>(&args)...};
   check_group_launch(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments),
                      name);
 }

@@ -7,6 +7,7 @@
 
 #include "common/error.h"
 #include "common/integers.h"
+#include "cuda/options/persistent/layout.h"
 
 namespace lstm_fused::cuda {
 namespace {
@@ -92,6 +93,12 @@ bool plan_cta(const LstmShape& shape, int warps_together, PersistentPlan* plan) 
   return true;
 }
 
+// Why a cell with options takes no group of blocks; empty: it may.
+std::string option_group_refusal(const PersistentPlan& plan, bool has_options) {
+  if (!has_options || plan.product != ProductKind::kFloat32) return "";
+  return "float32 products leave groups of blocks no registers for options of the cell";
+}
+
 // Cycles of a step in a group: good enough to compare plans. Fitted to the model of the machine
 // code on an H100 (tools/cuda_report). `base`: the cells, and what is exchanged there and back. A
 // block moves 64 bytes a cycle. `vectors`: pairs of 16-byte vectors of weights of each lane, of
@@ -141,7 +148,8 @@ void set_workspace(const LstmShape& shape, int64_t exchange_bytes, PersistentPla
   plan->workspace_bytes = plan->lengths_begin + shape.batch * int64_t{sizeof(int64_t)};
 }
 
-bool plan_group_forward(const LstmShape& shape, const DeviceFacts& facts, PersistentPlan* best) {
+bool plan_group_forward(const LstmShape& shape, bool has_options, const DeviceFacts& facts,
+                        PersistentPlan* best) {
   const int64_t bytes = operand_bytes(best->product);
   const int64_t chunks = ceil_div(shape.hidden_size * bytes, kChunkBytes);
   const PersistentPlan common = *best;
@@ -156,10 +164,12 @@ bool plan_group_forward(const LstmShape& shape, const DeviceFacts& facts, Persis
     plan.shared_bytes =
         kLaneBytes + group_rows * int64_t{sizeof(int)} + tile_bytes(plan.group_tiles * row_chunks) +
         (columns + ceil_div(columns, k_splits)) * kGroupThreads * kLaneBytes +
-        plan.units * kLaneBytes + shared_chunks * kGates * kGroupThreads * kLaneBytes;
+        plan.units * kLaneBytes + shared_chunks * kGates * kGroupThreads * kLaneBytes +
+        (has_options ? group_option_forward_bytes(plan.units) : 0);
     if (plan.shared_bytes > facts.shared_per_block) continue;
-    if (plan.group_tiles * row_chunks * 4 > kMaxLanePieces * kWarpSize) continue;
-    const int64_t h_bytes = group_rows * row_chunks * kChunkBytes;
+    const int word_bytes = has_options ? option_word_bytes(static_cast<int>(bytes)) : 1;
+    if (plan.group_tiles * row_chunks * 4 * word_bytes > kMaxLanePieces * kWarpSize) continue;
+    const int64_t h_bytes = group_rows * row_chunks * kChunkBytes * word_bytes;
     set_workspace(shape, 2 * h_bytes, &plan);
     plan.step_cycles =
         step_cycles(plan, kForwardBase, h_bytes, 2 * plan.warp_chunks, 2 * shared_chunks);
@@ -169,7 +179,8 @@ bool plan_group_forward(const LstmShape& shape, const DeviceFacts& facts, Persis
   return best->group;
 }
 
-bool plan_group_backward(const LstmShape& shape, const DeviceFacts& facts, PersistentPlan* best) {
+bool plan_group_backward(const LstmShape& shape, bool has_options, const DeviceFacts& facts,
+                         PersistentPlan* best) {
   const int bytes = operand_bytes(best->product);
   const int64_t output_tiles = ceil_div(shape.hidden_size, 2 * kWarpUnits);
   const PersistentPlan common = *best;
@@ -182,7 +193,8 @@ bool plan_group_backward(const LstmShape& shape, const DeviceFacts& facts, Persi
     const int64_t shared_vectors = std::max<int64_t>(0, vectors - group_backward_vectors(chunks));
     plan.shared_bytes = kLaneBytes + kGroupThreads * kLaneBytes +
                         plan.group_tiles * tile_bytes(chunks) +
-                        shared_vectors * 2 * kGroupThreads * kLaneBytes;
+                        shared_vectors * 2 * kGroupThreads * kLaneBytes +
+                        (has_options ? group_option_backward_bytes(units) : 0);
     if (plan.shared_bytes > facts.shared_per_block) continue;
     const int64_t part_bytes = int64_t{plan.group_blocks} * units * plan.group_tiles * kTileRows *
                                static_cast<int64_t>(sizeof(float));  // one block's
@@ -197,19 +209,31 @@ bool plan_group_backward(const LstmShape& shape, const DeviceFacts& facts, Persi
 }  // namespace
 
 bool can_run_persistent_forward(const LstmShape& shape, DType dtype, bool allow_tf32,
-                                const DeviceFacts& facts, PersistentPlan* plan,
+                                bool has_options, const DeviceFacts& facts, PersistentPlan* plan,
                                 std::string* why_not) {
   if (!begin_plan(shape, dtype, allow_tf32, facts, plan, why_not)) return false;
-  if (plan_cta(shape, 1, plan) || plan_group_forward(shape, facts, plan)) return true;
+  if (plan_cta(shape, 1, plan)) return true;
+  *why_not = option_group_refusal(*plan, has_options);
+  if (!why_not->empty()) return false;
+  if (plan_group_forward(shape, has_options, facts, plan)) return true;
   *why_not = too_large(shape, facts);
   return false;
 }
 
 bool can_run_persistent_backward(const LstmShape& shape, DType dtype, bool allow_tf32,
-                                 const DeviceFacts& facts, PersistentPlan* plan,
+                                 bool has_options, const DeviceFacts& facts, PersistentPlan* plan,
                                  std::string* why_not) {
   if (!begin_plan(shape, dtype, allow_tf32, facts, plan, why_not)) return false;
-  if (plan_cta(shape, 2, plan) || plan_group_backward(shape, facts, plan)) return true;
+  if (plan_cta(shape, 2, plan)) {
+    if (!has_options) return true;
+    plan->shared_bytes = cta_option_backward_bytes(plan->chunks, operand_bytes(plan->product));
+    if (plan->shared_bytes <= facts.shared_per_block) return true;
+    *why_not = "a block lacks shared memory for W_hh and options of the cell";
+    return false;
+  }
+  *why_not = option_group_refusal(*plan, has_options);
+  if (!why_not->empty()) return false;
+  if (plan_group_backward(shape, has_options, facts, plan)) return true;
   *why_not = too_large(shape, facts);
   return false;
 }
@@ -218,8 +242,9 @@ std::string describe(const PersistentPlan& plan) {
   std::ostringstream text;
   text << "persistent, " << product_name(plan.product) << ", ";
   if (!plan.group) {
-    text << "a block of " << plan.threads << " threads for each of " << plan.tiles << " tile(s) of "
-         << kTileRows << " rows";
+    text << "a block of " << plan.threads << " threads";
+    if (plan.shared_bytes > 0) text << " and " << plan.shared_bytes << " bytes of shared memory";
+    text << " for each of " << plan.tiles << " tile(s) of " << kTileRows << " rows";
     return text.str();
   }
   text << plan.groups << " group(s) x " << plan.group_blocks << " blocks of " << plan.threads

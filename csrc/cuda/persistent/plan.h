@@ -35,13 +35,13 @@ struct PersistentPlan {
   int64_t workspace_bytes = 0;
 };
 
-// Whether a persistent kernel can take the call: then `plan` says how, else `why_not` why not.
-// Throw Error where check_shape does.
+// Whether a persistent kernel can take the call, of a cell with options (but for norms) or without:
+// then `plan` says how, else `why_not` why not. Throw Error where check_shape does.
 bool can_run_persistent_forward(const LstmShape& shape, DType dtype, bool allow_tf32,
-                                const DeviceFacts& facts, PersistentPlan* plan,
+                                bool has_options, const DeviceFacts& facts, PersistentPlan* plan,
                                 std::string* why_not);
 bool can_run_persistent_backward(const LstmShape& shape, DType dtype, bool allow_tf32,
-                                 const DeviceFacts& facts, PersistentPlan* plan,
+                                 bool has_options, const DeviceFacts& facts, PersistentPlan* plan,
                                  std::string* why_not);
 
 // The plan in one line.

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "cuda/options/persistent/forward_launch.cuh"
+
+namespace lstm_fused::cuda {
+
+template void launch_cta_option_forward<F32Product>(const PersistentForwardArgs&,
+                                                    const PersistentOptions&, const PersistentPlan&,
+                                                    cudaStream_t);
+
+}  // namespace lstm_fused::cuda

@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The whole backward recurrence in one launch where the cell has options, a group of blocks for
+// some tiles of rows and one direction: persistent/group_backward.cuh with another cell. What goes
+// back from a step to the h that entered it is as in backward.cuh.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/device/ptx.cuh"
+#include "cuda/options/persistent/cell.cuh"
+#include "cuda/options/persistent/layout.h"
+#include "cuda/persistent/group_backward.cuh"
+
+namespace lstm_fused::cuda {
+
+template <typename Product, int kUnits>
+__global__ void __launch_bounds__(kGroupThreads, 1)
+    persistent_group_option_backward_kernel(const __grid_constant__ PersistentBackwardArgs args,
+                                            const __grid_constant__ PersistentOptions options,
+                                            const __grid_constant__ GroupArgs group) {
+  using Storage = typename Product::Storage;
+  using Operand = typename Product::Operand;
+  constexpr int kChunks = group_backward_chunks(kUnits, sizeof(Operand));
+  constexpr int kRegisterTiles = group_backward_vectors(kChunks) / kChunks;
+  constexpr int kStride = tile_stride(kChunks);
+  // Vectors of partial sums that a lane has in flight.
+  constexpr int kVectors = kUnits == kGroupUnits[0] ? 4 : 3;
+  constexpr int kSplits = kGroupWarps * kWarpUnits / kUnits;  // warps for eight units' cells
+  static_assert(kRegisterTiles * kChunks == group_backward_vectors(kChunks),
+                "registers hold whole tiles");
+  static_assert(kSplits % kLaneRows == 0, "a lane's cells are whole tiles apart");
+  static_assert(kSplits * kUnits == kGroupWarps * kWarpUnits, "every unit has as many warps");
+  static_assert(kLaneOperands<Operand> % kGates == 0, "a lane's vector holds whole units");
+  extern __shared__ __align__(16) char shared[];
+
+  const Lane lane;
+  const int hidden = args.hidden_size;
+  const int blocks = static_cast<int>(gridDim.x);
+  const int block = static_cast<int>(blockIdx.x);
+  const int warp = threadIdx.x / kWarpSize;
+  const int local_unit = warp / kSplits * kWarpUnits + lane.g;
+  const int unit = block * kUnits + local_unit;
+  const bool reverse = blockIdx.z == 1;
+  const BackwardRecurrence& d = args.direction[blockIdx.z];
+  const PersistentOptionDirection& option = options.direction[blockIdx.z];
+  const CellOptionInputs& inputs = option.inputs;
+
+  // Divide the memory. A slot holds one block's parts for another one: (tiles, units, 8 rows).
+  const int group_rows = group.tiles * kTileRows;
+  int* const abandoned = reinterpret_cast<int*>(shared);
+  float4* const row_sums = reinterpret_cast<float4*>(shared + kLaneBytes);
+  float4* const peepholes = row_sums + kGroupThreads;
+  // Of this thread's cells, a block's threads apart: the mask, the gradient of c, and that of h, in
+  // whose place that part of it waits for the product, within a step, that goes back beside it. And
+  // of the thread, the sums for three peepholes over its cells and all steps.
+  float* const own_mask = reinterpret_cast<float*>(peepholes + kUnits) + threadIdx.x;
+  float* const own_dc = own_mask + kGroupCells * kGroupThreads;
+  float* const own_dh = own_dc + kGroupCells * kGroupThreads;
+  float* const own_sums = own_dh + kGroupCells * kGroupThreads;
+  char* const tiles = reinterpret_cast<char*>(own_sums - threadIdx.x + kPeepholes * kGroupThreads);
+  uint4* const shared_vectors = reinterpret_cast<uint4*>(tiles + group_rows * kStride);
+  const int group_index = static_cast<int>(blockIdx.z * gridDim.y + blockIdx.y);
+  const int slot_vectors = group_rows * kUnits / 4;
+  uint4* const slots = reinterpret_cast<uint4*>(group.exchange) +
+                       int64_t{group_index} * 2 * blocks * blocks * slot_vectors;
+  const auto slot = [&](int buffer, int to, int from) {
+    return slots + ((int64_t{buffer} * blocks + to) * blocks + from) * slot_vectors;
+  };
+
+  // Load the weights. The outputs, units of the gradient of h_prev, come in tiles of sixteen, of
+  // which this warp has every eighth.
+  const int output_tiles = (hidden + 2 * kWarpUnits - 1) / (2 * kWarpUnits);
+  const auto load_weights = [&](uint4(&vectors)[2], int output_tile, int chunk) {
+    const int output = output_tile * 2 * kWarpUnits + lane.g;
+    const int first_unit =
+        block * kUnits +
+        (chunk * kChunkOperands<Operand> + lane.t * kLaneOperands<Operand>) / kGates;
+    load_weight_columns<Product>(
+        vectors,
+        ptx::opaque(static_cast<const Storage*>(d.w_hh) + int64_t{first_unit} * hidden + output),
+        first_unit, output, hidden);
+  };
+  // NOTE: with mma.sync two tiles go together, so that one load of the gates' gradients serves
+  // both, and four sums are under way.
+  constexpr int kTogether = 2;
+  static_assert(kRegisterTiles % kTogether == 0, "registers hold all of what goes together");
+  uint4 weights[kRegisterTiles / kTogether][kChunks][2 * kTogether];
+#pragma unroll
+  for (int tile = 0; tile < kRegisterTiles; ++tile) {
+#pragma unroll
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      uint4 vectors[2];
+      load_weights(vectors, tile * kGroupWarps + warp, chunk);
+      weights[tile / kTogether][chunk][tile % kTogether * 2] = vectors[0];
+      weights[tile / kTogether][chunk][tile % kTogether * 2 + 1] = vectors[1];
+    }
+  }
+  const auto shared_weights_of = [&](int tile) {
+    return SharedWeights{
+        shared_vectors + (tile - kRegisterTiles) * kChunks * 2 * kGroupThreads + threadIdx.x,
+        kChunks, kGroupThreads};
+  };
+#pragma unroll 1
+  for (int tile = kRegisterTiles; tile < group.warp_output_tiles; ++tile) {
+#pragma unroll 1
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      uint4 vectors[2];
+      load_weights(vectors, tile * kGroupWarps + warp, chunk);
+      shared_weights_of(tile).store(vectors, chunk);
+    }
+  }
+
+  // Load the gradients of the final states of this lane's cells.
+  const int first_row = static_cast<int>(blockIdx.y) * group_rows;
+  const auto row_in_group = [&](int cell) {
+    const int column = warp % kSplits + cell * kSplits;
+    return column / kLaneRows * kTileRows + lane.t * kLaneRows + column % kLaneRows;
+  };
+  const auto row_of = [&](int cell) { return first_row + row_in_group(cell); };
+  const auto is_real_cell = [&](int cell) {
+    return unit < hidden && row_in_group(cell) < group_rows && row_of(cell) < args.batch;
+  };
+  const int cells = (group.tiles * kLaneRows - warp % kSplits + kSplits - 1) / kSplits;
+  LaneCells<Storage, kGroupCells, kSplits / kLaneRows * kTileRows> lane_cells(
+      args, d, reverse, row_of(0), unit, cells);
+#pragma unroll
+  for (int cell = 0; cell < kGroupCells; ++cell) {
+    lane_cells.length[cell] = is_real_cell(cell) ? row_length(args, row_of(cell)) : 0;
+    const int64_t offset = int64_t{row_of(cell)} * hidden + unit;
+    const bool exists = is_real_cell(cell);
+    own_dh[cell * kGroupThreads] = exists ? element_or<Storage>(d.grad_h_n, offset, 0.0f) : 0.0f;
+    own_dc[cell * kGroupThreads] = exists ? element_or<Storage>(d.grad_c_n, offset, 0.0f) : 0.0f;
+    own_mask[cell * kGroupThreads] =
+        exists ? element_or<Storage>(inputs.h_mask, offset, 1.0f) : 1.0f;
+  }
+#pragma unroll
+  for (int i = 0; i < kPeepholes; ++i) own_sums[i * kGroupThreads] = 0.0f;
+  if (threadIdx.x < kUnits) {
+    peepholes[threadIdx.x] = unit_peephole<Storage>(inputs, block * kUnits + threadIdx.x, hidden);
+  }
+  int group_steps = 0;  // steps of the longest row
+  for (int row = threadIdx.x % kWarpSize; row < group_rows; row += kWarpSize) {
+    group_steps = max(group_steps, row_length(args, first_row + row));
+  }
+  group_steps = __reduce_max_sync(0xffffffffu, group_steps);
+
+  // This thread's vector of sums, of four rows of a unit, and the sources that it adds up. NOTE:
+  // units past the last output tile have no parts.
+  const int sources = kGroupThreads / slot_vectors;
+  const int source = static_cast<int>(threadIdx.x) / slot_vectors;
+  const int vector = static_cast<int>(threadIdx.x) % slot_vectors;
+  const bool has_parts = block * kUnits + vector / 2 % kUnits < output_tiles * 2 * kWarpUnits;
+  const int source_blocks =
+      source < sources && has_parts ? (blocks - source + sources - 1) / sources : 0;
+  // Where this lane's parts of its warp's first output tile go, and how far the next tile's are.
+  static_assert(2 * kWarpUnits <= kUnits, "an output tile's units belong to one block");
+  static_assert(kGroupWarps * 2 * kWarpUnits % kUnits == 0, "a warp's tiles are whole slots apart");
+  // And those that this thread adds up. NOTE: both are found anew in every step, for want of
+  // registers.
+  const auto own_parts = [&] {
+    const int own_warp = ptx::opaque(warp);
+    return reinterpret_cast<uint2*>(slot(0, own_warp * 2 * kWarpUnits / kUnits, block) +
+                                    (own_warp * 2 * kWarpUnits % kUnits + lane.g) * 2) +
+           lane.t;
+  };
+  const int received_part = (block * blocks + source) * slot_vectors + vector;
+  const auto received_parts = [&] { return slots + ptx::opaque(received_part); };
+  const int next_parts = kGroupWarps * 2 * kWarpUnits / kUnits * blocks * slot_vectors * 2;
+  const int buffer_parts = blocks * blocks * slot_vectors * 2;
+  if (threadIdx.x == 0) *abandoned = 0;
+  __syncthreads();
+
+  // Backpropagate through time, from the last step of the forward.
+  const auto time_of = [&](int s) { return reverse ? s : group_steps - 1 - s; };
+  // Zoneout's masks of the step to come: a bit for each cell once they are packed. NOTE: bytes at
+  // first, which are not looked at before the others' parts are awaited.
+  KeepFlags<kGroupCells> keep;
+  const auto load_keep = [&](const CellOptionInputs& inputs, int t) {
+#pragma unroll
+    for (int cell = 0; cell < kGroupCells; ++cell) {
+      const bool active = static_cast<unsigned>(t) < static_cast<unsigned>(lane_cells.length[cell]);
+      const int64_t index = (int64_t{t} * args.batch + row_of(cell)) * hidden + unit;
+      keep.load(inputs, cell, active, index);
+    }
+  };
+  const auto pack_keep = [&] {
+    uint32_t flags = 0;
+#pragma unroll
+    for (int cell = 0; cell < kGroupCells; ++cell) {
+      flags |= (keep.c[cell] != 0 ? 1u : 0u) << cell;
+      flags |= (keep.h[cell] != 0 ? 1u : 0u) << (kGroupCells + cell);
+    }
+    return flags;
+  };
+  BackwardStep<Storage, kGroupCells> step = {};
+  uint32_t flags = 0;
+  if (group_steps > 0) {
+    lane_cells.begin(step, time_of(0));
+    lane_cells.load(step, time_of(0));
+    load_keep(inputs, time_of(0));
+    flags = pack_keep();
+  }
+  int s = 0;
+  for (; s < group_steps; ++s) {
+    const int t = time_of(s);
+    // NOTE: or the compiler finds these arguments ahead of the loop, and runs out of registers.
+    const int direction = ptx::opaque(static_cast<int>(blockIdx.z));
+    const PersistentOptionDirection& option = options.direction[direction];
+    const CellOptionInputs& inputs = option.inputs;
+
+    // Differentiate the cells; write the gradients of the gates to the tiles and to memory.
+    bool was_reset[kGroupCells];
+#pragma unroll
+    for (int cell = 0; cell < kGroupCells; ++cell) {
+      was_reset[cell] = step.is_reset(cell);
+      if (row_in_group(cell) >= group_rows) break;
+      const bool active = t < lane_cells.length[cell];
+      const int64_t state = int64_t{row_of(cell)} * hidden + unit;
+      const Gates<float> gates = {to_accumulator(step.gates[kInputGate][cell]),
+                                  to_accumulator(step.gates[kForgetGate][cell]),
+                                  to_accumulator(step.gates[kCellGate][cell]),
+                                  to_accumulator(step.gates[kOutputGate][cell])};
+      float dc = own_dc[cell * kGroupThreads];
+      if (d.grad_cell_states != nullptr && active) {
+        const int64_t row = int64_t{t} * args.batch + row_of(cell);
+        dc += element_or<Storage>(d.grad_cell_states, row * args.directions * hidden + unit, 0.0f);
+      }
+      const float entered =
+          was_reset[cell] ? element_or<Storage>(inputs.reset_c, state, 0.0f) : step.c_prev[cell];
+      const OptionCellGradient<float> gradient = option_cell_backward<DeviceMath>(
+          gates, step.c[cell], entered,
+          own_dh[cell * kGroupThreads] + to_accumulator(step.grad_y[cell]), dc,
+          option_values(options, inputs, peepholes[local_unit], (flags >> cell & 1) != 0,
+                        (flags >> (kGroupCells + cell) & 1) != 0),
+          {});
+      const float step_grads[kGates] = {gradient.gates.i, gradient.gates.f, gradient.gates.g,
+                                        gradient.gates.o};
+      Storage grad[kGates];
+      Pack<Operand, kGates> pack;
+#pragma unroll
+      for (int gate = 0; gate < kGates; ++gate) {
+        grad[gate] = to_storage<Storage>(active ? step_grads[gate] : 0.0f);
+        pack.value[gate] = Product::operand(grad[gate]);
+      }
+      char* row = tiles + (row_in_group(cell) / kTileRows * kTileRows +
+                           tile_row(row_in_group(cell) % kTileRows)) *
+                              kStride;
+      reinterpret_cast<Pack<Operand, kGates>*>(row)[local_unit] = pack;
+      lane_cells.store(cell, grad);
+      if (!active) continue;
+      own_dh[cell * kGroupThreads] = gradient.h_kept;
+      own_dc[cell * kGroupThreads] = was_reset[cell] ? 0.0f : gradient.c_prev;
+      if (was_reset[cell] && option.grad_reset_c != nullptr) {
+        option.grad_reset_c[state] += gradient.c_prev;
+      }
+      if (option.grad_peephole != nullptr) {
+        own_sums[0] += gradient.w_ci;
+        own_sums[kGroupThreads] += gradient.w_cf;
+        own_sums[2 * kGroupThreads] += gradient.w_co;
+      }
+    }
+    lane_cells.go_on();
+    __syncthreads();
+
+    // Multiply this block's rows of W_hh, transposed, and publish each unit's part to its owner.
+    const uint32_t tag = tag_of_step<kSumTag>(s);
+    uint2* const step_parts = own_parts() + (s % 2 == 0 ? 0 : buffer_parts);
+    for (int tile = 0; tile < group.tiles; ++tile) {
+      const char* tile_begin = tiles + tile * kTileRows * kStride;
+      uint2* parts = step_parts + tile * kUnits * 4;
+      const auto publish_parts = [&](const float (&first)[kLaneRows],
+                                     const float (&second)[kLaneRows]) {
+        ptx::store_relaxed(parts, make_uint2(sum_word<Product>(first[0]) | tag,
+                                             sum_word<Product>(first[1]) | tag));
+        ptx::store_relaxed(parts + kWarpUnits * 4, make_uint2(sum_word<Product>(second[0]) | tag,
+                                                              sum_word<Product>(second[1]) | tag));
+        parts += next_parts;
+      };
+#pragma unroll
+      for (int i = 0; i < kRegisterTiles; i += kTogether) {
+        const int output_tile = i * kGroupWarps + ptx::opaque(warp);
+        if (output_tile >= output_tiles) break;
+        float sums[2 * kTogether][kLaneRows];
+        TileProduct<Product, 2 * kTogether>::template multiply<kChunks>(
+            sums, weights[i / kTogether], kChunks, {}, tile_begin, kStride, lane);
+        publish_parts(sums[0], sums[1]);
+        if constexpr (kTogether == 2) {
+          if (output_tile + kGroupWarps < output_tiles) publish_parts(sums[2], sums[3]);
+        }
+      }
+#pragma unroll 1
+      for (int i = kRegisterTiles; i < group.warp_output_tiles; ++i) {
+        if (i * kGroupWarps + warp >= output_tiles) break;
+        float sums[2][kLaneRows];
+        TileProduct<Product, 2>::template multiply<0>(sums, nullptr, 0, shared_weights_of(i),
+                                                      tile_begin, kStride, lane);
+        publish_parts(sums[0], sums[1]);
+      }
+    }
+
+    // Fetch the next step while the others publish.
+    if (s + 1 < group_steps) {
+      lane_cells.load(step, time_of(s + 1));
+      load_keep(inputs, time_of(s + 1));
+    }
+
+    // Wait for the parts, and add them up.
+    BoundedWait wait(group, group_index, s, abandoned);
+    row_sums[threadIdx.x] =
+        receive_sum<kVectors>(received_parts() + (s % 2 == 0 ? 0 : buffer_parts / 2),
+                              sources * slot_vectors, source_blocks, tag, wait);
+    flags = pack_keep();
+    __syncthreads();
+    if (*abandoned != 0) break;
+#pragma unroll
+    for (int cell = 0; cell < kGroupCells; ++cell) {
+      const int row = row_in_group(cell);
+      if (row >= group_rows) break;
+      const float* sum = reinterpret_cast<const float*>(row_sums) +
+                         (row / kTileRows * kUnits + local_unit) * kTileRows + row % kTileRows;
+      const float total = sum_apart(sum, slot_vectors * 4, sources);
+      if (t >= lane_cells.length[cell]) continue;
+      float& dh = own_dh[cell * kGroupThreads];
+      dh = fmaf(total, own_mask[cell * kGroupThreads], dh);
+      if (!was_reset[cell]) continue;
+      if (option.grad_reset_h != nullptr) {
+        option.grad_reset_h[int64_t{row_of(cell)} * hidden + unit] += dh;
+      }
+      dh = 0.0f;
+    }
+  }
+
+  // Write the gradients of the initial states, and zeros past the end of the group's longest row;
+  // where a wait was given up, NaN for all that was not computed.
+  const bool complete = s == group_steps;
+  const Storage zero = to_storage<Storage>(0.0f);
+  const Storage nan = to_storage<Storage>(__int_as_float(0x7fc00000));
+#pragma unroll
+  for (int cell = 0; cell < kGroupCells; ++cell) {
+    if (!is_real_cell(cell)) continue;
+    const int n = ptx::opaque(first_row) + row_in_group(cell);
+    const int64_t offset = int64_t{n} * hidden + unit;
+    static_cast<Storage*>(d.grad_h_0)[offset] =
+        complete ? to_storage<Storage>(own_dh[cell * kGroupThreads]) : nan;
+    static_cast<Storage*>(d.grad_c_0)[offset] =
+        complete ? to_storage<Storage>(own_dc[cell * kGroupThreads]) : nan;
+    for (int rest = s; rest < args.steps; ++rest) {
+      const int t = rest < group_steps ? time_of(rest) : rest;
+      const int64_t row = int64_t{t} * args.batch + n;
+      Storage* out = static_cast<Storage*>(d.grad_gates) + row * kGates * hidden + unit;
+#pragma unroll
+      for (int gate = 0; gate < kGates; ++gate) {
+        out[gate * hidden] = rest < group_steps ? nan : zero;
+      }
+    }
+  }
+  if (option.grad_peephole == nullptr || !is_real_cell(0)) return;
+#pragma unroll
+  for (int i = 0; i < kPeepholes; ++i) {
+    option.grad_peephole[(int64_t{row_of(0)} * kPeepholes + i) * hidden + unit] =
+        complete ? own_sums[i * kGroupThreads] : __int_as_float(0x7fc00000);
+  }
+}
+
+}  // namespace lstm_fused::cuda

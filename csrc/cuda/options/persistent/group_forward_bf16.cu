@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "cuda/options/persistent/group_launch.cuh"
+
+namespace lstm_fused::cuda {
+
+template void launch_group_option_forward<Bf16Product>(const PersistentForwardArgs&,
+                                                       const PersistentOptions&, const GroupArgs&,
+                                                       const PersistentPlan&, cudaStream_t);
+
+}  // namespace lstm_fused::cuda
