@@ -53,6 +53,8 @@ SHAPES = {
         Case(3, 9, 4, 136, directions=2, lengths=(3, 0, 2, 3, 1, 3, 3, 3, 2), reset="state"),
         *(6, True),
     ),
+    # So few multiprocessors that a block of the backward has the most units.
+    "few blocks": Shape(Case(3, 9, 4, 136, lengths=RAGGED, reset="state"), 6, True),
     "two groups": Shape(
         Case(3, 9, 4, 136, directions=2, lengths=RAGGED, reset="state", poison=True), 40, True
     ),
