@@ -19,11 +19,13 @@ from tools.nvcc import find_nvcc
 
 NAMES = ("H100",)  # each more target takes minutes to compile
 SOURCES = [source for source in kernel_sources() if source.parent.name == "persistent"]
-# Of groups of blocks, as (product, N, H, backward): both numbers of units of the backward kernels.
-# bfloat16 is as float16, and TF32 has the same code but for the products.
+# Of groups of blocks, as (product, N, H, backward): every product, both numbers of units of the
+# backward kernels, and one, two and three pieces of h for a lane of the forward.
 GROUPS = (
-    *(("fp16", 16, 768, False), ("fp16", 16, 768, True), ("fp16", 64, 512, True)),
-    ("fp32", 16, 256, False),
+    *(("fp16", 16, 256, False), ("fp16", 16, 768, True), ("fp16", 64, 512, True)),
+    *(("bf16", 16, 768, False), ("bf16", 16, 768, True)),
+    *(("tf32", 16, 256, False), ("tf32", 16, 256, True)),
+    *(("fp32", 16, 256, False), ("fp32", 16, 256, True)),
 )
 
 needs_compiler = pytest.mark.skipif(

@@ -100,40 +100,62 @@ class BoundedWait {
   uint64_t begin_ = 0;
 };
 
-// Waits for 16-byte pieces, the distance of a warp's lanes apart, and copies them to shared memory
-// without their tags; a piece for each bit of `pending`. All are loaded at once, and `meanwhile` is
-// called while the first loads are under way. Returns early where the wait is over.
-template <int kPieces, uint32_t kTag, typename Meanwhile>
-__device__ __forceinline__ void receive(const uint4* source, uint4* target, uint32_t pending,
-                                        uint32_t tag, BoundedWait& wait,
-                                        const Meanwhile& meanwhile) {
+// 16-byte pieces of h on their way to a lane, the distance of a warp's lanes apart at their source
+// and at their target. NOTE: a piece that there is not counts as come: code without branches.
+template <int kPieces, uint32_t kTag>
+struct PiecesInFlight {
   uint4 words[kPieces];
-  const auto load = [&] {
+
+  // Begins to load a piece for each bit of `real`, all at once.
+  __device__ __forceinline__ void load(const uint4* source, uint32_t real, uint32_t tag) {
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
-      if (pending >> i & 1) words[i] = ptx::load_relaxed(source + i * kWarpSize);
+      words[i] = make_uint4(tag, tag, tag, tag);
+      if ((real >> i & 1) != 0) words[i] = ptx::load_relaxed(source + i * kWarpSize);
     }
-  };
-  load();
-  meanwhile();
-  while (true) {
-    uint32_t missing = 0;
+  }
+
+  // Waits for the first kCount pieces, and copies them to shared memory without their tags. Returns
+  // early where the wait is over.
+  template <int kCount = kPieces>
+  __device__ __forceinline__ void receive(const uint4* source, uint4* target, uint32_t real,
+                                          uint32_t tag, BoundedWait& wait) {
+    tag = ptx::opaque(tag);  // no code in common with other counts, or it would not wait apart
 #pragma unroll
-    for (int i = 0; i < kPieces; ++i) {
-      if ((pending >> i & 1) == 0) continue;
-      const uint4 piece =
-          make_uint4(words[i].x ^ tag, words[i].y ^ tag, words[i].z ^ tag, words[i].w ^ tag);
-      if (((piece.x | piece.y | piece.z | piece.w) & kTag) == 0) {
-        target[i * kWarpSize] = piece;
-      } else {
-        missing |= 1u << i;
+    for (int i = 0; i < kCount; ++i) take_tags(words[i], tag);
+    while (true) {
+      uint32_t all = 0;
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) all |= tags(words[i]);
+      if ((all & kTag) == 0) break;
+      if (wait.is_over()) return;
+      bool is_missing[kCount];
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        is_missing[i] = (tags(words[i]) & kTag) != 0;
+        if (is_missing[i]) words[i] = ptx::load_relaxed(source + i * kWarpSize);
+      }
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        if (is_missing[i]) take_tags(words[i], tag);
       }
     }
-    pending = missing;
-    if (pending == 0 || wait.is_over()) return;
-    load();
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if ((real >> i & 1) != 0) target[i * kWarpSize] = words[i];
+    }
   }
-}
+
+ private:
+  // Takes the tags off; the bit is set then where a tag was wrong. NOTE: by differences, for which
+  // there are two kinds of units, and only one for exclusive or.
+  static __device__ __forceinline__ void take_tags(uint4& piece, uint32_t tag) {
+    piece = make_uint4(piece.x - tag, piece.y - tag, piece.z - tag, piece.w - tag);
+  }
+  static __device__ __forceinline__ uint32_t tags(const uint4& piece) {
+    return piece.x | piece.y | piece.z | piece.w;
+  }
+};
 
 // A partial sum as a word whose tag, put in by the caller, is its lowest bit. Where products are
 // exact the sum is rounded, ties to odd, else cut, to 23 bits; infinity stays what it is.

@@ -21,21 +21,11 @@
 #include "cuda/device/math.cuh"
 #include "cuda/device/ptx.cuh"
 #include "cuda/persistent/exchange.cuh"
+#include "cuda/persistent/group_forward_ends.cuh"
 #include "cuda/persistent/launch.h"
 #include "cuda/persistent/tile.cuh"
 
 namespace lstm_fused::cuda {
-
-// 16-byte pieces of h that a lane has in flight: as many as leave no register spilt. FFMA's
-// recurrent GEMM takes more of them than that of mma.sync, and ptxas needs more from sm_100 on.
-template <bool kIsFfma>
-__device__ constexpr int pieces_in_flight() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-  return kIsFfma ? 2 : 5;
-#else
-  return kIsFfma ? 3 : 6;
-#endif
-}
 
 // One direction of one group.
 template <typename Product, bool kReverse>
@@ -59,22 +49,11 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
   const int unit = static_cast<int>(blockIdx.x) * block_units + unit_warp * kWarpUnits + lane.g;
   const bool real_unit = unit < hidden;
 
-  // Divide the memory. A row of a tile, in shared memory and in the exchange area alike, lies
-  // beside the rows of its number in the group's other tiles.
-  const int row_chunks = group.k_splits * group.warp_chunks;
-  const int row_bytes = row_chunks * kChunkBytes;
-  const int slot_bytes = group.tiles * row_bytes;  // rows of one number
-  const int stride = tile_stride(group.tiles * row_chunks);
-  const int group_rows = group.tiles * kTileRows;
-  int* const abandoned = reinterpret_cast<int*>(shared);
-  int* const row_lengths = reinterpret_cast<int*>(shared + kLaneBytes);
-  char* const tiles = shared + kLaneBytes + group_rows * sizeof(int);
-  float4* const partials = reinterpret_cast<float4*>(tiles + kTileRows * stride);
-  float4* const own_preactivations =  // of this thread's cells, a block's threads apart
-      partials + group.tiles * kLaneRows * kGroupThreads + threadIdx.x;
-  const int cells = (group.tiles * kLaneRows + group.k_splits - 1) / group.k_splits;
-  float4* const biases = own_preactivations - threadIdx.x + cells * kGroupThreads;
-  uint4* const shared_vectors = reinterpret_cast<uint4*>(biases + block_units);
+  const GroupForwardMemory memory(group, block_units, shared);
+  const int stride = memory.stride, row_bytes = memory.row_bytes, slot_bytes = memory.slot_bytes;
+  char* const tiles = memory.tiles;
+  const int* const row_lengths = memory.row_lengths;
+  float4* const own_preactivations = memory.preactivations + threadIdx.x;  // of this thread's cells
   const int group_index = static_cast<int>(blockIdx.z * gridDim.y + blockIdx.y);
   const int buffer_bytes = kTileRows * slot_bytes;
   char* const exchange = group.exchange + int64_t{group_index} * 2 * buffer_bytes;
@@ -96,7 +75,7 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
   for (int chunk = 0; chunk < kGroupChunks; ++chunk) {
     if (chunk < register_chunks) load_weights(weights[chunk], chunk);
   }
-  const SharedWeights shared_weights{shared_vectors + threadIdx.x,
+  const SharedWeights shared_weights{memory.weights + threadIdx.x,
                                      group.warp_chunks - register_chunks, kGroupThreads};
 #pragma unroll 1
   for (int chunk = 0; chunk < shared_weights.chunks; ++chunk) {
@@ -104,39 +83,32 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
     load_weights(chunk_weights, kGroupChunks + chunk);
     shared_weights.store(chunk_weights, chunk);
   }
-  if (threadIdx.x < block_units) {
-    const int bias_unit = static_cast<int>(blockIdx.x) * block_units + threadIdx.x;
-    float bias[kGates] = {};
-    for (int gate = 0; gate < kGates; ++gate) {
-      if (bias_unit < hidden && d.bias != nullptr) {
-        bias[gate] = static_cast<const float*>(d.bias)[gate * hidden + bias_unit];
-      }
-    }
-    biases[threadIdx.x] = make_float4(bias[0], bias[1], bias[2], bias[3]);
-  }
+  load_biases(memory.biases, d.bias, hidden, block_units);
 
   // Clear the tiles, for their padding must be finite, and take the rows' lengths.
-  const int first_row = static_cast<int>(blockIdx.y) * group_rows;
+  const int first_row = static_cast<int>(blockIdx.y) * memory.group_rows;
   for (int i = threadIdx.x * kLaneBytes; i < kTileRows * stride; i += kGroupThreads * kLaneBytes) {
     *reinterpret_cast<uint4*>(tiles + i) = make_uint4(0, 0, 0, 0);
   }
-  if (threadIdx.x == 0) *abandoned = 0;
-  if (threadIdx.x < group_rows)
-    row_lengths[threadIdx.x] = row_length(args, first_row + threadIdx.x);
+  if (threadIdx.x == 0) *memory.abandoned = 0;
+  if (threadIdx.x < memory.group_rows)
+    memory.row_lengths[threadIdx.x] = row_length(args, first_row + threadIdx.x);
   __syncthreads();
   int group_steps = 0;  // steps of the longest row
-  for (int row = lane_index; row < group_rows; row += kWarpSize) {
+  for (int row = lane_index; row < memory.group_rows; row += kWarpSize) {
     group_steps = max(group_steps, row_lengths[row]);
   }
   group_steps = __reduce_max_sync(0xffffffffu, group_steps);
 
-  // Load the initial states of this lane's cells.
+  // Load the initial states of this lane's cells. NOTE: warps of other units begin with other
+  // columns, so that the cells of a single tile are spread over the SM's schedulers.
   const int columns = group.tiles * kLaneRows;
-  const auto column_of = [&](int cell) { return k_warp + cell * group.k_splits; };
+  const int first_column = (k_warp + unit_warp * kLaneRows) % group.k_splits;
+  const auto column_of = [&](int cell) { return first_column + cell * group.k_splits; };
   // NOTE: what depends on a cell's column is kept in registers for the first cell only, by FFMA for
   // none.
   const auto step_column_of = [&](int cell) {
-    return cell == 0 && !kIsFfma ? k_warp : ptx::opaque(column_of(cell));
+    return cell == 0 && !kIsFfma ? first_column : ptx::opaque(column_of(cell));
   };
   const auto row_of_column = [&](int column) {  // counted within the group
     return column / kLaneRows * kTileRows + lane.t * kLaneRows + column % kLaneRows;
@@ -167,6 +139,7 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
   const int y_columns = args.directions * hidden;
   const float* preactivations =
       static_cast<const float*>(d.preactivations) + lane_row * kGates * hidden + unit;
+  Storage* gates_out = static_cast<Storage*>(d.gates) + lane_row * kGates * hidden + unit;
   float* cells_out = static_cast<float*>(d.cells) + lane_row * hidden + unit;
   Storage* y_out = static_cast<Storage*>(d.y) + lane_row * y_columns + unit;
   const auto offset_of = [&](int cell, int row, int row_elements) {
@@ -215,7 +188,7 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
       const Storage* source =
           static_cast<const Storage*>(d.h_0) + int64_t{first_row + row} * hidden;
       uint4* target = reinterpret_cast<uint4*>(tiles + tile_row(warp) * stride + tile * row_bytes);
-      for (int piece = lane_index; piece < row_chunks * 4; piece += kWarpSize) {
+      for (int piece = lane_index; piece < memory.row_chunks * 4; piece += kWarpSize) {
         const int column = piece * kLaneOperands<Operand>;
         target[piece] = load_operands<Product>(source, is_reset ? hidden : column, hidden);
       }
@@ -226,7 +199,16 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
   // one of a row may hold units past H, which are published too.
   const int slot_pieces = slot_bytes / kLaneBytes, row_pieces = row_bytes / kLaneBytes;
   const int unit_pieces = (hidden + kLaneOperands<Operand> - 1) / kLaneOperands<Operand>;
-  const bool is_published = unit < unit_pieces * kLaneOperands<Operand>;
+  const bool is_published =
+      unit < unit_pieces * kLaneOperands<Operand> && lane.g % Word::kUnits == 0;
+  // Where this lane's first cell is published, and where it takes its first piece from.
+  const auto word_offset = [&](int column) {
+    return (lane.t * kLaneRows + column % kLaneRows) * slot_bytes + column / kLaneRows * row_bytes;
+  };
+  char* const own_words =
+      ptx::opaque(exchange + word_offset(first_column) + unit * static_cast<int>(sizeof(Operand)));
+  const char* const own_pieces =
+      ptx::opaque(exchange + warp * slot_bytes + lane_index * kLaneBytes);
   uint64_t real_pieces = 0;
   for (int i = 0, piece = lane_index; piece < slot_pieces; ++i, piece += kWarpSize) {
     const int row = piece / row_pieces * kTileRows + warp;
@@ -246,135 +228,155 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
   load_reset(1);
   __syncthreads();
 
-  const uint32_t abandoned_address = ptx::opaque(ptx::shared_address(abandoned));
+  // The pre-activations and the bias of a cell, without the recurrent GEMM's part.
+  const auto input_of = [&](int cell) {
+    const float4 x = own_preactivations[cell * kGroupThreads];
+    const float4 bias = memory.biases[unit_warp * kWarpUnits + lane.g];
+    return make_float4(x.x + bias.x, x.y + bias.y, x.z + bias.z, x.w + bias.w);
+  };
+  // A cell's outputs in a step.
+  struct Outputs {
+    Gates<float> gates;
+    float c;
+    Storage h;
+    bool active;
+  };
+  const auto part_of = [&](int column) {
+    return column * kGroupThreads + static_cast<int>(threadIdx.x) - k_warp * kWarpSize;
+  };
+  const int own_part = ptx::opaque(part_of(first_column));
+  // NOTE: by way of a reduction, or ptxas would load it from the constant bank wherever it is used.
+  const int k_splits = __reduce_max_sync(0xffffffffu, group.k_splits);
+  // Adds up the parts of K, in their order, and applies the cell; publishes h to the group, zero
+  // where the next step is reset.
+  const auto compute_cell = [&](int cell, int column, const float4& input, int s, int buffer_offset,
+                                uint32_t tag) {
+    const float4* part = memory.partials + (cell == 0 && !kIsFfma ? own_part : part_of(column));
+    const float4 a = sum_parts(part, kIsFfma ? group.k_splits : k_splits);
+    Outputs out;
+    out.gates = DeviceMath::activate(a.x + input.x, a.y + input.y, a.z + input.z, a.w + input.w);
+    const CellOutput<float> output = lstm_cell_forward<DeviceMath>(out.gates, c[cell]);
+    out.active = time_of(s) < length_of(row_of_column(column));
+    out.h = out.active ? to_storage<Storage>(output.h) : zero;
+    out.c = out.active ? output.c : c[cell];
+    const bool is_reset = reset[cell] != 0;
+    c[cell] = is_reset ? 0.0f : out.c;
+    const uint32_t word = Word::make(Product::operand(is_reset ? zero : out.h));
+    if (is_published && s + 1 < group_steps) {
+      ptx::store_relaxed(reinterpret_cast<uint32_t*>(
+                             own_words + buffer_offset +
+                             (cell == 0 ? 0 : word_offset(column) - word_offset(first_column))),
+                         word | tag);
+    }
+    return out;
+  };
+  // Writes a cell's outputs and what the backward needs.
+  const auto store_cell = [&](int cell, int column, const Outputs& out) {
+    const int row = row_of_column(column);
+    const float values[kGates] = {out.gates.i, out.gates.f, out.gates.g, out.gates.o};
+#pragma unroll
+    for (int gate = 0; gate < kGates; ++gate) {
+      store_if(out.active && d.gates != nullptr,
+               gates_out + gate * hidden + offset_of(cell, row, kGates * hidden),
+               to_storage<Storage>(values[gate]));
+    }
+    store_if(out.active && d.cells != nullptr, cells_out + offset_of(cell, row, hidden), out.c);
+    const bool exists = real_unit && first_row + row < args.batch;
+    Storage* y = y_out + offset_of(cell, row, y_columns);
+    store_if(exists, y, out.h);
+    if (exists && d.cell_states != nullptr) {
+      static_cast<Storage*>(d.cell_states)[y - static_cast<Storage*>(d.y)] =
+          out.active ? to_storage<Storage>(out.c) : zero;
+    }
+  };
+
+  const int lane_pieces = (slot_pieces + kWarpSize - 1) / kWarpSize;
+  const bool has_cell = first_column < columns;
+  const int own_begin = ptx::opaque(k_warp * group.warp_chunks * kChunkBytes);
+  const uint32_t abandoned_address = ptx::opaque(ptx::shared_address(memory.abandoned));
   int s = 0;
-  for (; s < group_steps; ++s) {
-    const int t = time_of(s);
+  while (group_steps > 0) {  // the last step breaks off, not the loop's end, where all would wait
     const bool last = s + 1 == group_steps;
 
     // The recurrent GEMM: multiply this warp's part of W_hh by h_prev.
-    int tile = 0;
+    int tile = 0, tile_begin = own_begin;
     do {
       float sums[kGates][kLaneRows];
-      TileProduct<Product, kGates>::template multiply<kGroupChunks>(
-          sums, weights, register_chunks, shared_weights,
-          tiles + tile * row_bytes + k_warp * group.warp_chunks * kChunkBytes, stride, lane);
+      TileProduct<Product, kGates>::template multiply_some<kGroupChunks>(
+          sums, weights, register_chunks, shared_weights, tiles + tile_begin, stride, lane);
+      tile_begin += row_bytes;
 #pragma unroll
       for (int j = 0; j < kLaneRows; ++j) {
-        partials[(tile * kLaneRows + j) * kGroupThreads + threadIdx.x] =
+        memory.partials[(tile * kLaneRows + j) * kGroupThreads + threadIdx.x] =
             make_float4(sums[0][j], sums[1][j], sums[2][j], sums[3][j]);
       }
     } while (++tile < group.tiles);
-    __syncthreads();
     ptx::wait_for_copies();
+    const float4 first_input = input_of(0);
+    __syncthreads();
+    // NOTE: it was set before the barrier ahead of this step's products, so all threads see it.
+    const uint32_t is_abandoned = ptx::load_shared(abandoned_address);
 
-    // The epilogue: add up the parts of K, in their order, and apply the cell; publish h to the
-    // group, zero where the next step is reset; write the outputs and what the backward needs.
-    char* const buffer = exchange + s % 2 * buffer_bytes;
+    // The epilogue. The first cell's outputs are stored when the others' h is on its way.
+    const int buffer_offset = s % 2 * buffer_bytes;
     const uint32_t tag = tag_of_step<Word::kTag>(s);
+    Outputs first;
+    if (has_cell) first = compute_cell(0, step_column_of(0), first_input, s, buffer_offset, tag);
 #pragma unroll
-    for (int cell = 0; cell < kGroupCells; ++cell) {
+    for (int cell = 1; cell < kGroupCells; ++cell) {
       const int column = step_column_of(cell);
       if (column >= columns) break;
-      const int row_in_group = row_of_column(column);
-      const float4* part = partials + column * kGroupThreads + threadIdx.x - k_warp * kWarpSize;
-      const float4 a = sum_parts(part, group.k_splits);
-      const float4 bias = biases[unit_warp * kWarpUnits + lane.g];
-      const float4 x = own_preactivations[cell * kGroupThreads];
-      const Gates<float> gates = DeviceMath::activate(a.x + x.x + bias.x, a.y + x.y + bias.y,
-                                                      a.z + x.z + bias.z, a.w + x.w + bias.w);
-      const CellOutput<float> output = lstm_cell_forward<DeviceMath>(gates, c[cell]);
-      const bool active = t < length_of(row_in_group);
-      const Storage h = active ? to_storage<Storage>(output.h) : zero;
-      if (active) c[cell] = output.c;
-      const uint32_t word = Word::make(Product::operand(reset[cell] == 0 ? h : zero));
-      if (!last && is_published && lane.g % Word::kUnits == 0) {
-        char* row = buffer + (lane.t * kLaneRows + column % kLaneRows) * slot_bytes +
-                    column / kLaneRows * row_bytes;
-        ptx::store_relaxed(
-            reinterpret_cast<uint32_t*>(row + unit * static_cast<int>(sizeof(Operand))),
-            word | tag);
-      }
-
-      if (active && d.gates != nullptr) {
-        // NOTE: gates lie as pre-activations do, whose pointer serves them too.
-        Storage* out = static_cast<Storage*>(d.gates) +
-                       (preactivations - static_cast<const float*>(d.preactivations)) +
-                       offset_of(cell, row_in_group, kGates * hidden);
-        out[kInputGate * hidden] = to_storage<Storage>(gates.i);
-        out[kForgetGate * hidden] = to_storage<Storage>(gates.f);
-        out[kCellGate * hidden] = to_storage<Storage>(gates.g);
-        out[kOutputGate * hidden] = to_storage<Storage>(gates.o);
-      }
-      if (active && d.cells != nullptr) {
-        cells_out[offset_of(cell, row_in_group, hidden)] = c[cell];
-      }
-      if (real_unit && first_row + row_in_group < args.batch) {
-        Storage* out = y_out + offset_of(cell, row_in_group, y_columns);
-        *out = h;
-        if (d.cell_states != nullptr) {
-          static_cast<Storage*>(d.cell_states)[out - static_cast<Storage*>(d.y)] =
-              active ? to_storage<Storage>(c[cell]) : zero;
-        }
-      }
-      if (reset[cell] != 0) c[cell] = 0.0f;
+      store_cell(cell, column, compute_cell(cell, column, input_of(cell), s, buffer_offset, tag));
     }
-    y_out += step_rows * y_columns;
-    cells_out += step_rows * hidden;
 
-    // NOTE: looked at here, where the others' h is on its way anyway. It was set before the barrier
-    // ahead of this step's products, so all threads see it.
-    if (ptx::load_shared(abandoned_address) != 0) break;
-    if (last) continue;
+    if (is_abandoned != 0) break;
 
-    // Wait for the others' h; fetch what the next step needs of memory meanwhile.
-    BoundedWait wait(group, group_index, s, abandoned);
-    const uint4* source = reinterpret_cast<const uint4*>(buffer + warp * slot_bytes) + lane_index;
+    // Wait for the others' h; meanwhile store, and fetch what the next step needs of memory.
+    BoundedWait wait(group, group_index, s, memory.abandoned);
+    const uint4* source = reinterpret_cast<const uint4*>(own_pieces + buffer_offset);
     uint4* target = reinterpret_cast<uint4*>(tiles + tile_row(warp) * stride) + lane_index;
-    const auto fetch = [&] {
-      preactivations += step_rows * kGates * hidden;
-      fetch_preactivations(time_of(s + 1));
-      load_reset(s + 2);
-    };
-    receive<kPieces, Word::kTag>(source, target, static_cast<uint32_t>(real_pieces) & kPieceMask,
-                                 tag, wait, fetch);
-    for (int i = kPieces; i * kWarpSize < slot_pieces; i += kPieces) {
-      receive<kPieces, Word::kTag>(source + i * kWarpSize, target + i * kWarpSize,
-                                   static_cast<uint32_t>(real_pieces >> i) & kPieceMask, tag, wait,
-                                   [] {});
+    const uint32_t first_pieces = last ? 0 : static_cast<uint32_t>(real_pieces) & kPieceMask;
+    PiecesInFlight<kPieces, Word::kTag> pieces;
+    pieces.load(source, first_pieces, tag);
+    if (has_cell) store_cell(0, step_column_of(0), first);
+    gates_out = ptx::opaque(gates_out + step_rows * kGates * hidden);
+    cells_out = ptx::opaque(cells_out + step_rows * hidden);
+    y_out = ptx::opaque(y_out + step_rows * y_columns);
+    if (last) {
+      ++s;
+      break;
+    }
+    preactivations += step_rows * kGates * hidden;
+    fetch_preactivations(time_of(s + 1));
+    load_reset(s + 2);
+    if (lane_pieces == 1) {
+      pieces.template receive<1>(source, target, first_pieces, tag, wait);
+    } else if (lane_pieces == 2) {
+      pieces.template receive<2>(source, target, first_pieces, tag, wait);
+    } else if (kPieces > 3 && lane_pieces == 3) {
+      pieces.template receive<3>(source, target, first_pieces, tag, wait);
+    } else {
+      pieces.receive(source, target, first_pieces, tag, wait);
+      for (int i = kPieces; i < lane_pieces; i += kPieces) {
+        const uint32_t more = static_cast<uint32_t>(real_pieces >> i) & kPieceMask;
+        pieces.load(source + i * kWarpSize, more, tag);
+        pieces.receive(source + i * kWarpSize, target + i * kWarpSize, more, tag, wait);
+      }
     }
     if (kReverse && args.lengths != nullptr) {
       __syncwarp();
       begin_rows(s + 1);
     }
+    ++s;
     __syncthreads();
   }
 
-  // Write the final states, and zeros past the end of the group's longest row; where a wait was
-  // given up, NaN for all that was not computed.
-  const bool complete = s == group_steps;
-  const Storage nan = to_storage<Storage>(__int_as_float(0x7fc00000));
+  const RunOfSteps run{s, group_steps, kReverse};
 #pragma unroll
   for (int cell = 0; cell < kGroupCells; ++cell) {
     if (!is_real_cell(cell)) continue;
-    const int64_t n = ptx::opaque(first_row) + row_of(cell);
-    Storage h = nan;
-    if (complete) {  // the row's last output, which this thread has written
-      const int length = row_lengths[row_of(cell)];
-      const int64_t t = kReverse ? 0 : length - 1;
-      h = length > 0 ? static_cast<const Storage*>(
-                           d.y)[(t * args.batch + n) * args.directions * hidden + unit]
-                     : static_cast<const Storage*>(d.h_0)[n * hidden + unit];
-    }
-    static_cast<Storage*>(d.h_n)[n * hidden + unit] = h;
-    static_cast<Storage*>(d.c_n)[n * hidden + unit] = complete ? to_storage<Storage>(c[cell]) : nan;
-    for (int rest = s; rest < args.steps; ++rest) {
-      const int t = rest < group_steps ? time_of(rest) : rest;
-      const int64_t output = (int64_t{t} * args.batch + n) * args.directions * hidden + unit;
-      const Storage value = rest < group_steps ? nan : zero;
-      static_cast<Storage*>(d.y)[output] = value;
-      if (d.cell_states != nullptr) static_cast<Storage*>(d.cell_states)[output] = value;
-    }
+    const int row = row_of(cell);
+    write_end<Storage>(args, d, run, ptx::opaque(first_row) + row, unit, row_lengths[row], c[cell]);
   }
 }
 

@@ -113,7 +113,7 @@ int64_t step_cycles(const PersistentPlan& plan, int64_t base, int64_t bytes, int
   return base + kFurtherTile * (plan.group_tiles - 1) + bytes / 64 +
          plan.group_tiles * (vectors * pair + shared_vectors * 64);
 }
-constexpr int64_t kForwardBase = 1700, kBackwardBase = 1950;
+constexpr int64_t kForwardBase = 1350, kBackwardBase = 1950;
 
 // Partitions the units over a group's blocks and the tiles over groups; false if not all blocks
 // would be resident together. Every block takes an SM for itself, since its threads take all

@@ -133,6 +133,20 @@ struct TileProduct {
                                    lane);
   }
 
+  // multiply, of a number of chunks, one at least, that the launch knows: code of its own for each
+  // number, since instructions that are switched off take their time all the same.
+  template <int kChunks>
+  static __device__ __forceinline__ void multiply_some(float (&sums)[kWeightRows][kLaneRows],
+                                                       const uint4 (*weights)[kWeightRows],
+                                                       int chunks, const SharedWeights& shared,
+                                                       const char* tile, int stride,
+                                                       const Lane& lane) {
+    float d[2][kWeightRows / 2][4] = {};
+    add_some<0, 1, kChunks>(d, weights, chunks, shared,
+                            tile + tile_row(lane.g) * stride + lane.t * kLaneBytes);
+    finish(sums, d);
+  }
+
   // multiply, whose sums begin with addends: (first + half of the product) + (second + the rest).
   template <int kChunks, int kUnroll = 1>
   static __device__ __forceinline__ void multiply_add(
@@ -155,12 +169,45 @@ struct TileProduct {
     for (int chunk = 0; chunk < kChunks; ++chunk) {
       if (chunk < chunks) add(d, weights[chunk], column, chunk);
     }
+    add_shared<kChunks, kUnroll>(d, shared, column);
+    finish(sums, d);
+  }
+
+ private:
+  // Adds the chunks from kBegin on; there are kFewest to kMost in all in registers, and some in
+  // shared memory only behind kMost. Products hide the choice of the code for those behind them.
+  template <int kBegin, int kFewest, int kMost>
+  static __device__ __forceinline__ void add_some(float (&d)[2][kWeightRows / 2][4],
+                                                  const uint4 (*weights)[kWeightRows], int chunks,
+                                                  const SharedWeights& shared, const char* column) {
+#pragma unroll
+    for (int chunk = kBegin; chunk < kFewest; ++chunk) add(d, weights[chunk], column, chunk);
+    if constexpr (kFewest == kMost) {
+      add_shared<kMost, 1>(d, shared, column);
+    } else {
+      constexpr int kHalf = (kFewest + kMost) / 2;
+      if (chunks > kHalf) {
+        add_some<kFewest, kHalf + 1, kMost>(d, weights, chunks, shared, column);
+      } else {
+        add_some<kFewest, kFewest, kHalf>(d, weights, chunks, {}, column);
+      }
+    }
+  }
+
+  template <int kChunks, int kUnroll>
+  static __device__ __forceinline__ void add_shared(float (&d)[2][kWeightRows / 2][4],
+                                                    const SharedWeights& shared,
+                                                    const char* column) {
 #pragma unroll kUnroll
     for (int chunk = 0; chunk < shared.chunks; ++chunk) {
       uint4 loaded[kWeightRows];
       shared.load(loaded, chunk);
       add(d, loaded, column, kChunks + chunk);
     }
+  }
+
+  static __device__ __forceinline__ void finish(float (&sums)[kWeightRows][kLaneRows],
+                                                const float (&d)[2][kWeightRows / 2][4]) {
 #pragma unroll
     for (int pair = 0; pair < kWeightRows / 2; ++pair) {
 #pragma unroll
@@ -171,7 +218,6 @@ struct TileProduct {
     }
   }
 
- private:
   static __device__ __forceinline__ void add(float (&d)[2][kWeightRows / 2][4],
                                              const uint4 (&weights)[kWeightRows],
                                              const char* column, int chunk) {
@@ -228,6 +274,16 @@ struct TileProduct<F32Product, kWeightRows> {
     }
   }
 
+  // multiply: what is switched off is a branch around it here.
+  template <int kChunks>
+  static __device__ __forceinline__ void multiply_some(float (&sums)[kWeightRows][kLaneRows],
+                                                       const uint4 (*weights)[kWeightRows],
+                                                       int chunks, const SharedWeights& shared,
+                                                       const char* tile, int stride,
+                                                       const Lane& lane) {
+    multiply<kChunks>(sums, weights, chunks, shared, tile, stride, lane);
+  }
+
   // multiply, with two addends to each sum.
   template <int kChunks, int kUnroll = 1>
   static __device__ __forceinline__ void multiply_add(
@@ -263,24 +319,34 @@ struct TileProduct<F32Product, kWeightRows> {
   }
 };
 
-// The sum of the parts of K, in their order; a warp's are kWarpSize apart.
-template <int kSplits>
-__device__ __forceinline__ float4 sum_parts(const float4* parts) {
-  float4 part[kSplits];
+// The sum of the first kCount numbers, in their order, element by element.
+template <int kCount>
+__device__ __forceinline__ float4 sum_of(const float4* number) {
+  float4 sum = number[0];
 #pragma unroll
-  for (int k = 0; k < kSplits; ++k) part[k] = parts[k * kWarpSize];
-#pragma unroll
-  for (int k = 1; k < kSplits; ++k) {
-    part[0] = make_float4(part[0].x + part[k].x, part[0].y + part[k].y, part[0].z + part[k].z,
-                          part[0].w + part[k].w);
+  for (int i = 1; i < kCount; ++i) {
+    sum = make_float4(sum.x + number[i].x, sum.y + number[i].y, sum.z + number[i].z,
+                      sum.w + number[i].w);
   }
-  return part[0];
+  return sum;
 }
+
+// The sum of the parts of K, in their order; a warp's are kWarpSize apart. NOTE: loads are under
+// way while it is found out whether there are more. Not a row of comparisons, of which the compiler
+// makes a jump by a table.
 __device__ __forceinline__ float4 sum_parts(const float4* parts, int k_splits) {
   static_assert(kGroupWarps == 8, "the powers of two up to it");
-  // NOTE: not a row of comparisons, of which the compiler makes a jump by a table.
-  if (k_splits > 2) return k_splits > 4 ? sum_parts<8>(parts) : sum_parts<4>(parts);
-  return k_splits > 1 ? sum_parts<2>(parts) : sum_parts<1>(parts);
+  float4 part[kGroupWarps];
+  part[0] = parts[0];
+  if (k_splits <= 1) return part[0];
+  part[1] = parts[kWarpSize];
+  if (k_splits <= 2) return sum_of<2>(part);
+#pragma unroll
+  for (int k = 2; k < 4; ++k) part[k] = parts[k * kWarpSize];
+  if (k_splits <= 4) return sum_of<4>(part);
+#pragma unroll
+  for (int k = 4; k < kGroupWarps; ++k) part[k] = parts[k * kWarpSize];
+  return sum_of<kGroupWarps>(part);
 }
 
 // Steps in which row n takes part; 0 where it does not exist.
