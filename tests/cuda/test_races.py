@@ -59,7 +59,9 @@ CASES: dict[str, tuple[LayerCase, int, str]] = {
         40,
         "persistent",
     ),
-    "wide group": (LayerCase(2, 1, 4, 520), 33, "persistent"),
+    "wide group": (LayerCase(2, 1, 4, 520, bidirectional=True), 66, "persistent"),
+    # A single piece of h for a lane, of 32 bits.
+    "narrow group": (LayerCase(3, 9, 4, 104, bidirectional=True), 52, "persistent"),
     # More pieces of h for a lane than it has in flight at once.
     "tall group": (LayerCase(2, 50, 4, 136, bidirectional=True), 18, "persistent"),
 }
