@@ -26,7 +26,7 @@ from lstm_fused._torch.private import (
 from lstm_fused.autograd.arguments import LayerArguments, LayerResults
 from lstm_fused.autograd.composite import composite_layer
 from lstm_fused.autograd.eager_function import LayerFunction, copy_in_trace, guard_output
-from lstm_fused.autograd.function_apply import within_transforms
+from lstm_fused.autograd.function_apply import of_one_level, within_transforms
 from lstm_fused.autograd.vmap import vmap_forward
 
 # NOTE: what `_differentiate` is traced to cannot change under one name: see `copy_op`.
@@ -81,6 +81,7 @@ class GraphFunction(LayerFunction):
 
 
 _apply = single_level_apply(GraphFunction)
+_apply_in_transforms = single_level_apply(of_one_level(GraphFunction))
 
 
 def _differentiate(*op_arguments: Any) -> LayerResults:
@@ -88,13 +89,15 @@ def _differentiate(*op_arguments: Any) -> LayerResults:
     arguments = LayerArguments.from_op(given)
     variables = (given.input, given.h_0, given.c_0, *given.weights)
     result: LayerResults
-    if are_transforms_active() and not HAS_TRANSFORMS:
+    is_transformed = are_transforms_active()
+    if is_transformed and not HAS_TRANSFORMS:
         y, h_n, c_n, cell_states = composite_layer(variables, arguments.masks)
         unused = y.new_empty(0)
         result = LayerResults(y, h_n, c_n, cell_states, unused, unused.clone())
     elif torch.is_grad_enabled() and any(v.requires_grad for v in variables):
+        apply = _apply_in_transforms if is_transformed else _apply
         with within_transforms():
-            result = _apply(*arguments, *given.weights)
+            result = apply(*arguments, *given.weights)
     elif below_autograd is None:
         result = native.lstm_forward_op(*given)
     else:

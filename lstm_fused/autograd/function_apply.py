@@ -73,6 +73,15 @@ def _apply_mapped(interpreter: Any, function: Any, arguments: list[Any]) -> tupl
     )
 
 
+def of_one_level(function: Any) -> Any:
+    """The function as one of the level at work, which torch's apply, from torch 2.15 on, does not
+    pass on to the transforms. It has no setup_context."""
+    if SingleLevelFunction is None:
+        return function
+    methods = {name: staticmethod(getattr(function, name)) for name in ("forward", "backward")}
+    return type(function.__name__, (SingleLevelFunction,), methods)
+
+
 def within_transforms() -> AbstractContextManager[object]:
     """Lets a Function be applied in the kernel of an op, which a transform may have called with
     tensors of its own level."""
