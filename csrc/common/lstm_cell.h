@@ -62,4 +62,39 @@ LSTM_HOST_DEVICE CellGradient<V> lstm_cell_backward(const Gates<V>& gates, V c, 
   return grad;
 }
 
+// What dh and dc are multiplied by in lstm_cell_backward. It takes no part in the chain from one
+// step to the next, so that it can be computed ahead.
+template <typename V>
+struct CellSlopes {
+  V c;             // of h by c
+  Gates<V> gates;  // of c by the pre-activations of i, f and g, and of h by that of o
+  V f;
+};
+
+template <typename Math, typename V>
+LSTM_HOST_DEVICE CellSlopes<V> lstm_cell_slopes(const Gates<V>& gates, V c, V c_prev) {
+  const V tanh_c = Math::tanh(c);
+  CellSlopes<V> slopes;
+  slopes.c = gates.o * ((1 - tanh_c) * (1 + tanh_c));
+  slopes.gates.i = gates.g * (gates.i * (1 - gates.i));
+  slopes.gates.f = c_prev * gates.f * (1 - gates.f);
+  slopes.gates.g = gates.i * ((1 - gates.g) * (1 + gates.g));
+  slopes.gates.o = tanh_c * (gates.o * (1 - gates.o));
+  slopes.f = gates.f;
+  return slopes;
+}
+
+// lstm_cell_backward, from lstm_cell_slopes.
+template <typename Math, typename V>
+LSTM_HOST_DEVICE CellGradient<V> lstm_cell_backward(const CellSlopes<V>& slopes, V dh, V dc) {
+  const V dc_total = Math::multiply_add(dh, slopes.c, dc);
+  CellGradient<V> grad;
+  grad.gates.i = dc_total * slopes.gates.i;
+  grad.gates.f = dc_total * slopes.gates.f;
+  grad.gates.g = dc_total * slopes.gates.g;
+  grad.gates.o = dh * slopes.gates.o;
+  grad.c_prev = dc_total * slopes.f;
+  return grad;
+}
+
 }  // namespace lstm_fused

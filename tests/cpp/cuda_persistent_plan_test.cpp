@@ -93,7 +93,12 @@ void check_bounds(const Device& one, const LstmShape& shape, DType dtype, bool b
   CHECK_EQ(plan.group, hidden > (dtype == DType::kFloat32 ? 96 : 128));
   CHECK_LE(plan.shared_bytes, one.facts.shared_per_block);
   if (!plan.group) {
-    CHECK_LE(hidden, plan.threads / 4);  // eight units for each warp
+    // Eight units for each warp, or sixteen where 16-bit weights of H fill all warps.
+    const bool full = !options && dtype != DType::kFloat32 && (hidden == 64 || hidden == 128);
+    CHECK_EQ(plan.full, full);
+    const int lane_units = full && (backward || hidden == 128) ? 2 : 1;
+    CHECK_LE(hidden, plan.threads / 4 * lane_units);
+    if (full) CHECK_EQ(hidden, plan.threads / 4 * lane_units);
     CHECK_EQ(plan.workspace_bytes, 0);
     CHECK_EQ(plan.shared_bytes > 0, options && backward);
     return;

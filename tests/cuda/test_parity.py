@@ -29,6 +29,14 @@ GROUPS = (
     (LayerCase(3, 5, 4, 528), 17),
 )
 
+# Sizes that fill one block's registers, in 16 bits or in 32, for which there are kernels besides.
+FULL = (
+    LayerCase(1, 1, 2, 64),
+    LayerCase(4, 3, 2, 64, lengths=(4, 2, 3), poison=True),
+    LayerCase(5, 9, 3, 128, bidirectional=True, lengths=(5, 0, 2, 5, 1, 5, 3, 2, 5), reset=0.3),
+    LayerCase(4, 9, 3, 96, bidirectional=True, lengths=(3, 0, 2, 3, 1, 3, 3, 2, 3), reset=0.3),
+)
+
 # Projections that a chip of one multiprocessor, with little of L2, makes by two products a step.
 TWO_PRODUCTS = (
     LayerCase(4, 1, 3, 101, P=5),
@@ -116,6 +124,22 @@ def test_groups_of_blocks(
     with target.use("persistent"):
         target.device.set(sm_count=sm_count)
         ours = run_ours(expected.inputs, cell_states=True, recompute=recompute)
+        assert_results(case, ours, expected)
+
+
+@pytest.mark.parametrize("case", FULL, ids=str)
+@dtypes
+@pytest.mark.parametrize("recompute", [False, True], ids=["saved", "recompute"])
+def test_full_blocks(
+    case: LayerCase, dtype: torch.dtype, recompute: bool, target: EmulatedOps
+) -> None:
+    case = in_dtype(case, dtype)
+    expected = expected_of(case, cell_states=True)
+    with target.use("persistent"):
+        ours = run_ours(expected.inputs, cell_states=True, recompute=recompute)
+        assert_results(case, ours, expected)
+        with target.offset(1):  # where two elements cannot be moved at once
+            ours = run_ours(expected.inputs, cell_states=True, recompute=recompute)
         assert_results(case, ours, expected)
 
 

@@ -46,6 +46,15 @@ CASES: dict[str, tuple[LayerCase, int, str]] = {
         8,
         "persistent",
     ),
+    # The kernels for the H that fills them: in 16 bits and in 32; in 16 bits; in 32.
+    **{
+        f"full block of {H}": (
+            LayerCase(3, 9, 4, H, bidirectional=True, lengths=RAGGED, reset=0.3),
+            17,
+            "persistent",
+        )
+        for H in (64, 128, 96)
+    },
     "group": (LayerCase(3, 9, 4, 136), 16, "persistent"),
     # Rows of the second tile that begin late in reverse, and whose h_0 other lanes write than those
     # that received zeros in its place.

@@ -117,7 +117,10 @@ def make_resources(**changes: object) -> Resources:
         ({"stack": 16}, "16 bytes of local memory"),
         ({"static_shared": 4096}, "4096 bytes of static shared memory, plans know 0"),
         ({"static_shared": 160 << 10}, "does not fit an SM of A100"),
-        ({"name": "persistent_forward_kernel<F16Product, 4>", "registers": 129}, "does not fit"),
+        (
+            {"name": "persistent_forward_kernel<F16Product, 4, false, false>", "registers": 129},
+            "does not fit",
+        ),
         ({"name": "forward_step_kernel<float, 4>", "registers": 255}, "occupancy 12%"),
     ],
 )
@@ -148,7 +151,7 @@ def test_plans_are_read_from_their_text() -> None:
     assert one is not None and not one.group
     assert (one.threads, one.groups, one.kernel) == (
         *(384, 2),
-        "persistent_backward_kernel<F32Product, 6>",
+        "persistent_backward_kernel<F32Product, 6, false, false>",
     )
     assert plan_of("fp32", 64, 4096, False, DEVICES["A100"]) is None
 

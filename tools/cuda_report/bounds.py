@@ -39,8 +39,16 @@ def max_threads(kernel: Resources) -> int:
     if kernel.family.startswith("persistent"):
         size = 2 if kernel.arguments[0] in (PRODUCTS["bf16"], PRODUCTS["fp16"]) else 4
         units = int(kernel.arguments[1]) * CHUNK_BYTES // size
-        return units // WARP_UNITS * 32
+        return units // (WARP_UNITS * lane_units(kernel)) * 32
     return SUM_THREADS if kernel.family in _SUM_KERNELS else ROW_THREADS
+
+
+def lane_units(kernel: Resources) -> int:
+    """Units of a lane of a one-block kernel, as csrc/cuda/persistent/layout.h has them."""
+    chunks, *flags = kernel.arguments[1:]
+    if "option" in kernel.family or flags[0] == "false":
+        return 1
+    return 2 if kernel.family == "persistent_backward_kernel" or int(chunks) == 4 else 1
 
 
 @cache

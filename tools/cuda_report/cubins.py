@@ -24,7 +24,7 @@ TARGETS = ("80", "86", "89", "90", "100", "120")
 class Resources:
     """What ptxas gave a kernel; bytes are those of a thread, shared memory is a block's."""
 
-    name: str  # as in the source: persistent_forward_kernel<F16Product, 4>
+    name: str  # as in the source: persistent_forward_kernel<F16Product, 4, true, true>
     symbol: str
     source: str
     target: str

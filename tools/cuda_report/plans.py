@@ -53,7 +53,12 @@ class Plan:
         product = PRODUCTS[self.product]
         way = f"option_{way}" if self.options else way
         if not self.group:
-            return f"persistent_{way}_kernel<{product}, {self.chunks}>"
+            name = f"persistent_{way}_kernel<{product}, {self.chunks}"
+            if self.options:
+                return f"{name}>"
+            size = operand_bytes(self.product)
+            full = str(size == 2 and self.hidden == self.chunks * CHUNK_BYTES // size).lower()
+            return f"{name}, {full}, {full}>"
         units = f", {self.units}" if self.backward else ""
         return f"persistent_group_{way}_kernel<{product}{units}>"
 

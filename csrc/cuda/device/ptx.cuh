@@ -121,6 +121,17 @@ __device__ __forceinline__ void load_if(bool condition, float& value, const floa
                : "+f"(value)
                : "l"(address), "r"(static_cast<int>(condition)));
 }
+__device__ __forceinline__ void load_if(bool condition, float& first, float& second,
+                                        const float* address) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.s32 p, %3, 0;\n@p ld.global.v2.f32 {%0, %1}, [%2];\n}"
+               : "+f"(first), "+f"(second)
+               : "l"(address), "r"(static_cast<int>(condition)));
+}
+__device__ __forceinline__ void load_if(bool condition, uint32_t& value, const uint32_t* address) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.s32 p, %2, 0;\n@p ld.global.u32 %0, [%1];\n}"
+               : "+r"(value)
+               : "l"(address), "r"(static_cast<int>(condition)));
+}
 __device__ __forceinline__ void load_if(bool condition, uint16_t& value, const uint16_t* address) {
   asm volatile("{\n.reg .pred p;\nsetp.ne.s32 p, %2, 0;\n@p ld.global.u16 %0, [%1];\n}"
                : "+h"(value)
@@ -130,6 +141,18 @@ __device__ __forceinline__ void store_if(bool condition, float* address, float v
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.s32 p, %2, 0;\n@p st.global.f32 [%0], %1;\n}" ::"l"(address),
       "f"(value), "r"(static_cast<int>(condition)));
+}
+__device__ __forceinline__ void store_if(bool condition, float* address, float first,
+                                         float second) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.s32 p, %3, 0;\n@p st.global.v2.f32 [%0], {%1, %2};\n}" ::"l"(
+          address),
+      "f"(first), "f"(second), "r"(static_cast<int>(condition)));
+}
+__device__ __forceinline__ void store_if(bool condition, uint32_t* address, uint32_t value) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.s32 p, %2, 0;\n@p st.global.u32 [%0], %1;\n}" ::"l"(address),
+      "r"(value), "r"(static_cast<int>(condition)));
 }
 __device__ __forceinline__ void store_if(bool condition, uint16_t* address, uint16_t value) {
   asm volatile(

@@ -63,9 +63,11 @@ class StoragePair {
                                                  << 16;
     }
   }
+  __device__ __forceinline__ explicit StoragePair(uint32_t word) : word_(word) {}
   __device__ __forceinline__ Storage operator[](int i) const {
     return {static_cast<uint16_t>(i == 0 ? word_ : word_ >> 16)};
   }
+  __device__ __forceinline__ uint32_t word() const { return word_; }
 
  private:
   uint32_t word_ = 0;

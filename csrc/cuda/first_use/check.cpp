@@ -2,6 +2,7 @@
 #include "cuda/first_use/check.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <vector>
 
@@ -25,8 +26,9 @@ Setting check_setting("LSTM_FUSED_CUDA_CHECK", {"1", "0"}, "1 or 0");
 
 // The kernels that were checked on a device: a bit for each. NOTE: two threads may check one kernel
 // at the same time, which does no harm; a lock would be held while the device is waited for.
-using Checked = std::atomic<uint64_t>;
-static_assert(kPersistentKernels <= 64, "a bit for each kernel");
+constexpr int kWordBits = 64;
+static_assert(kPersistentKernels % kWordBits == 0, "words of bits");
+using Checked = std::array<std::atomic<uint64_t>, kPersistentKernels / kWordBits>;
 Checked& checked_on(int device) {
   static Checked checked[kMaxDevices];
   check_device(device);
@@ -263,8 +265,9 @@ void Check::run_options_backward(const LstmPlan& plan, Outputs which) const {
 std::string check_first_use(const LstmPlan& plan, DType dtype, bool backward,
                             const CheckContext& context) {
   if (plan.variant == Variant::kStepwise) return "";
-  Checked& checked = checked_on(context.device);
-  const uint64_t bit = uint64_t{1} << kernel_number(plan, backward);
+  const int kernel = kernel_number(plan, backward);
+  std::atomic<uint64_t>& checked = checked_on(context.device)[kernel / kWordBits];
+  const uint64_t bit = uint64_t{1} << kernel % kWordBits;
   if ((checked.load(std::memory_order_acquire) & bit) != 0) return "";
   if (check_setting.index() != 0 || is_captured(context.stream)) return "";
   const std::optional<CheckPlan> check = make_check_plan(plan, dtype, backward, context.facts);
@@ -293,6 +296,8 @@ std::string check_first_use(const LstmPlan& plan, DType dtype, bool backward,
 
 std::string set_first_use_checks(const std::string& value) { return check_setting.set(value); }
 
-void forget_checks(int device) { checked_on(device) = 0; }
+void forget_checks(int device) {
+  for (std::atomic<uint64_t>& word : checked_on(device)) word = 0;
+}
 
 }  // namespace lstm_fused::cuda

@@ -13,11 +13,11 @@ namespace {
 // Features: few, for the input GEMM is not what is checked.
 constexpr int64_t kSteps = 7, kFeatures = 5;
 
-// Units that no tile divides: the most that fit a block of so many chunks, but for three, or the
-// fewest, and two more, that no block has room for.
+// Units that no tile divides, unless the kernel is for one that does: the most that fit a block of
+// so many chunks, but for three, or the fewest, and two more, that no block has room for.
 int64_t hidden_size_for(const PersistentPlan& plan) {
   const int bytes = operand_bytes(plan.product);
-  if (!plan.group) return chunk_units(plan.chunks, bytes) - 3;
+  if (!plan.group) return chunk_units(plan.chunks, bytes) - (plan.full ? 0 : 3);
   const int most = bytes == 2 ? kCtaChunks16[1] : kCtaChunks32[1];
   return chunk_units(most, bytes) + 3;
 }
@@ -39,8 +39,8 @@ int kernel_number(const LstmPlan& plan, bool backward) {
   const bool is_16_bit = operand_bytes(p.product) == 2;
   const bool is_second = p.group ? backward && p.units == kGroupUnits[1]
                                  : p.chunks == (is_16_bit ? kCtaChunks16[1] : kCtaChunks32[1]);
-  return (((plan.has_options * 2 + backward) * 2 + p.group) * 4 + static_cast<int>(p.product)) * 2 +
-         is_second;
+  const int product = p.full * 4 + static_cast<int>(p.product);
+  return (((plan.has_options * 2 + backward) * 2 + p.group) * 8 + product) * 2 + is_second;
 }
 
 std::optional<CheckPlan> make_check_plan(const LstmPlan& plan, DType dtype, bool backward,

@@ -10,7 +10,7 @@
 namespace lstm_fused::cuda {
 
 // The kernels that persistent plans choose from, each instance by itself, are numbered from 0.
-constexpr int kPersistentKernels = 64;
+constexpr int kPersistentKernels = 128;
 // `plan`: a persistent one, for a cell with options or without; `backward`: whether it is
 // make_backward_plan's or make_options_backward_plan's.
 int kernel_number(const LstmPlan& plan, bool backward);

@@ -16,6 +16,7 @@
 
 #include "cuda/device/ptx.cuh"
 #include "cuda/persistent/backward_cell.cuh"
+#include "cuda/persistent/backward_full.cuh"
 #include "cuda/persistent/launch.h"
 #include "cuda/persistent/tile.cuh"
 
@@ -224,14 +225,24 @@ __device__ __forceinline__ void backward_tile(const PersistentBackwardArgs& args
 
 // NOTE: each direction has code of its own, for then its pointers are constants of the launch,
 // which instructions take from the constant bank; code for both would hold them in registers.
-template <typename Product, int kChunks>
-__global__ void __launch_bounds__(cta_max_threads(kChunks, sizeof(typename Product::Operand)), 1)
-    persistent_backward_kernel(const PersistentBackwardArgs args) {
-  __shared__ BackwardShared<Product, kChunks> shared;
-  if (blockIdx.y == 0) {
-    backward_tile<Product, kChunks, false>(args, args.direction[0], shared);
+template <typename Product, int kChunks, bool kIsFull, bool kMovesPairs>
+__global__ void __launch_bounds__(cta_max_threads(kChunks, sizeof(typename Product::Operand)) /
+                                      (kIsFull ? kFullUnits : 1),
+                                  1) persistent_backward_kernel(const PersistentBackwardArgs args) {
+  if constexpr (kIsFull) {
+    __shared__ FullBackwardShared<kChunks> shared;
+    if (blockIdx.y == 0) {
+      full_backward_tile<Product, kChunks, kMovesPairs, false>(args, args.direction[0], shared);
+    } else {
+      full_backward_tile<Product, kChunks, kMovesPairs, true>(args, args.direction[1], shared);
+    }
   } else {
-    backward_tile<Product, kChunks, true>(args, args.direction[1], shared);
+    __shared__ BackwardShared<Product, kChunks> shared;
+    if (blockIdx.y == 0) {
+      backward_tile<Product, kChunks, false>(args, args.direction[0], shared);
+    } else {
+      backward_tile<Product, kChunks, true>(args, args.direction[1], shared);
+    }
   }
 }
 

@@ -2,7 +2,10 @@
 // Launches the backward kernels of one kind of product; instantiated in backward_*.cu.
 #pragma once
 
+#include <type_traits>
+
 #include "common/error.h"
+#include "cuda/device/row_grid.cuh"
 #include "cuda/persistent/backward.cuh"
 #include "cuda/persistent/group_backward.cuh"
 #include "cuda/persistent/launch.h"
@@ -10,16 +13,41 @@
 
 namespace lstm_fused::cuda {
 
+// Whether all arrays that full warps access by two elements lie so that they may.
+template <typename Storage>
+bool moves_pairs(const PersistentBackwardArgs& args) {
+  for (int i = 0; i < args.directions; ++i) {
+    const BackwardRecurrence& d = args.direction[i];
+    if (!is_aligned(d.gates, 2 * sizeof(Storage)) || !is_aligned(d.grad_y, 2 * sizeof(Storage)) ||
+        !is_aligned(d.grad_gates, 2 * sizeof(Storage)) || !is_aligned(d.cells, 2 * sizeof(float))) {
+      return false;
+    }
+  }
+  return true;
+}
+
 template <typename Product>
 void launch_cta_backward(const PersistentBackwardArgs& args, const PersistentPlan& plan,
                          cudaStream_t stream) {
   constexpr auto& kSizes = kCtaChunks<typename Product::Operand>;
   const dim3 grid(static_cast<unsigned>(plan.tiles), args.directions);
+  const auto launch = [&](auto chunks) {
+    constexpr int kChunks = decltype(chunks)::value;
+    auto* kernel = &persistent_backward_kernel<Product, kChunks, false, false>;
+    if constexpr (sizeof(typename Product::Operand) == 2) {
+      if (plan.full && moves_pairs<typename Product::Storage>(args)) {
+        kernel = &persistent_backward_kernel<Product, kChunks, true, true>;
+      } else if (plan.full) {
+        kernel = &persistent_backward_kernel<Product, kChunks, true, false>;
+      }
+    }
+    kernel<<<grid, plan.threads, 0, stream>>>(args);
+  };
   if (plan.chunks == kSizes[0]) {
-    persistent_backward_kernel<Product, kSizes[0]><<<grid, plan.threads, 0, stream>>>(args);
+    launch(std::integral_constant<int, kSizes[0]>{});
   } else {
     LSTM_CHECK(plan.chunks == kSizes[1], "chunks: got ", plan.chunks, ", wanted those of a plan");
-    persistent_backward_kernel<Product, kSizes[1]><<<grid, plan.threads, 0, stream>>>(args);
+    launch(std::integral_constant<int, kSizes[1]>{});
   }
   check_launch("persistent_backward_kernel");
 }

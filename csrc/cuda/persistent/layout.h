@@ -34,7 +34,8 @@ enum class ProductKind { kBFloat16, kFloat16, kTf32, kFloat32 };
 // NOTE: 16-bit, 4 chunks: H = 128 takes 16 warps, and 65536 registers leave 128 for each thread,
 // 64 of them weights. 32-bit, 6 chunks: H = 96 takes 12 warps with 168 registers, 96 of them
 // weights; H = 128 would take 16 warps with 128, all of them weights. The smaller instances spare
-// short rows the zeros that fill them up.
+// short rows the zeros that fill them up. 16-bit sizes have instances besides for the H that fills
+// them (PersistentPlan::full), in which a lane has two units where that pays.
 constexpr int kCtaChunks16[] = {2, 4};
 constexpr int kCtaChunks32[] = {3, 6};
 template <typename Operand>
@@ -50,6 +51,23 @@ LSTM_HOST_DEVICE constexpr int chunk_units(int chunks, int bytes) {
 }
 LSTM_HOST_DEVICE constexpr int cta_max_threads(int chunks, int bytes) {
   return chunk_units(chunks, bytes) / kWarpUnits * kWarpSize;
+}
+// Threads for any H; in the backward warps work in pairs.
+LSTM_HOST_DEVICE constexpr int cta_threads(int64_t hidden_size, bool backward) {
+  const int64_t units = (backward ? 2 : 1) * kWarpUnits;
+  return static_cast<int>((hidden_size + units - 1) / units * units / kWarpUnits) * kWarpSize;
+}
+LSTM_HOST_DEVICE constexpr bool has_full_warps(int chunks, int bytes, int64_t hidden_size) {
+  return bytes == 2 && hidden_size == chunk_units(chunks, bytes);
+}
+// Hidden units of a lane where all warps are full. NOTE: two are neighbours, whose elements move
+// together, and half as many warps have twice the registers: H = 128 then keeps all weights there.
+// Where all fits anyway, the forward hides more with twice the warps.
+LSTM_HOST_DEVICE constexpr int full_lane_units(int chunks, bool backward) {
+  return backward || chunks == kCtaChunks16[1] ? 2 : 1;
+}
+LSTM_HOST_DEVICE constexpr int full_threads(int chunks, int bytes, bool backward) {
+  return cta_max_threads(chunks, bytes) / full_lane_units(chunks, backward);
 }
 static_assert(cta_max_threads(kCtaChunks16[1], 2) == 512 &&
                   cta_max_threads(kCtaChunks32[1], 4) == 384,

@@ -85,11 +85,13 @@ const char* product_name(ProductKind kind) {
 
 // Plans one block for all of W_hh. Forward and backward hold the same number of weights in a lane;
 // in the backward warps work in pairs.
-bool plan_cta(const LstmShape& shape, int warps_together, PersistentPlan* plan) {
-  plan->chunks = cta_chunks(shape.hidden_size, operand_bytes(plan->product));
+bool plan_cta(const LstmShape& shape, bool backward, bool has_options, PersistentPlan* plan) {
+  const int bytes = operand_bytes(plan->product);
+  plan->chunks = cta_chunks(shape.hidden_size, bytes);
   if (plan->chunks == 0) return false;
-  const int64_t units = round_up(shape.hidden_size, warps_together * kWarpUnits);
-  plan->threads = static_cast<int>(units / kWarpUnits) * kWarpSize;
+  plan->full = !has_options && has_full_warps(plan->chunks, bytes, shape.hidden_size);
+  plan->threads = plan->full ? full_threads(plan->chunks, bytes, backward)
+                             : cta_threads(shape.hidden_size, backward);
   return true;
 }
 
@@ -212,7 +214,7 @@ bool can_run_persistent_forward(const LstmShape& shape, DType dtype, bool allow_
                                 bool has_options, const DeviceFacts& facts, PersistentPlan* plan,
                                 std::string* why_not) {
   if (!begin_plan(shape, dtype, allow_tf32, facts, plan, why_not)) return false;
-  if (plan_cta(shape, 1, plan)) return true;
+  if (plan_cta(shape, false, has_options, plan)) return true;
   *why_not = option_group_refusal(*plan, has_options);
   if (!why_not->empty()) return false;
   if (plan_group_forward(shape, has_options, facts, plan)) return true;
@@ -224,7 +226,7 @@ bool can_run_persistent_backward(const LstmShape& shape, DType dtype, bool allow
                                  bool has_options, const DeviceFacts& facts, PersistentPlan* plan,
                                  std::string* why_not) {
   if (!begin_plan(shape, dtype, allow_tf32, facts, plan, why_not)) return false;
-  if (plan_cta(shape, 2, plan)) {
+  if (plan_cta(shape, true, has_options, plan)) {
     if (!has_options) return true;
     plan->shared_bytes = cta_option_backward_bytes(plan->chunks, operand_bytes(plan->product));
     if (plan->shared_bytes <= facts.shared_per_block) return true;

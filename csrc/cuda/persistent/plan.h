@@ -18,6 +18,7 @@ struct PersistentPlan {
   int threads = 0;    // per block
   int64_t tiles = 0;  // tiles of eight rows in the batch
   int chunks = 0;     // one block: a lane's chunks of weights in registers, one of kCtaChunks
+  bool full = false;  // one block: H fills the chunks, so that sizes are constants of the kernel
   // Groups of blocks:
   int group_blocks = 0;       // blocks over which a group's hidden units are split
   int groups = 0;             // groups over which a direction's tiles are split

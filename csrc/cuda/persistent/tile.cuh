@@ -122,6 +122,12 @@ struct SharedWeights {
 template <typename Product, int kWeightRows>
 struct TileProduct {
   static_assert(kWeightRows % 2 == 0, "mma.sync takes 16 = 2 x 8 rows of weights");
+  static constexpr int kPairs = kWeightRows / 2;
+  // Sums of each output. NOTE: with two of them, of the chunks' first and second steps of K, a
+  // chain of mma.sync, of which each waits for the one before, is half as long. Four pairs of rows
+  // are chains enough for a tensor core.
+  static constexpr int kSums = kPairs >= 4 ? 1 : 2;
+  using Sums = float[kSums][kPairs][4];
 
   template <int kChunks, int kUnroll = 1>
   static __device__ __forceinline__ void multiply(float (&sums)[kWeightRows][kLaneRows],
@@ -141,7 +147,7 @@ struct TileProduct {
                                                        int chunks, const SharedWeights& shared,
                                                        const char* tile, int stride,
                                                        const Lane& lane) {
-    float d[2][kWeightRows / 2][4] = {};
+    Sums d = {};
     add_some<0, 1, kChunks>(d, weights, chunks, shared,
                             tile + tile_row(lane.g) * stride + lane.t * kLaneBytes);
     finish(sums, d);
@@ -154,15 +160,13 @@ struct TileProduct {
       const float (&second)[kWeightRows][kLaneRows], const uint4 (*weights)[kWeightRows],
       int chunks, const SharedWeights& shared, const char* tile, int stride, const Lane& lane) {
     const char* column = tile + tile_row(lane.g) * stride + lane.t * kLaneBytes;
-    // NOTE: two sums of each, of the chunks' first and second steps of K: a chain of mma.sync, of
-    // which each waits for the one before, is half as long.
-    float d[2][kWeightRows / 2][4];
+    Sums d;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
-      for (int pair = 0; pair < kWeightRows / 2; ++pair) {
+      for (int pair = 0; pair < kPairs; ++pair) {
         d[0][pair][i] = first[2 * pair + i / 2][i % 2];
-        d[1][pair][i] = second[2 * pair + i / 2][i % 2];
+        if constexpr (kSums == 2) d[1][pair][i] = second[2 * pair + i / 2][i % 2];
       }
     }
 #pragma unroll
@@ -177,9 +181,9 @@ struct TileProduct {
   // Adds the chunks from kBegin on; there are kFewest to kMost in all in registers, and some in
   // shared memory only behind kMost. Products hide the choice of the code for those behind them.
   template <int kBegin, int kFewest, int kMost>
-  static __device__ __forceinline__ void add_some(float (&d)[2][kWeightRows / 2][4],
-                                                  const uint4 (*weights)[kWeightRows], int chunks,
-                                                  const SharedWeights& shared, const char* column) {
+  static __device__ __forceinline__ void add_some(Sums& d, const uint4 (*weights)[kWeightRows],
+                                                  int chunks, const SharedWeights& shared,
+                                                  const char* column) {
 #pragma unroll
     for (int chunk = kBegin; chunk < kFewest; ++chunk) add(d, weights[chunk], column, chunk);
     if constexpr (kFewest == kMost) {
@@ -195,8 +199,7 @@ struct TileProduct {
   }
 
   template <int kChunks, int kUnroll>
-  static __device__ __forceinline__ void add_shared(float (&d)[2][kWeightRows / 2][4],
-                                                    const SharedWeights& shared,
+  static __device__ __forceinline__ void add_shared(Sums& d, const SharedWeights& shared,
                                                     const char* column) {
 #pragma unroll kUnroll
     for (int chunk = 0; chunk < shared.chunks; ++chunk) {
@@ -207,27 +210,45 @@ struct TileProduct {
   }
 
   static __device__ __forceinline__ void finish(float (&sums)[kWeightRows][kLaneRows],
-                                                const float (&d)[2][kWeightRows / 2][4]) {
+                                                const Sums& d) {
 #pragma unroll
-    for (int pair = 0; pair < kWeightRows / 2; ++pair) {
+    for (int pair = 0; pair < kPairs; ++pair) {
 #pragma unroll
       for (int j = 0; j < kLaneRows; ++j) {
-        sums[2 * pair][j] = d[0][pair][j] + d[1][pair][j];
-        sums[2 * pair + 1][j] = d[0][pair][2 + j] + d[1][pair][2 + j];
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          float sum = d[0][pair][2 * m + j];
+          if constexpr (kSums == 2) sum += d[1][pair][2 * m + j];
+          sums[2 * pair + m][j] = sum;
+        }
       }
     }
   }
 
-  static __device__ __forceinline__ void add(float (&d)[2][kWeightRows / 2][4],
-                                             const uint4 (&weights)[kWeightRows],
+  static __device__ __forceinline__ void add(Sums& d, const uint4 (&weights)[kWeightRows],
                                              const char* column, int chunk) {
     const uint4 b = *reinterpret_cast<const uint4*>(column + chunk * kChunkBytes);
+    if constexpr (kSums == 2) {
 #pragma unroll
-    for (int pair = 0; pair < kWeightRows / 2; ++pair) {
-      const uint4& lower = weights[2 * pair];
-      const uint4& upper = weights[2 * pair + 1];
-      Product::mma(d[0][pair], lower.x, upper.x, lower.y, upper.y, b.x, b.y);
-      Product::mma(d[1][pair], lower.z, upper.z, lower.w, upper.w, b.z, b.w);
+      for (int pair = 0; pair < kPairs; ++pair) {
+        const uint4& lower = weights[2 * pair];
+        const uint4& upper = weights[2 * pair + 1];
+        Product::mma(d[0][pair], lower.x, upper.x, lower.y, upper.y, b.x, b.y);
+        Product::mma(d[1][pair], lower.z, upper.z, lower.w, upper.w, b.z, b.w);
+      }
+    } else {
+#pragma unroll
+      for (int pair = 0; pair < kPairs; ++pair) {
+        const uint4& lower = weights[2 * pair];
+        const uint4& upper = weights[2 * pair + 1];
+        Product::mma(d[0][pair], lower.x, upper.x, lower.y, upper.y, b.x, b.y);
+      }
+#pragma unroll
+      for (int pair = 0; pair < kPairs; ++pair) {
+        const uint4& lower = weights[2 * pair];
+        const uint4& upper = weights[2 * pair + 1];
+        Product::mma(d[0][pair], lower.z, upper.z, lower.w, upper.w, b.z, b.w);
+      }
     }
   }
 };
