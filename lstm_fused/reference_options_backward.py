@@ -116,7 +116,9 @@ def _differentiate_norm(values: Tensor, grad: Tensor) -> Tensor:
     """d(n)(values, grad) of `lstm_layer_backward`."""
     n = normalised(values)
     centred = grad - grad.mean(-1, keepdim=True) - n * (n * grad).mean(-1, keepdim=True)
-    return centred * (values.var(-1, unbiased=False, keepdim=True) + NORM_EPSILON).rsqrt()
+    # NOTE: no var(), which warns where there are no rows.
+    variance = (values - values.mean(-1, keepdim=True)).square().mean(-1, keepdim=True)
+    return centred * (variance + NORM_EPSILON).rsqrt()
 
 
 def _differentiate_direction(

@@ -46,14 +46,16 @@ CASES: dict[str, tuple[LayerCase, int, str]] = {
         8,
         "persistent",
     ),
-    # The kernels for the H that fills them: in 16 bits and in 32; in 16 bits; in 32.
+    # The kernels for the H that fills them: in 16 bits and in 32; in 16 bits; in 32. And those in
+    # 16 bits for tensors of which no two elements can be moved at once.
     **{
-        f"full block of {H}": (
+        f"{name} of {H}": (
             LayerCase(3, 9, 4, H, bidirectional=True, lengths=RAGGED, reset=0.3),
             17,
             "persistent",
         )
-        for H in (64, 128, 96)
+        for name, sizes in (("full block", (64, 128, 96)), ("unaligned full block", (64, 128)))
+        for H in sizes
     },
     "group": (LayerCase(3, 9, 4, 136), 16, "persistent"),
     # Rows of the second tile that begin late in reverse, and whose h_0 other lanes write than those
@@ -88,7 +90,12 @@ def checked() -> Iterator[EmulatedOps]:
 def setting(ops: EmulatedOps, name: str, kind: str) -> Iterator[LayerCase]:
     """The device and the ops as a case needs them."""
     case, sm_count, variant = CASES[name]
-    with ops.use(variant), ops.tf32() if kind == "tf32" else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ops.use(variant))
+        if kind == "tf32":
+            stack.enter_context(ops.tf32())
+        if name.startswith("unaligned"):
+            stack.enter_context(ops.offset(1))
         ops.device.set(sm_count=sm_count, race_check=1)
         ops.device.clear_races()
         yield in_dtype(case, getattr(torch, "float32" if kind == "tf32" else kind))

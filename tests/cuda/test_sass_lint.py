@@ -25,7 +25,7 @@ GROUPS = (
     *(("fp16", 16, 256, False), ("fp16", 16, 768, True), ("fp16", 64, 512, True)),
     *(("bf16", 16, 768, False), ("bf16", 16, 768, True)),
     *(("tf32", 16, 256, False), ("tf32", 16, 256, True)),
-    *(("fp32", 16, 256, False), ("fp32", 16, 256, True)),
+    *(("fp32", 16, 256, False), ("fp32", 64, 256, True)),
 )
 
 needs_compiler = pytest.mark.skipif(
