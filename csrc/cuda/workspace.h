@@ -106,7 +106,7 @@ struct OptionsKernels {
 struct OptionsForwardWorkspace {
   int64_t preactivations = 0;  // (L, T, N, 4H) accumulator, unless they lie in `gates`
   int64_t recurrence = 0;      // RecurrenceArgs::workspace, of persistent kernels
-  // Of stepwise ones:
+  // Stepwise kernels alone use what follows.
   int64_t recurrent = 0;     // (L, N, 4H) accumulator: the recurrent GEMM's products, with norms
   int64_t output_parts = 0;  // (L, N, 2H) accumulator: o and c̃, with norms
   int64_t entering = 0;      // (L, N, P) storage: what the recurrent GEMM multiplies

@@ -133,7 +133,7 @@ void check_weights(const std::vector<Tensor>& weights, Layer& layer) {
   append_weights(weights.data(), weights.size(), layer.shape, layer);
 }
 
-// Of one direction, the first of `each` weights at `from`.
+// The weights of one direction: `each` of them, the first at `from`.
 LstmWeights weight_pointers(const Tensor* from, int64_t each, bool projection) {
   LstmWeights out;
   out.w_ih = from[0].const_data_ptr();

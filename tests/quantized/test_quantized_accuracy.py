@@ -36,7 +36,7 @@ def rounded(model: nn.Module, weights: torch.dtype) -> nn.Module:
 
 
 def test_text_loses_less_than_a_hundredth_of_a_bit() -> None:
-    """Of a character of Python's help; the model is a small one of examples/generate_text.py."""
+    """Bits a character of Python's help, by a small model of examples/generate_text.py."""
     torch.manual_seed(0)
     text = "\n".join(topics[name] for name in sorted(topics))[:300_000]
     alphabet = sorted(set(text))
@@ -66,7 +66,7 @@ def test_text_loses_less_than_a_hundredth_of_a_bit() -> None:
 
 
 def test_digits_lose_less_than_a_third_of_a_point() -> None:
-    """Of accuracy on scikit-learn's digits, read row by row."""
+    """Accuracy on scikit-learn's digits, read row by row."""
     datasets = pytest.importorskip("sklearn.datasets")
     torch.manual_seed(0)
     images, labels = datasets.load_digits(return_X_y=True)

@@ -41,7 +41,8 @@ struct StateWord {
   static_assert(kBytes == 2);
   static constexpr uint32_t kTag = 1u << 30;
   static constexpr int kUnits = 2;
-  // Of this lane's unit and, on lanes of even units, the next one; all lanes of the warp take part.
+  // Packs this lane's unit and, on lanes of even units, the next one; all lanes of the warp take
+  // part.
   static __device__ __forceinline__ uint32_t make(typename Product::Operand h) {
     constexpr uint32_t kNan = 0x7fff;  // of both 16-bit types
     const uint32_t own = h.bits;

@@ -11,10 +11,10 @@ namespace lstm_fused::cuda {
 // One direction's.
 struct PersistentOptionDirection {
   CellOptionInputs inputs;
-  // Of the forward; ForwardRecurrence::bias is not read.
+  // The forward reads these biases, and not ForwardRecurrence::bias.
   const void* b_ih = nullptr;  // (4H) storage; null without bias
   const void* b_hh = nullptr;
-  // Of the backward; null: not wanted. Zero at launch.
+  // The backward adds to these sums, zero at launch; null: not wanted.
   float* grad_peephole = nullptr;  // in/out (N, 3H): added to rows of some of the batch
   float* grad_reset_h = nullptr;   // in/out (N, H)
   float* grad_reset_c = nullptr;   // in/out (N, H)

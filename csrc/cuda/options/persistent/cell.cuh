@@ -16,7 +16,7 @@ template <int kCells>
 struct KeepFlags {
   uint8_t c[kCells] = {}, h[kCells] = {};
 
-  // Of cell j, at `index` of the masks (T, N, H).
+  // Loads the flags of cell j, at `index` of the masks (T, N, H).
   __device__ __forceinline__ void load(const CellOptionInputs& inputs, int j, bool active,
                                        int64_t index) {
     if (inputs.keep_c != nullptr && active) c[j] = inputs.keep_c[index];

@@ -29,7 +29,7 @@ struct OptionForwardShared {
   alignas(kLaneBytes) char tiles[2][tile_bytes(kChunks)];  // of even and odd steps
   uint4 weights[kPlaces];
   float4 bias[kUnits], peephole[kUnits];
-  // Of each thread's cells.
+  // What each thread keeps of its cells, in its own column.
   float h_mask[kLaneRows][kThreads];
   typename Product::Storage h[kLaneRows][kThreads];
 };

@@ -50,9 +50,10 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   int* const abandoned = reinterpret_cast<int*>(shared);
   float4* const row_sums = reinterpret_cast<float4*>(shared + kLaneBytes);
   float4* const peepholes = row_sums + kGroupThreads;
-  // Of this thread's cells, a block's threads apart: the mask, the gradient of c, and that of h, in
-  // whose place that part of it waits for the product, within a step, that goes back beside it. And
-  // of the thread, the sums for three peepholes over its cells and all steps.
+  // What this thread keeps of its cells, a cell's elements kGroupThreads apart: the mask, the
+  // gradient of c, and that of h. Within a step the last holds the part of the gradient of h that
+  // goes back beside the product. The thread's sums for three peepholes are over its cells and all
+  // steps.
   float* const own_mask = reinterpret_cast<float*>(peepholes + kUnits) + threadIdx.x;
   float* const own_dc = own_mask + kGroupCells * kGroupThreads;
   float* const own_dh = own_dc + kGroupCells * kGroupThreads;

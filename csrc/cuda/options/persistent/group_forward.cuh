@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   const int cells = (group.tiles * kLaneRows + group.k_splits - 1) / group.k_splits;
   float4* const biases = own_preactivations - threadIdx.x + cells * kGroupThreads;
   float4* const peepholes = biases + block_units;
-  // Of this thread's cells, a block's threads apart: h as y shows it, c, and the mask.
+  // What this thread keeps of its cells, kGroupThreads apart: h as y shows it, c, and the mask.
   float* const own_h = reinterpret_cast<float*>(peepholes + block_units) + threadIdx.x;
   float* const own_c = own_h + kGroupCells * kGroupThreads;
   float* const own_mask = own_c + kGroupCells * kGroupThreads;
