@@ -33,7 +33,7 @@ class CellFunction(torch.autograd.Function):
         input, h, c, gates, cells, *weights = ctx.saved_tensors
         need_input, need_h, need_c, *need_weights = ctx.needs_input_grad
         may_need = Needs(need_input, need_h or need_c, any(need_weights))
-        needs = needed_gradients(ctx, may_need, len(weights))
+        needs = needed_gradients(ctx, may_need, input, weights)
         is_traced = torch.compiler.is_compiling()  # by compiled autograd, which follows no builtin
         if torch.is_grad_enabled() or (not is_traced and any(map(is_legacy_batched, grads))):
             return _layer_gradient_of_step(grads, (input, h, c, gates, cells), weights, needs)

@@ -66,7 +66,7 @@ class LayerFunction(torch.autograd.Function):
             # The graph of the gradient outlives this check.
             saved = saved._replace(y=saved.y.clone())
         incoming = IncomingGradients(grad_y, grad_h_n, grad_c_n, grad_cell_states)
-        needs = needed_gradients(ctx, Needs.of(ctx.needs_input_grad), len(weights))
+        needs = needed_gradients(ctx, Needs.of(ctx.needs_input_grad), saved.input, weights)
         return layer_gradient(incoming, saved, weights, needs).for_arguments()
 
 
