@@ -43,7 +43,7 @@ VARIANTS: dict[str, float | bool] = {
     "cell_clip": 3.0,
     "coupled_gates": True,
 }
-# Those that draw masks in training. Their results are compared in evaluation mode.
+# Variants that draw masks in training: their results are compared in evaluation mode.
 RANDOM_VARIANTS = ("recurrent_dropout", "weight_dropout", "zoneout")
 
 

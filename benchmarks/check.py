@@ -15,7 +15,8 @@ import numpy as np
 
 Arrays = dict[str, np.ndarray]
 
-# As in tests/kit/numeric.py, which gives the reasons. tf32 keeps float16's 10 bits of mantissa.
+# What rounding may come to, in units of the results' magnitude: the values of
+# tests/kit/numeric.py, which gives the reasons. tf32 keeps float16's 10 bits of mantissa.
 FLOORS = {
     "float64": 1e-13,
     "float32": 5e-6,

@@ -16,7 +16,7 @@ MOST_CALLS = 2000
 # How long a turn calls before it is timed: other peers' traces in the caches are gone after a few
 # calls. A GPU that was idle, as between turns, takes some ten milliseconds to raise its clocks.
 UNSEEN_SECONDS = {"cpu": 0.005, "cuda": 0.05}
-# The same before the first turn of a case.
+# How long calls run untimed before the first turn of a case.
 WARM_UP_SECONDS = {"cpu": 0.02, "cuda": 0.1}
 # A call this long on the CPU is its own warm-up.
 LONG_CALL_SECONDS = 0.3

@@ -26,7 +26,7 @@ class WorkerProcess:
 
     def __init__(self, peer: str, threads: int, *, pinned: bool = False, module: str = "") -> None:
         self.peer = peer
-        # It lasts as long as the process, beyond this function.
+        # The file of standard error lasts as long as the process, beyond this function.
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         command = [sys.executable, "-m", "benchmarks.worker", peer, *filter(None, [module])]
         self.process = subprocess.Popen(

@@ -40,7 +40,8 @@ Plan = list[tuple[str, Entry]]
 
 @dataclass
 class Session:
-    """
+    """A run: what it measures, with whom, and for how long.
+
     Args:
         plan: suites' names and entries, in order.
         every_peer: whether all peers run all cases.

@@ -26,7 +26,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Suite:
-    """
+    """A named list of cases.
+
     Args:
         about: one sentence for tables and reports.
         entries: in the order in which they run.

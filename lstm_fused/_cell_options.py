@@ -37,7 +37,7 @@ class CellOptions(NamedTuple):
 
 
 _DEFAULTS = CellOptions()
-# Those by which the module has more parameters, or another meaning of those it has.
+# Options by which the module has more parameters, or another meaning of those it has.
 _SETTLED = ("layer_norm", "peephole", "coupled_gates")
 
 

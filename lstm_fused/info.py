@@ -20,8 +20,7 @@ from lstm_fused.module import FusedLSTM
 from lstm_fused.quantized import QuantizedLSTM
 from lstm_fused.quantized_cell import QuantizedLSTMCell
 
-# The modules that explain takes.
-# By kind of cell: with options, with norms.
+# What a step is made of, by the kind of the cell: with options, with norms.
 _WHAT_OPTIONS_COST = (
     "each step's products, then the cell, on the same units by the same thread",
     "each step's products, then norms and the cell by whole rows: a barrier more in each step",
@@ -33,6 +32,7 @@ _WHAT_OPTIONS_COST_CUDA = (
     "block for each row",
 )
 
+# The modules that explain takes.
 Explained = FusedLSTM | FusedLSTMCell | QuantizedLSTM | QuantizedLSTMCell
 
 _NO_REFUSALS = {"cta": "", "group": ""}

@@ -35,7 +35,7 @@ def the_wheel_is_what_is_imported() -> None:
 
 
 def results_and_gradients() -> None:
-    """Of every option, dtype and instruction set, within the budget of nn.LSTM's own errors."""
+    """Every option, dtype and instruction set keeps the budget of nn.LSTM's own errors."""
     for isa in ISAS:
         with use_isa(isa):
             for dtype in DTYPES:

@@ -24,9 +24,10 @@ from tools.nvcc import OLDEST_NVCC, find_nvcc, nvcc_release, torch_mismatch
 # One directory for all versions, which take turns: the kernels do not depend on torch, and are
 # compiled once.
 BUILD = ROOT / "build" / "other_torch"
-# Of the architectures one: what is tested is that the module loads, and its shapes.
+# One architecture will do: what is tested is that the module loads, and its shapes.
 ARCHITECTURE = "90-real"
-# The binding but for the linking, which `make setup` has done, against the torch of its own.
+# CMake's targets of the binding; it is compiled and not linked, which `make setup` does against
+# its own torch.
 CPU_TARGETS = ("lstm_fused_torch", "CMakeFiles/_C.dir/csrc/torch/module.cpp.o")
 
 

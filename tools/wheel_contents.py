@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Of the package's folder everything goes in that is no product of a build, and of these:
+# Products of a build that a wheel holds, beside all files of the package's folder that are none.
 BUILT = (
     "lstm_fused/_C.*.so",
     "lstm_fused/liblstm_fused_ops.so",
@@ -22,7 +22,7 @@ BUILT = (
     "lstm_fused/lib/cmake/lstm_fused/lstm_fused-config-version.cmake",
 )
 BUILT_WITH_CUDA = "lstm_fused/_C_cuda.*.so"
-# Of metadata what users look for; the rest is the build's own affair.
+# Metadata that users look for; a wheel may hold more, as the build wants it.
 METADATA = ("METADATA", "WHEEL", "RECORD", "licenses/LICENSE")
 MAX_CPU_BYTES = 5_000_000
 

@@ -157,7 +157,7 @@ def _benchmarks(out: Path, minutes: float, quick: bool) -> list[Step]:
             words += ["--shape", shape]
         for dtype in QUICK_DTYPES if quick else dtypes:
             words += ["--dtype", dtype]
-        # Those that are not installed are named as skipped.
+        # Peers that are not installed are named as skipped.
         words += ["--peers", "fused,nn,haste,flashrnn"]
         # haste takes no initial states.
         words += ["--zero-states"] * (find_spec("haste_pytorch") is not None)

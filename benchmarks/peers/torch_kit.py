@@ -48,7 +48,8 @@ class Inputs:
 
 
 def make_inputs(case: Case, data: Data, setting: Setting) -> Inputs:
-    """Also sets what torch keeps for the whole process: threads, gradients, TF32."""
+    """A case's numbers as tensors. Also sets what torch keeps for the whole process: threads,
+    gradients, TF32."""
     torch.set_num_threads(setting.threads)
     torch.set_grad_enabled(case.training)
     torch.backends.cuda.matmul.allow_tf32 = case.dtype == "tf32"

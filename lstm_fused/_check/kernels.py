@@ -44,7 +44,7 @@ class Kernel:
 
 
 def _with_ragged(*problems: Problem) -> tuple[Problem, ...]:
-    """And the first one with lengths and resets."""
+    """These problems, and the first one with lengths and resets."""
     first = problems[0]
     return (*problems, Problem(first.hidden_size, first.proj_size, ragged=True))
 
@@ -58,8 +58,8 @@ _CUDA = {
 }
 _CPU = _with_ragged(Problem(40), Problem(200), Problem(64, proj_size=24))
 
-# Of cells with options, in kernels of their own: with norms and without. On CUDA the variants of
-# each, and the kinds of products that a variant lacks.
+# Kinds of cells with options, each with kernels of its own: with norms and without. On CUDA the
+# variants of each kind, and the kinds of products that a variant lacks.
 _CELLS = ("options", "norms")
 _CUDA_CELLS = (
     ("one block", "options", ("float64",)),

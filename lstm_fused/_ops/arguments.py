@@ -53,7 +53,7 @@ class OptionsForwardArguments(NamedTuple):
 
     @property
     def plain(self) -> ForwardArguments:
-        """Those of lstm_forward."""
+        """The arguments that lstm_forward takes of these."""
         return ForwardArguments(*self[:7], *self[-3:])
 
 
@@ -95,7 +95,7 @@ class OptionsBackwardArguments(NamedTuple):
 
     @property
     def plain(self) -> BackwardArguments:
-        """Those of lstm_backward."""
+        """The arguments that lstm_backward takes of these."""
         saved = (self.y, self.gates, self.cells)
         return BackwardArguments(*self[:11], *saved, *self[-4:-1])
 

@@ -243,7 +243,7 @@ def fake_lstm_quantized_cell(
     return input.new_empty(sizes), input.new_empty(sizes)
 
 
-# By the ops' names.
+# Each op's function of shapes, by the op's name.
 FAKES: dict[str, Callable[..., Any]] = {
     "lstm_forward": fake_lstm_forward,
     "lstm_inference": fake_lstm_inference,

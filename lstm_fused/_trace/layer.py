@@ -63,7 +63,7 @@ def record_layer(
     """Runs a layer by the kernels of training, without a graph, and reads what they save."""
     if not native.has_kernels(arguments.input.device):
         native.check_cuda_kernels(arguments.input.device)
-        # This needs no kernel that saves gates.
+        # Plain torch operations run here, and give every gate.
         return open_layer(arguments, weights, options, _pass)
     # NOTE: recompute would leave the gates out of what is saved.
     arguments = arguments._replace(recompute=False)

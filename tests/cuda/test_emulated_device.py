@@ -152,7 +152,7 @@ def test_errors_name_kernel_thread_and_place(samples: Samples, kind: int) -> Non
     )
     for text in texts:
         assert text in message
-    # Such an error stays until it is cleared.
+    # An error of a kernel stays until it is cleared.
     assert samples.status("run_errors", x, 9, 64) == status
     samples.device.clear_error()
     assert samples.status("run_errors", x, 9, 64) == 0

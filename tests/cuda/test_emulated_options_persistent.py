@@ -40,8 +40,8 @@ class Shape(NamedTuple):
     group: bool = False
 
 
-# Both instances of one block; groups of all shapes: rows that begin late in reverse, and all kinds
-# of resets, with initial states that no row may read.
+# Shapes for both instances of the one-block kernels and for groups of blocks: rows that begin late
+# in reverse, and all kinds of resets, with initial states that no row may read.
 SHAPES = {
     "block": Shape(Case(3, 9, 5, 20, directions=2, lengths=RAGGED, reset="state", poison=True)),
     "block of one": Shape(Case(1, 1, 2, 1, bias=False)),
@@ -53,7 +53,7 @@ SHAPES = {
         Case(3, 9, 4, 136, directions=2, lengths=(3, 0, 2, 3, 1, 3, 3, 3, 2), reset="state"),
         *(6, True),
     ),
-    # So few multiprocessors that a block of the backward has the most units.
+    # There are so few multiprocessors here that a block of the backward has the most units.
     "few blocks": Shape(Case(3, 9, 4, 136, lengths=RAGGED, reset="state"), 6, True),
     "two groups": Shape(
         Case(3, 9, 4, 136, directions=2, lengths=RAGGED, reset="state", poison=True), 40, True
@@ -145,7 +145,7 @@ def test_results_and_gradients(name: str, kind: str, options: str, emulated: Emu
 
 @shapes
 def test_one_launch_for_all_steps(name: str, kind: str, emulated: EmulatedOps) -> None:
-    """And a product for each direction's input."""
+    """One launch of the recurrence, and one input GEMM for each direction."""
     inputs = inputs_of(name, kind, "masks")
     with setting(emulated, name, kind, "persistent") as _:
         emulated.device.set(kernel_launches=0, gemm_calls=0)

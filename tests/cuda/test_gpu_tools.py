@@ -22,7 +22,7 @@ CLEAN = {
     **dict.fromkeys(TOOLS, "========= ERROR SUMMARY: 0 errors\n"),
     "racecheck": "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n",
 }
-# Of other kernels, which initcheck looks at because it must see what they write.
+# What initcheck says of kernels that are not ours, which it looks at to see what they write.
 UNINITIALIZED = """\
 ========= Uninitialized __global__ memory read of size 4 bytes
 =========     at {}+0x140

@@ -105,7 +105,7 @@ def test_blocks_that_stop_are_told_of(
         assert 0 <= step < STEPS - 1
         assert y[:step].isfinite().all() and y[step + 1 :].isnan().all()
 
-    # It is told once, and groups stay off.
+    # The failure is told once, and groups stay off.
     assert found[0] in tried.refusal() and not tried.refusal(group=False)
     assert_stepwise(tried, in_dtype(GROUP, dtype))
     assert_right(in_dtype(BLOCK, dtype))
@@ -227,7 +227,7 @@ def test_kernels_that_work_are_checked_once(
         forward = tried.launches()
         tried.backward(inputs, results)
         counts.append((forward, tried.launches()))
-    # Both variants have run the problem, of seven steps.
+    # The check of the first use has run its problem, of seven steps, by both variants.
     unchecked, checked, again = counts
     assert again == unchecked
     assert all(more > few + 7 for more, few in zip(checked, unchecked, strict=True))

@@ -19,8 +19,8 @@ from tools.nvcc import find_nvcc
 
 NAMES = ("H100",)  # each more target takes minutes to compile
 SOURCES = [source for source in kernel_sources() if source.parent.name == "persistent"]
-# Of groups of blocks, as (product, N, H, backward): every product, both numbers of units of the
-# backward kernels, and one, two and three pieces of h for a lane of the forward.
+# Kernels of groups of blocks, as (product, N, H, backward): every product, both numbers of units
+# of the backward kernels, and one, two and three pieces of h for a lane of the forward.
 GROUPS = (
     *(("fp16", 16, 256, False), ("fp16", 16, 768, True), ("fp16", 64, 512, True)),
     *(("bf16", 16, 768, False), ("bf16", 16, 768, True)),

@@ -55,7 +55,7 @@ def reference_states(inputs: LayerInputs) -> dict[str, dict[str, Tensor]]:
 
 
 def reference_option_states(inputs: OptionInputs) -> list[dict[str, Tensor]]:
-    """Of each direction of a cell with options, the six tensors of every step (T, N, H), zero past
+    """The six tensors of every step (T, N, H) of each direction of a cell with options, zero past
     a row's length; differentiable with respect to the inputs."""
     tensors, options, _ = padded_layer(inputs.tensors, inputs.options)
     masks = reference.make_masks(tensors.input, tensors.lengths, tensors.reset_mask)

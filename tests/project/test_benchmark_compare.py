@@ -59,7 +59,8 @@ def test_compare_takes_the_plain_layer_beside_an_option_for_fused() -> None:
         if row["peer"] == "fused":
             row["peer"] = "fused-plain"
     found = compare(before, after)
-    # Of nn.LSTM's rows alone: half of all rows being slower would else be the machine's.
+    # The drift is that of nn.LSTM's rows alone, or half of all rows being slower would count as
+    # the machine's.
     assert found.drift == pytest.approx(1, abs=0.03)
     assert print_comparison(Console(quiet=True), found) == 1
 

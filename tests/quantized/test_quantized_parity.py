@@ -135,7 +135,7 @@ def test_rows_of_zeros_and_of_one_large_weight(weights: torch.dtype, isa: str) -
 
 
 def test_errors_are_half_of_torchs_int8() -> None:
-    """Of the outputs, on the same weights and inputs."""
+    """The outputs' errors, on the same weights and inputs."""
     for hidden in (16, 64, 256):
         inputs = make_inputs(LayerCase(50, 2, 32, hidden))
         exact = make_module(inputs)

@@ -214,7 +214,7 @@ def test_quantized_modules_have_streams_of_their_own_bits(
             for frame in x:
                 hx = cell(frame, hx)
                 assert torch.equal(stream.step(frame), hx[0])
-        # So few weights of a file are widened.
+        # A file with as few weights as this one's is read into float32.
         save_stream(module, tmp_path / "a")
         wanted = module.dequantize().stream(N).run(x)
         assert torch.equal(load_stream(tmp_path / "a", N).run(x), wanted)
