@@ -304,7 +304,8 @@ class FusedLSTM(GeneralPath):
             self, self._weights, self.num_layers, batch_size, batch_first=self.batch_first
         )
         if self.learned_state:
-            stream.state = learned_states(self, batch_size)
+            h_0, c_0 = learned_states(self, batch_size)
+            stream.state = (h_0.detach(), c_0.detach())
         return stream
 
     # ---- From and to torch ----

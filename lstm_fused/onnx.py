@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lstm_fused._onnx.export import lstm_node, lstm_options_node, refuse_random
+from lstm_fused._onnx.export import lstm_node, lstm_options_node, refuse_quantized, refuse_random
 from lstm_fused._onnx.graph import Graph, label_of
 from lstm_fused._onnx.node import Settings, settings_of
 from lstm_fused._ops.layer_weights import GATES
@@ -38,14 +38,17 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     One node for each layer, with both directions in it. Opset 17 or newer. `peephole` is the node's
     input P, and `coupled_gates` its attribute input_forget, with weights that give the same results
     where a runtime does not look at the attribute. Projections, reset_mask, return_cell_states,
-    PackedSequences, other options of the cell and masks of the training mode have no place in
-    ONNX's LSTM: the export raises NotImplementedError, wrapped in torch's own ConversionError.
+    PackedSequences, quantized modules, other options of the cell and masks of the training mode
+    have no place in ONNX's LSTM: the export raises NotImplementedError, wrapped in torch's own
+    ConversionError.
     """
     import onnxscript  # noqa: F401  (says early what is missing)
 
     return {
         torch.ops.lstm_fused.lstm_forward.default: lstm_node,
         torch.ops.lstm_fused.lstm_options_forward.default: lstm_options_node,
+        torch.ops.lstm_fused.lstm_quantized.default: refuse_quantized,
+        torch.ops.lstm_fused.lstm_quantized_cell.default: refuse_quantized,
         torch.ops.aten.random.default: refuse_random,
     }
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
@@ -67,25 +68,35 @@ def quantize(
         QuantizedLSTM(10, 20, weights=torch.int8)
     """
     check_weight_dtype(weights)
-    paths = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
     # Pack everything first, so that an error leaves the model as it was.
     packed: dict[int, nn.Module] = {}
-    for path, module in paths.items():
-        make = None if _why_left(module) else _maker_of(module, weights)
-        if make is not None:
-            try:
-                packed[id(module)] = make()
-            except ValueError as error:
-                raise ValueError(f"{path}.{error}" if path else str(error)) from None
+    swap_modules(model, partial(_pack_only, packed, weights))
     model, report = swap_modules(model, partial(_decide, packed, weights))
     report.warn("quantize", stacklevel=2)
     return (model, report) if return_report else model
 
 
+def _pack_only(
+    packed: dict[int, nn.Module], weights: torch.dtype, module: nn.Module, outer: str | None
+) -> Decision:
+    """What `_decide` does, but the new module goes to `packed` in place of the model."""
+    decision = _decide(packed, weights, module, outer)
+    make = decision.make
+    if make is None:
+        return decision
+
+    def keep() -> nn.Module:
+        packed[id(module)] = make()
+        return module
+
+    return replace(decision, make=keep)
+
+
 def _decide(
     packed: dict[int, nn.Module], weights: torch.dtype, module: nn.Module, outer: str | None
 ) -> Decision:
-    make = _maker_of(module, weights)
+    own = packed.get(id(module))
+    make = _maker_of(module, weights) if own is None else lambda: own
     if make is None:
         foreign = reasons.why_foreign(module)
         if foreign is not None:
@@ -96,10 +107,9 @@ def _decide(
     reason = outer or _why_left(module)
     if reason is not None:
         return Decision(reason=reason)
-    own = packed.get(id(module))
     lost = "its hooks" if any(vars(module).get(name) for name in _HOOKS) else ""
     # NOTE: what it holds was its own, and is not looked into.
-    return Decision((lambda: own) if own is not None else make, lost=lost, is_closed=True)
+    return Decision(make, lost=lost, is_closed=True)
 
 
 def _why_left(module: nn.Module) -> str | None:

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lstm_fused._ops import checks, native
 from lstm_fused._ops.layer_weights import LayerWeights
-from lstm_fused._quantized.base import Hidden, PackedModule, cast_for_autocast
+from lstm_fused._quantized.base import Hidden, PackedModule, as_floats, cast_for_autocast
 from lstm_fused._quantized.packing import Header, Scales, pack, unpack
 from lstm_fused._stream.of_module import packed_stream_of
 from lstm_fused._stream.stream import Stream
@@ -26,7 +26,8 @@ class QuantizedLSTM(PackedModule):
 
     With few rows a step takes the time in which its weights are read, so fewer bytes are less time.
     int8 weights have a scale for each row of 4H, and only they are rounded: activations keep 16
-    bits. Input, output and states are float32.
+    bits. Input and states may have any of FusedLSTM's dtypes, which the results have too; what is
+    computed is float32.
 
     Made by :func:`lstm_fused.quantize`; a module that is constructed has zero weights, to load a
     state_dict into.
@@ -124,7 +125,7 @@ class QuantizedLSTM(PackedModule):
         """A FusedLSTM with the weights that this module computes with; b_hh is zero, since both
         biases are kept as their sum."""
         options = {name: getattr(self, name) for name in (*_OPTIONS, "proj_size")}
-        lstm = FusedLSTM(**options)
+        lstm = FusedLSTM(**options, device="cpu", dtype=torch.float32)
         flat = [weight for packed in self._packed() for weight in unpack(packed)]
         with torch.no_grad():
             for parameter, weight in zip(lstm._weights(), flat, strict=True):
@@ -161,6 +162,7 @@ class QuantizedLSTM(PackedModule):
             and reset_mask is None
             and not return_cell_states
             and fast_path.can_run(input, hx, rank=3)
+            and input.dtype is torch.float32  # type: ignore[union-attr]
         ):
             assert isinstance(input, Tensor)
             self._refuse_gradients(input, hx)
@@ -182,6 +184,7 @@ class QuantizedLSTM(PackedModule):
             masks = {"lengths": lengths, "reset_mask": reset_mask}
             flags = {"return_cell_states": return_cell_states}
             return record_call(proxy, self, input, hx, **masks, **flags)
+        _check_pair(hx)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, lengths, reset_mask, return_cell_states)
         if input.dim() not in (2, 3):
@@ -244,9 +247,11 @@ class QuantizedLSTM(PackedModule):
         reset_mask: Tensor | None,
         return_cell_states: bool,
     ) -> Any:
-        self._refuse_gradients(input, hx)
+        self._refuse_tangents(input, hx)
         input, hx = cast_for_autocast(input, hx)
         self._check_sizes(input, hx, batch_sizes)
+        dtype = input.dtype
+        input, hx = as_floats(input, hx)
         is_batch_first = self.batch_first and batch_sizes is None
         if batch_sizes is None:
             lengths = checks.place_lengths(lengths, input, is_batch_first)
@@ -260,6 +265,8 @@ class QuantizedLSTM(PackedModule):
             *(input, h_0, c_0, self._packed(), lengths, batch_sizes, reset_mask),
             *(self.hidden_size, self._output_size, self._directions, return_cell_states),
         )
+        if dtype != torch.float32:
+            y, h_n, c_n, cells = (result.to(dtype) for result in (y, h_n, c_n, cells))
         if is_batch_first:
             y = y.transpose(0, 1)
             cells = cells.transpose(0, 1) if return_cell_states else cells
@@ -267,7 +274,10 @@ class QuantizedLSTM(PackedModule):
 
     def _check_sizes(self, input: Tensor, hx: Hidden | None, batch_sizes: Tensor | None) -> None:
         """Raises in nn.LSTM's sentences where input and states do not fit."""
-        self._check_floats(input, hx)
+        self._check_tensors(input, hx)
+        rank = 3 if batch_sizes is None else 2
+        if input.dim() != rank:
+            raise RuntimeError(f"input must have {rank} dimensions, got {input.dim()}")
         if self.input_size != input.size(-1):
             raise RuntimeError(
                 "input.size(-1) must be equal to input_size. "
@@ -278,10 +288,6 @@ class QuantizedLSTM(PackedModule):
             checks.check_steps(input.shape[1 - rows_dim])
         if hx is None:
             return
-        if isinstance(hx, Tensor):
-            raise TypeError("lstm: hx must be a tuple of two tensors, (h_0, c_0), got a tensor")
-        if len(hx) != 2:
-            raise RuntimeError("lstm expects two hidden states")
         if hx[0].dim() != 3 or hx[1].dim() != 3:
             raise RuntimeError(
                 "For batched 3-D input, hx and cx should "
@@ -295,6 +301,19 @@ class QuantizedLSTM(PackedModule):
                 raise RuntimeError(
                     f"Expected hidden[{index}] size {expected}, got {list(hx[index].size())}"
                 )
+
+
+def _check_pair(hx: Any) -> None:
+    """Raises in nn.LSTM's sentences unless hx is two tensors, or None."""
+    if hx is None:
+        return
+    if isinstance(hx, Tensor):
+        raise TypeError("lstm: hx must be a tuple of two tensors, (h_0, c_0), got a tensor")
+    if len(hx) != 2:
+        raise RuntimeError("lstm expects two hidden states")
+    for state in hx:
+        if not isinstance(state, Tensor):
+            raise TypeError(f"lstm: hx must hold tensors, got {type(state).__name__}")
 
 
 _DEFAULTS: dict[str, Any] = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lstm_fused._ops import native
 from lstm_fused._ops.layer_weights import LayerWeights
-from lstm_fused._quantized.base import Hidden, PackedModule, cast_for_autocast
+from lstm_fused._quantized.base import Hidden, PackedModule, as_floats, cast_for_autocast
 from lstm_fused._quantized.packing import Header, Scales, pack, unpack
 from lstm_fused._stream.of_module import packed_stream_of
 from lstm_fused._stream.stream import Stream
@@ -71,7 +71,8 @@ class QuantizedLSTMCell(PackedModule):
 
     def dequantize(self) -> FusedLSTMCell:
         """A FusedLSTMCell with the weights that this module computes with; bias_hh is zero."""
-        cell = FusedLSTMCell(self.input_size, self.hidden_size, self.bias)
+        sizes = (self.input_size, self.hidden_size, self.bias)
+        cell = FusedLSTMCell(*sizes, device="cpu", dtype=torch.float32)
         (packed,) = self._packed()
         with torch.no_grad():
             for parameter, weight in zip(cell._weights(), unpack(packed), strict=True):
@@ -88,7 +89,7 @@ class QuantizedLSTMCell(PackedModule):
         Raises:
             RuntimeError: also where the call would need gradients.
         """
-        if fast_path.can_run(input, hx, rank=2):
+        if fast_path.can_run(input, hx, rank=2) and input.dtype is torch.float32:
             self._refuse_gradients(input, hx)
             given = (None, None) if hx is None else hx
             try:
@@ -104,21 +105,25 @@ class QuantizedLSTMCell(PackedModule):
         if proxy is not None:
             call: Hidden = record_call(proxy, self, input, hx)
             return call
-        self._refuse_gradients(input, hx)
-        input, hx = cast_for_autocast(input, hx)
         if input.dim() not in (1, 2):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
-        is_batched = input.dim() == 2
-        x = input if is_batched else input.unsqueeze(0)
-        states = hx
         if hx is not None:
             self._check_states(hx)
-            states = hx if is_batched else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-        self._check_sizes(x, states)
-        h_0, c_0 = (None, None) if states is None else states
+        self._refuse_tangents(input, hx)
+        input, hx = cast_for_autocast(input, hx)
+        is_batched = input.dim() == 2
+        if not is_batched:
+            input = input.unsqueeze(0)
+            hx = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
+        self._check_sizes(input, hx)
+        dtype = input.dtype
+        input, hx = as_floats(input, hx)
+        h_0, c_0 = (None, None) if hx is None else hx
         h, c = torch.ops.lstm_fused.lstm_quantized_cell.default(
-            x, h_0, c_0, *self._packed(), self.hidden_size
+            input, h_0, c_0, *self._packed(), self.hidden_size
         )
+        if dtype != torch.float32:
+            h, c = h.to(dtype), c.to(dtype)
         return (h, c) if is_batched else (h.squeeze(0), c.squeeze(0))
 
     def _check_states(self, hx: Hidden) -> None:
@@ -129,6 +134,8 @@ class QuantizedLSTMCell(PackedModule):
         if len(hx) != 2:
             raise RuntimeError("lstm_cell expects two hidden states")
         for index, value in enumerate(hx):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"LSTMCell: hx must hold tensors, got {type(value).__name__}")
             if value.dim() not in (1, 2):
                 raise ValueError(
                     f"LSTMCell: Expected hx[{index}] to be 1D or 2D, got {value.dim()}D instead"
@@ -136,5 +143,5 @@ class QuantizedLSTMCell(PackedModule):
 
     def _check_sizes(self, input: Tensor, hx: Hidden | None) -> None:
         """Raises in nn.LSTMCell's sentences where a batch of rows and its states do not fit."""
-        self._check_floats(input, hx)
+        self._check_tensors(input, hx, ("h", "c"))
         check_cell_sizes(input, hx or (), self.input_size, self.hidden_size)

@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lstm_fused._cell_options import describe_options
 from lstm_fused._ops import native
+from lstm_fused._ops.layer_weights import LayerWeights
 from lstm_fused._quantized.packing import row_scales
-from lstm_fused._stream.file import WEIGHT_TYPES, file_bytes
-from lstm_fused._stream.of_module import check_batch_size, snapshot
+from lstm_fused._stream.file import MAX_LAYERS, MAX_SIZE, WEIGHT_TYPES, file_bytes
+from lstm_fused._stream.of_module import check_batch_size, sizes_of, snapshot
 from lstm_fused._stream.stream import Stream
 from lstm_fused.cell import FusedLSTMCell
 from lstm_fused.module import FusedLSTM
@@ -45,8 +47,9 @@ def save_stream(
 
     Raises:
         TypeError: module, head or weights of another kind.
-        ValueError: a bidirectional module, a head that takes other features than the module gives,
-            weights on another device or, where they are to be rounded, not finite then.
+        ValueError: a bidirectional module, options of the cell, a learned state, a head that takes
+            other features than the module gives or gives none, sizes beyond the format's, weights
+            on another device or, where they are to be rounded, not finite then.
 
     Example:
         >>> lstm, head = lstm_fused.FusedLSTM(8, 32), nn.Linear(32, 1)
@@ -73,7 +76,8 @@ def save_stream(
         )
     if head is not None:
         _check_head(head, layers[0].w_hh.shape[1])
-    if weights != torch.float32:
+    _check_sizes(layers)
+    if weights != layers[0].w_ih.dtype:
         for tensor in (t for layer in layers for t in (layer.w_ih, layer.w_hh, layer.w_hr)):
             rounded = tensor if tensor is None or weights == torch.int8 else tensor.to(weights)
             if rounded is not None and not rounded.isfinite().all():
@@ -101,6 +105,15 @@ def _weights_of(module: object) -> tuple[Sequence[Tensor], int]:
     if isinstance(module, FusedLSTM):
         if module.bidirectional:
             raise ValueError("a stream has one direction, got a bidirectional FusedLSTM")
+        if module.cell_options is not None:
+            raise ValueError(
+                f"a stream has nn.LSTM's cell, got {describe_options(module.cell_options)}"
+            )
+        if module.learned_state:
+            raise ValueError(
+                "streams of a file begin with zeros, got learned_state=True: save a FusedLSTM "
+                "without it, and set the state of its streams"
+            )
         return module._weights(), module.num_layers
     if isinstance(module, FusedLSTMCell):
         return module._weights(), 1
@@ -110,11 +123,24 @@ def _weights_of(module: object) -> tuple[Sequence[Tensor], int]:
     )
 
 
+def _check_sizes(layers: Sequence[LayerWeights]) -> None:
+    """What no reader would take need not be written."""
+    if len(layers) > MAX_LAYERS:
+        raise ValueError(f"the file of a stream has at most {MAX_LAYERS} layers, got {len(layers)}")
+    if max(sizes_of(layers[0])) > MAX_SIZE:
+        raise ValueError(
+            f"input_size and hidden_size of a stream's file must be at most {MAX_SIZE}, got "
+            f"{sizes_of(layers[0])[:2]}"
+        )
+
+
 def _check_head(head: object, features: int) -> None:
     if not isinstance(head, nn.Linear):
         raise TypeError(f"head must be an nn.Linear, got {type(head).__name__}")
     if head.weight.device.type != "cpu":
         raise ValueError(f"head must be on the CPU, got {head.weight.device}")
+    if not 1 <= head.out_features <= MAX_SIZE:
+        raise ValueError(f"head must have 1 to {MAX_SIZE} outputs, got {head.out_features}")
     if head.in_features != features:
         raise ValueError(
             f"head must take the {features} features that the module gives, got {head.in_features}"

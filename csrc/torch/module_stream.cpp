@@ -86,10 +86,12 @@ class PyStream {
   // NOTE: keeps Python's lock, which costs as much to give back as a small step takes.
   void step(Address x, Address y) {
     refuse_busy();
+    refuse_null(x, y);
     stream_->step(pointer(x), pointer(y));
   }
   void run(int64_t steps, Address x, Address y) {
     refuse_busy();
+    if (steps > 0) refuse_null(x, y);
     is_busy_ = true;
     {
       const py::gil_scoped_release release;
@@ -107,6 +109,7 @@ class PyStream {
   }
   void set_state(int64_t layer, Address h, Address c) {
     refuse_busy();
+    refuse_null(h, c);
     stream_->set_state(layer, pointer(h), pointer(c));
   }
   // D, O, and H and P of each layer.
@@ -123,6 +126,11 @@ class PyStream {
     LSTM_CHECK(!is_busy_,
                "a stream serves one thread at a time, and another one is in its run(); "
                "give each thread a stream of its own by clone()");
+  }
+
+  static void refuse_null(Address a, Address b) {
+    LSTM_CHECK(a != 0 && b != 0,
+               "a stream takes tensors that have memory, got one without: its storage was freed");
   }
 
   const std::unique_ptr<Stream> stream_;

@@ -67,7 +67,7 @@ class _Walk:
             self._note(module, own, path, decision)
             return own
         decision = self.decide(module, deep or outer)
-        own = module if decision.make is None else decision.make()
+        own = module if decision.make is None else _made(decision.make, path)
         self.met[id(own)] = (own, own, Decision())
         self.met[id(module)] = (module, own, decision)
         self._note(module, own, path, decision)
@@ -151,6 +151,13 @@ class _Walk:
                         left = Left(_join(path, name), type(part).__name__, reason)
                         self.report.left.append(left)
         return module
+
+
+def _made(make: Callable[[], nn.Module], path: str) -> nn.Module:
+    try:
+        return make()
+    except ValueError as error:  # names a weight of the module
+        raise ValueError(f"{path}.{error}" if path else str(error)) from None
 
 
 def _join(path: str, name: str) -> str:

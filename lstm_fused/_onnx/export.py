@@ -89,6 +89,14 @@ def refuse_random(*_: Any, **__: Any) -> Any:
     )
 
 
+def refuse_quantized(*_: Any, **__: Any) -> Any:
+    """The ops of packed weights."""
+    raise NotImplementedError(
+        "ONNX has no LSTM of packed weights: its quantized LSTM rounds activations to 8 bits, and "
+        "would compute something else; export the module's dequantize()"
+    )
+
+
 def _refuse(batch_sizes: Any, reset_mask: Any, return_cell_states: bool) -> None:
     if reset_mask is not None:
         raise NotImplementedError("ONNX's LSTM has no resets in mid-sequence, got reset_mask")

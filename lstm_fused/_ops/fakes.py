@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lstm_fused._ops.arguments import (
@@ -16,13 +15,14 @@ from lstm_fused._ops.arguments import (
     OptionsBackwardArguments,
     OptionsForwardArguments,
 )
-from lstm_fused._ops.checks import accumulator_dtype, check_rank, check_shape, require
+from lstm_fused._ops.checks import accumulator_dtype, check_rank, require
 from lstm_fused._ops.layer_weights import GATES, split_layers
 from lstm_fused._ops.op_checks import (
     check_cell,
     check_layer,
     check_options,
     check_quantized,
+    check_quantized_cell,
     check_samples,
     check_saved,
     check_saved_cell,
@@ -231,15 +231,8 @@ def fake_lstm_quantized(
 def fake_lstm_quantized_cell(
     input: Tensor, h: Tensor | None, c: Tensor | None, packed: Tensor, hidden_size: int
 ) -> tuple[Tensor, Tensor]:
-    check_rank(input, "input", 2)
-    require(
-        input.dtype == torch.float32,
-        lambda: f"input must be torch.float32, got {input.dtype}",
-    )
+    check_quantized_cell(input, h, c, packed, hidden_size)
     sizes = (input.shape[0], hidden_size)
-    for name, state in (("h", h), ("c", c)):
-        if state is not None:
-            check_shape(state, name, sizes)
     return input.new_empty(sizes), input.new_empty(sizes)
 
 

@@ -163,9 +163,26 @@ def check_quantized(
             f"{runs}"
         ),
     )
+    for block in packed:
+        check_device(block, "packed", input.device)
     batch = h_0.shape[1]
     _check_operand(h_0, "h_0", (runs, batch, output_size), input)
     _check_operand(c_0, "c_0", (runs, batch, hidden_size), input)
+
+
+def check_quantized_cell(
+    input: Tensor, h: Tensor | None, c: Tensor | None, packed: Tensor, hidden_size: int
+) -> None:
+    """What the cell's op of packed weights checks, but for what these hold. RuntimeErrors."""
+    check_rank(input, "input", 2)
+    require(
+        input.dtype == torch.float32,
+        lambda: f"input must be torch.float32, got {input.dtype}",
+    )
+    check_device(packed, "packed", input.device)
+    for name, state in (("h", h), ("c", c)):
+        if state is not None:
+            _check_operand(state, name, (input.shape[0], hidden_size), input)
 
 
 def _check_sequences(

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
+from lstm_fused._ops.checks import check_tensors
 from lstm_fused._quantized.packing import (
     Header,
     check_weight_dtype,
@@ -18,6 +20,7 @@ from lstm_fused._quantized.packing import (
 )
 from lstm_fused._torch.autocast import is_autocast_enabled
 from lstm_fused._torch.jit import refuse_script
+from lstm_fused._torch.private import is_forward_mode_on
 
 Hidden = tuple[Tensor, Tensor]
 
@@ -25,7 +28,8 @@ Hidden = tuple[Tensor, Tensor]
 class PackedModule(nn.Module):
     """A module whose weights are packed, once, in buffers of bytes.
 
-    Casts to another dtype leave them as they are: input, output and states are float32.
+    Casts to another dtype leave them as they are. Input and states have one floating dtype, which
+    is that of the results too; what is computed in between is float32.
     """
 
     weights: torch.dtype
@@ -71,6 +75,8 @@ class PackedModule(nn.Module):
             reason = None if packed is None else why_not_loaded(packed, header)
             if reason is not None:
                 faults.append(f"{prefix}{name}: {reason}")
+            elif isinstance(packed, nn.Parameter):
+                state_dict[prefix + name] = packed.detach()  # else assign=True makes it a parameter
         if faults:
             error_msgs += faults
             return
@@ -86,28 +92,49 @@ class PackedModule(nn.Module):
 
     def _refuse_gradients(self, input: Tensor, hx: Sequence[Tensor] | None) -> None:
         """Raises RuntimeError where a call would have to be differentiated."""
-        if not torch.is_grad_enabled():
-            return
-        name = type(self).__name__
-        needs_grad = input.requires_grad or any(state.requires_grad for state in hx or ())
-        if self.training or needs_grad:
+        if torch.is_grad_enabled() and (
+            self.training
+            or input.requires_grad
+            or (hx is not None and any(state.requires_grad for state in hx))
+        ):
+            self._refuse_derivatives()
+
+    def _refuse_tangents(self, input: Tensor, hx: Sequence[Tensor] | None) -> None:
+        """`_refuse_gradients`, and in forward mode too, which the fast path leaves alone."""
+        self._refuse_gradients(input, hx)
+        if not torch.compiler.is_compiling() and is_forward_mode_on():
+            for tensor in (input, *(hx or ())):
+                pair = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
+                if pair.tangent is not None:
+                    self._refuse_derivatives()
+
+    def _refuse_derivatives(self) -> NoReturn:
+        raise RuntimeError(
+            f"{type(self).__name__} is for inference and has no gradients: call it in eval() mode "
+            "with inputs that need none, or under torch.no_grad(); or train its dequantize()"
+        )
+
+    def _check_tensors(
+        self, input: Tensor, hx: Sequence[Tensor] | None, names: tuple[str, str] = ("h_0", "c_0")
+    ) -> None:
+        """One floating dtype and one device, on which the packed weights are."""
+        if input.device.type not in ("cpu", "meta"):
+            name = type(self).__name__
+            raise RuntimeError(f"{name} runs on the CPU, got input on {input.device}")
+        check_tensors(input, hx or (), (), names=names)
+        device = self._packed()[0].device
+        if device != input.device:
             raise RuntimeError(
-                f"{name} is for inference and has no gradients: call it in eval() mode with inputs "
-                "that need none, or under torch.no_grad(); or train its dequantize()"
+                "Input and parameter tensors are not at the same device, found input tensor at "
+                f"{input.device} and parameter tensor at {device}"
             )
 
-    def _check_floats(self, input: Tensor, hx: Sequence[Tensor] | None) -> None:
-        name = type(self).__name__
-        for what, tensor in (("input", input), *zip(("h_0", "c_0"), hx or (), strict=False)):
-            if tensor.device.type not in ("cpu", "meta"):
-                raise RuntimeError(f"{name} runs on the CPU, got {what} on {tensor.device}")
-            if tensor.dtype != torch.float32:
-                raise ValueError(f"{name} takes torch.float32, got {what} of {tensor.dtype}")
+
+def as_floats(input: Tensor, hx: Hidden | None) -> tuple[Tensor, Hidden | None]:
+    """Input and states in float32, in which packed weights compute."""
+    return input.float(), None if hx is None else (hx[0].float(), hx[1].float())
 
 
 def cast_for_autocast(input: Tensor, hx: Hidden | None) -> tuple[Tensor, Hidden | None]:
-    """float32, in which packed weights compute, of what autocast has made of it."""
-    if not is_autocast_enabled(input.device):
-        return input, hx
-    states = None if hx is None else (hx[0].float(), hx[1].float())
-    return input.float(), states
+    """float32 of what autocast has made of it, so that results are float32."""
+    return as_floats(input, hx) if is_autocast_enabled(input.device) else (input, hx)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,9 +15,10 @@ from lstm_fused._ops import native
 from lstm_fused._ops.layer_weights import GATES, LayerWeights
 
 FORMAT_VERSION = 1
-_HEADER = struct.Struct("<8sIIqqqII16x")  # PackedHeader
+_HEADER = struct.Struct("<8sIIqqqIIQQ")  # PackedHeader
 _MAGIC = b"LSTMPACK"
 _UNITS, _INT8_GROUP = 16, 4  # kUnits, group_size
+_MAX_INT8_COLUMNS = 1 << 16  # kMaxInt8K
 _TYPES = {1: torch.int8, 2: torch.bfloat16, 3: torch.float16}
 WEIGHT_DTYPES = tuple(_TYPES.values())
 
@@ -63,8 +65,13 @@ def pack(
     for name, weight in zip(names, floats, strict=True):
         if not weight.isfinite().all():
             raise ValueError(f"{name} must be finite to be quantized, got infinity or NaN")
-        is_matrix = weight.dim() == 2 and dtype.is_floating_point
-        if is_matrix and not weight.to(dtype).isfinite().all():
+        is_matrix = weight.dim() == 2
+        if is_matrix and dtype == torch.int8 and weight.shape[1] > _MAX_INT8_COLUMNS:
+            raise ValueError(
+                f"{name} must have at most {_MAX_INT8_COLUMNS} columns to be int8, got "
+                f"{weight.shape[1]}"
+            )
+        if is_matrix and dtype.is_floating_point and not weight.to(dtype).isfinite().all():
             raise ValueError(
                 f"{name} must fit {dtype} to be quantized, got {float(weight.abs().max())}"
             )
@@ -106,27 +113,31 @@ def row_scales(packed: Tensor, header: Header) -> list[Tensor]:
 def zero_weights(header: Header) -> LayerWeights:
     """Weights of zeros, of the sizes of a header."""
     rows, output_size = GATES * header.hidden_size, header.output_size
-    bias = torch.zeros(rows) if header.bias else None
+    # Whatever torch.set_default_device and set_default_dtype say.
+    zeros = partial(torch.zeros, dtype=torch.float32, device="cpu")
+    bias = zeros(rows) if header.bias else None
     return LayerWeights(
-        torch.zeros(rows, header.input_size),
-        torch.zeros(rows, output_size),
+        zeros(rows, header.input_size),
+        zeros(rows, output_size),
         bias,
         bias,
-        torch.zeros(output_size, header.hidden_size) if header.projection else None,
+        zeros(output_size, header.hidden_size) if header.projection else None,
     )
 
 
-def why_not_loaded(packed: Tensor, wanted: Header) -> str | None:
+def why_not_loaded(packed: object, wanted: Header) -> str | None:
     """Why a tensor of a state_dict cannot take the place of packed weights of this header; None if
     it can."""
+    kind_wanted = (
+        "packed weights must be a torch.uint8 tensor of 1 dimension that begins with a header"
+    )
+    if not isinstance(packed, Tensor) or packed.layout != torch.strided:
+        return f"{kind_wanted}, got {getattr(packed, 'layout', type(packed).__name__)}"
     if packed.dtype != torch.uint8 or packed.dim() != 1 or packed.numel() < _HEADER.size:
-        return (
-            "packed weights must be a torch.uint8 tensor of 1 dimension that begins with a header, "
-            f"got {packed.dtype} of shape {tuple(packed.shape)}"
-        )
+        return f"{kind_wanted}, got {packed.dtype} of shape {tuple(packed.shape)}"
     if packed.device.type == "meta":
         return None
-    magic, version, kind, *sizes, projection, bias = _HEADER.unpack(
+    magic, version, kind, *sizes, projection, bias, first, second = _HEADER.unpack(
         bytes(packed[: _HEADER.size].tolist())
     )
     if magic != _MAGIC:
@@ -136,7 +147,7 @@ def why_not_loaded(packed: Tensor, wanted: Header) -> str | None:
             f"packed weights must have format version {FORMAT_VERSION}, got {version}: this "
             "version of lstm_fused does not read them; quantize the model anew"
         )
-    if kind not in _TYPES:
+    if kind not in _TYPES or projection > 1 or bias > 1 or first or second:
         return "packed weights have a header that is damaged"
     found = Header._make((_TYPES[kind], *sizes, bool(projection), bool(bias)))
     return None if found == wanted else f"packed weights must be of {wanted}, got {found}"

@@ -73,5 +73,5 @@ def _row_scales(weight: Tensor) -> Tensor | None:
     if not weight.is_quantized:
         return None
     if weight.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
-        return torch.full((weight.shape[0],), weight.q_scale())
+        return torch.full((weight.shape[0],), weight.q_scale(), dtype=torch.float32, device="cpu")
     return weight.q_per_channel_scales().float()

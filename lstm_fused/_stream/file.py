@@ -17,6 +17,7 @@ from lstm_fused._torch.tensor_bytes import tensor_bytes
 MAGIC, VERSION, ALIGNMENT = b"LSTMFUSE", 1, 64
 # The number of a weight type in a file.
 WEIGHT_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
+MAX_LAYERS, MAX_SIZE = 1 << 10, 1 << 20  # kMaxLayers, kMaxSize of csrc/cpu/stream/file.cpp
 _HAS_BIAS = 1
 _AFTER_CHECKSUM = "<QIIIIIII12x"
 
@@ -44,7 +45,7 @@ def file_bytes(
         if layer.b_ih is not None:
             arrays.append(tensor_bytes(layer.b_ih.float() + layer.b_hh.float()))
     if head is not None:
-        bias = torch.zeros(head.out_features) if head.bias is None else head.bias
+        bias = torch.zeros(head.out_features, device="cpu") if head.bias is None else head.bias
         arrays += [tensor_bytes(head.weight.detach().float()), tensor_bytes(bias.detach().float())]
     data = b"".join(_padded(array) for array in arrays)
 

@@ -51,13 +51,14 @@ def stream_of(
     check_batch_size(batch_size)
     core_class = native.compiled.Stream
 
-    def make() -> Any:
+    def make() -> tuple[Any, torch.dtype]:
         layers = snapshot(module, read_weights(), num_layers)
-        dtype = DTYPES[layers[0].w_ih.dtype]
-        return core_class(dtype, [_sizes_and_addresses(w) for w in layers], batch_size)
+        dtype = layers[0].w_ih.dtype
+        sizes = [_sizes_and_addresses(weights) for weights in layers]
+        return core_class(DTYPES[dtype], sizes, batch_size), dtype
 
-    dtype = snapshot(module, read_weights(), num_layers)[0].w_ih.dtype
-    return Stream(make(), batch_size, dtype, make=make, batch_first=batch_first)
+    core, dtype = make()
+    return Stream(core, batch_size, dtype, make=make, batch_first=batch_first)
 
 
 def packed_stream_of(
@@ -82,13 +83,15 @@ def packed_stream_of(
     check_batch_size(batch_size)
     core_class = native.compiled.Stream
 
-    def make() -> Any:
+    def make() -> tuple[Any, torch.dtype]:
         blocks = [block.contiguous() for block in read_blocks()]
         for block in blocks:
             _check_on_cpu(block, type(module).__name__)
-        return core_class.packed([(b.data_ptr(), b.numel()) for b in blocks], batch_size)
+        addresses = [(block.data_ptr(), block.numel()) for block in blocks]
+        return core_class.packed(addresses, batch_size), torch.float32
 
-    return Stream(make(), batch_size, torch.float32, make=make, batch_first=batch_first)
+    core, dtype = make()
+    return Stream(core, batch_size, dtype, make=make, batch_first=batch_first)
 
 
 def check_batch_size(batch_size: int) -> None:

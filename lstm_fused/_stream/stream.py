@@ -11,6 +11,8 @@ from torch import Tensor
 
 State = tuple[Tensor, Tensor]
 
+_CPU = torch.device("cpu")  # whatever torch.set_default_device says
+
 
 class Stream:
     """A stack of LSTM layers that goes through time step by step and keeps its state.
@@ -37,7 +39,7 @@ class Stream:
         batch_size: int,
         dtype: torch.dtype,
         *,
-        make: Callable[[], Any] | None = None,
+        make: Callable[[], tuple[Any, torch.dtype]] | None = None,
         batch_first: bool = False,
     ) -> None:
         self._core = core
@@ -47,7 +49,7 @@ class Stream:
         self.input_size, self.output_size, self._states = core.sizes()
         self._x_shape = torch.Size((batch_size, self.input_size))
         self._y_shape = torch.Size((batch_size, self.output_size))
-        # Makes the core anew, of a module's weights as they are then.
+        # Makes the core anew, of a module's weights as they are then; and their dtype.
         self._make = make
         self._batch_first = batch_first
 
@@ -79,7 +81,7 @@ class Stream:
             x = self._checked(x, "x", self._x_shape)
         if out is None:
             out = torch.empty(
-                self._y_shape if x.dim() == 2 else self._y_shape[1:], dtype=self.dtype
+                self._y_shape if x.dim() == 2 else self._y_shape[1:], dtype=self.dtype, device=_CPU
             )
         else:
             self._check_out(out, x, self._y_shape if x.dim() == 2 else self._y_shape[1:])
@@ -112,7 +114,7 @@ class Stream:
         x = self._checked(x, "x", (steps, *self._x_shape))
         shape = (steps, *(self._y_shape if x.dim() == 3 else self._y_shape[1:]))
         if out is None:
-            y = torch.empty(shape, dtype=self.dtype)
+            y = torch.empty(shape, dtype=self.dtype, device=_CPU)
         else:
             y = out.transpose(0, 1) if batch_first else out
             self._check_out(y, x, shape)
@@ -149,8 +151,8 @@ class Stream:
         """
         hidden_size, output_size = self._states[0]
         shape = (len(self._states), self.batch_size)
-        h = torch.empty((*shape, output_size), dtype=self.dtype)
-        c = torch.empty((*shape, hidden_size), dtype=self.dtype)
+        h = torch.empty((*shape, output_size), dtype=self.dtype, device=_CPU)
+        c = torch.empty((*shape, hidden_size), dtype=self.dtype, device=_CPU)
         for layer in range(len(self._states)):
             self._core.get_state(layer, h[layer].data_ptr(), c[layer].data_ptr())
         return h, c
@@ -178,12 +180,14 @@ class Stream:
 
         Raises:
             RuntimeError: the stream is of a file.
-            ValueError: the module has other sizes by now.
+            ValueError: the module has other sizes or another dtype by now.
         """
         if self._make is None:
             raise RuntimeError("refresh needs a stream of a module, and this one is of a file")
         state = self.state
-        core = self._make()
+        core, dtype = self._make()
+        if dtype != self.dtype:
+            raise ValueError(f"refresh needs a module of {self.dtype}, got {dtype}")
         if core.sizes() != self._core.sizes():
             raise ValueError(
                 f"refresh needs a module of the sizes {self._core.sizes()}, got {core.sizes()}"

@@ -137,11 +137,23 @@ def test_export_is_standard_nodes_that_onnx_runtime_runs(
 def test_export_refuses_what_onnx_has_not(
     options: dict[str, Any], keywords: dict[str, Any], training: bool, message: str
 ) -> None:
+    assert_refused(FusedLSTM(D, H, **options).train(training), keywords, message)
+
+
+def test_export_refuses_packed_weights() -> None:
+    for module, rank in ((nn.LSTM(D, H), 3), (nn.LSTMCell(D, H), 2)):
+        own = lstm_fused.quantize(nn.Sequential(module))[0]
+        assert_refused(own, {}, "no LSTM of packed weights", rank=rank)
+
+
+def assert_refused(
+    module: nn.Module, keywords: dict[str, Any], message: str, *, rank: int = 3
+) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
     with pytest.raises(torch.onnx.OnnxExporterError) as caught:
         torch.onnx.export(
-            FusedLSTM(D, H, **options).train(training),
-            (torch.randn(4, 2, D),),
+            module,
+            (torch.randn(4, 2, D) if rank == 3 else torch.randn(2, D),),
             kwargs=keywords,
             dynamo=True,
             custom_translation_table=lstm_fused.onnx.translation_table(),

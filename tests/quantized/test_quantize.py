@@ -57,6 +57,26 @@ def test_weights_that_are_not_finite_are_named(bad: float, name: str) -> None:
     assert type(model[0]) is nn.LSTM, "the model is as it was"
 
 
+@pytest.mark.parametrize("place", [lambda m: [m], lambda m: (m, 1), lambda m: {"key": m}])
+def test_an_error_in_a_loose_module_leaves_the_model_as_it_was(place: Any) -> None:
+    model: Any = nn.Sequential(nn.LSTM(3, 4))
+    bad = nn.LSTM(3, 4)
+    model.loose = place(bad)
+    with torch.no_grad():
+        bad.weight_hh_l0[1, 2] = float("nan")
+    with pytest.raises(ValueError, match=r"^loose\[.*\]\.weight_hh_l0 must be finite"):
+        quantize(model)
+    assert type(model[0]) is nn.LSTM
+
+
+def test_rows_too_long_for_int8_are_named() -> None:
+    model = nn.Sequential(nn.LSTM(3, 4), nn.LSTM((1 << 16) + 1, 1))
+    with pytest.raises(ValueError, match=r"^1\.weight_ih_l0 must have at most 65536 columns"):
+        quantize(model)
+    assert type(model[0]) is nn.LSTM
+    assert isinstance(quantize(model, torch.bfloat16)[1], QuantizedLSTM)
+
+
 @pytest.mark.parametrize("kind", [nn.LSTMCell, FusedLSTMCell])
 @pytest.mark.parametrize("weights", WEIGHTS, ids=str)
 def test_weights_of_cells_that_are_not_finite_are_named(
@@ -159,6 +179,30 @@ def test_torchs_float16() -> None:
     x = torch.randn(7, 2, 5)
     with torch.no_grad():
         torch.testing.assert_close(own(x)[0], quantize(lstm, torch.float16)(x)[0])
+
+
+def test_the_default_dtype_and_device_are_no_matter() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 2, 5)
+    lstm, cell = nn.LSTM(5, 12), nn.LSTMCell(5, 12)
+    models = (lstm, cell, dynamic(lstm, torch.qint8))
+    wanted = [quantize(nn.Sequential(model))[0].state_dict() for model in models]
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            made = [quantize(nn.Sequential(model))[0] for model in models]
+            empty = [QuantizedLSTM(5, 12), QuantizedLSTMCell(5, 12)]
+            kept = [module.dequantize() for module in made]
+            y = made[0].stream(2).step(x[0])
+    finally:
+        torch.set_default_dtype(before)
+    for module, state in zip(made, wanted, strict=True):
+        assert all(torch.equal(module.state_dict()[name], state[name]) for name in state)
+    for module in kept:
+        assert {(p.device.type, p.dtype) for p in module.parameters()} == {("cpu", torch.float32)}
+    assert torch.equal(y, made[0](x[:1])[0][0])
+    assert not empty[0](x)[0].any() and not empty[1](x[0])[0].any()
 
 
 def test_convert_and_revert_leave_quantized_modules() -> None:

@@ -13,6 +13,7 @@ from kit.numeric import assert_bitwise_equal
 from kit.quantized import WEIGHTS, make_quantized
 from kit.settings import ISAS, use_isa
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.utils.rnn import pack_sequence
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -138,6 +139,8 @@ def test_an_unknown_format_is_refused_and_nothing_is_lost() -> None:
         (8, 2, "packed_l1: packed weights must have format version 1, got 2"),
         (0, 0, "got something else"),
         (12, 7, "damaged"),
+        (45, 1, "damaged"),  # bias
+        (50, 1, "damaged"),  # reserved
         (12, 2, "must be of .*torch.int8.*got .*torch.bfloat16"),
         (16, 9, "must be of .*got .*input_size=9"),
     ):
@@ -146,9 +149,14 @@ def test_an_unknown_format_is_refused_and_nothing_is_lost() -> None:
         with pytest.raises(RuntimeError, match=sentence):
             module.load_state_dict(state)
         assert_same(module(inputs.input), wanted)
-    state["packed_l1"] = torch.zeros(10)
-    with pytest.raises(RuntimeError, match=r"packed weights must be a torch\.uint8 tensor"):
-        module.load_state_dict(state)
+    good = module.state_dict()["packed_l1"].clone()
+    for bad in (torch.zeros(10), good[:10], good.to_sparse(), good.tolist(), good.view(1, -1)):
+        with pytest.raises(RuntimeError, match=r"packed weights must be a torch\.uint8 tensor"):
+            module.load_state_dict({**state, "packed_l1": bad}, strict=False, assign=True)
+        assert_same(module(inputs.input), wanted)
+    parameter = nn.Parameter(good, requires_grad=False)
+    module.load_state_dict({**module.state_dict(), "packed_l1": parameter}, assign=True)
+    assert_same(module(inputs.input), wanted)
     module.packed_l1[8] = 2
     with pytest.raises(RuntimeError, match="format version 1, got 2"):
         module(inputs.input)
@@ -166,6 +174,45 @@ def test_training_is_refused() -> None:
             module.train()(x)
         with torch.no_grad():
             module(x.clone().requires_grad_())
+            with forward_ad.dual_level(), pytest.raises(RuntimeError, match=sentence):
+                module(forward_ad.make_dual(x, x))
+        with pytest.raises(RuntimeError, match=sentence):
+            torch.func.jvp(module.eval(), (x,), (x,))
+
+
+@weight_types
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_other_dtypes_are_computed_in_float32(weights: torch.dtype, dtype: torch.dtype) -> None:
+    """Of models that are of another dtype as a whole."""
+    inputs = make_inputs(STACK)
+    assert inputs.hx is not None
+    module = make_quantized(inputs, weights)
+    x, hx = inputs.input.to(dtype), (inputs.hx[0].to(dtype), inputs.hx[1].to(dtype))
+    states = {"hx": (hx[0].float(), hx[1].float())}
+    for own, given in (({}, {}), ({"hx": hx}, states)):
+        results = flat(module(x, **own, return_cell_states=True))
+        wanted = flat(module(x.float(), **given, return_cell_states=True))
+        for ours, exact in zip(results, wanted, strict=True):
+            assert_bitwise_equal(ours, exact.to(dtype))
+    cell = quantize(nn.LSTMCell(5, 18), weights)
+    assert_same(cell(x[0]), [state.to(dtype) for state in cell(x[0].float())])
+    model = quantize(nn.Sequential(nn.Linear(3, 5), nn.LSTM(5, 4)).to(dtype), weights)
+    with torch.no_grad():
+        assert model(torch.zeros(2, 1, 3, dtype=dtype))[0].dtype == dtype
+
+
+def test_weights_that_are_not_there_yet_are_no_weights() -> None:
+    """Of a module on "meta", which computes shapes alone."""
+    x = torch.randn(2, 1, 3)
+    for module, rows in ((quantize(nn.LSTM(3, 4)), x), (quantize(nn.LSTMCell(3, 4)), x[0])):
+        twin = copy.deepcopy(module).to("meta")
+        assert twin(rows.to("meta"))[0].device.type == "meta"
+        for own, given in ((twin, rows), (module, rows.to("meta"))):
+            with pytest.raises(RuntimeError, match="parameter tensors are not at the same device"):
+                own(given)
+        state = torch.zeros(1, 1, 4) if rows.dim() == 3 else torch.zeros(1, 4)
+        with pytest.raises(RuntimeError, match="hidden tensors are not at the same device"):
+            module(rows, (state.to("meta"), state))
 
 
 def test_arguments_that_do_not_fit() -> None:
@@ -175,15 +222,17 @@ def test_arguments_that_do_not_fit() -> None:
     for error, sentence, call in (
         (ValueError, "2D or 3D, got 1D", lambda: module(x[0, 0])),
         (RuntimeError, "Expected 3, got 2", lambda: module(x[..., :2])),
-        (
-            ValueError,
-            r"takes torch.float32, got input of torch.float64",
-            lambda: module(x.double()),
-        ),
+        (TypeError, "input must be float32, .* got torch.int64", lambda: module(x.long())),
+        (TypeError, "hx must be a tuple of two tensors", lambda: module(x, h)),
+        (TypeError, "hx must be a tuple of two tensors", lambda: module(x[0], h[0])),
+        (TypeError, "hx must hold tensors, got NoneType", lambda: module(x, (h, None))),
+        (RuntimeError, "expects two hidden states", lambda: module(x, (h,))),
+        (TypeError, "tuple of two tensors", lambda: module(pack_sequence([x[0]]), h[:, :1])),
+        (RuntimeError, "must have 2 dim", lambda: module(pack_sequence([x[0, :, 0]]))),
         (RuntimeError, r"Expected hidden\[0\] size", lambda: module(x, (h[:, :1], h))),
         (RuntimeError, r"Expected hidden\[1\] size", lambda: module(x, (h, h[..., :2]))),
         (RuntimeError, "also be 3-D", lambda: module(x, (h[0], h[0]))),
-        (ValueError, "got h_0 of torch.float64", lambda: module(x, (h.double(), h))),
+        (RuntimeError, "h_0 must have input's dtype", lambda: module(x, (h.double(), h))),
         (RuntimeError, "sequence length to be larger than 0", lambda: module(x[:, :0])),
         (RuntimeError, "lengths must be between", lambda: module(x, lengths=torch.tensor([6, 1]))),
         (ValueError, "lengths must have shape", lambda: module(x, lengths=torch.tensor([5]))),
@@ -243,7 +292,10 @@ def test_cell_arguments_that_do_not_fit() -> None:
         (RuntimeError, "got 2 expected 3", lambda: cell(x[:, :2])),
         (RuntimeError, "hidden1 has inconsistent hidden_size", lambda: cell(x, (h, h[:, :2]))),
         (RuntimeError, "Input batch size 2 doesn't match hidden0", lambda: cell(x, (h[:1], h[:1]))),
-        (ValueError, "got input of torch.float64", lambda: cell(x.double())),
+        (TypeError, "input must be float32, .* got torch.int64", lambda: cell(x.long())),
+        (RuntimeError, "h must have input's dtype", lambda: cell(x, (h.double(), h))),
+        (TypeError, "must be tuple of Tensors", lambda: cell(x, h)),
+        (TypeError, "hx must hold tensors, got NoneType", lambda: cell(x, (h, None))),
     ):
         with pytest.raises(error, match=sentence):
             call()

@@ -269,6 +269,51 @@ def test_mixed_and_misshapen_weights_are_refused() -> None:
         stream.refresh()
     module.bias_ih_l0.data = torch.zeros(4 * H)
     stream.refresh()
+    module.double()
+    with pytest.raises(ValueError, match=r"module of torch\.float32, got torch\.float64"):
+        stream.refresh()
+    stream.step(torch.zeros(1, D))
+
+
+def test_tensors_without_memory_are_refused() -> None:
+    """They read as any other: torch's zero tensors, and those whose storage was freed."""
+    stream = make().stream(2)
+    freed, x = torch.zeros(2, D), torch.randn(2, D)
+    freed.untyped_storage().resize_(0)
+    before = stream.state
+    h, c = before
+    for call in (
+        lambda: stream.step(freed),
+        lambda: stream.step(torch._efficientzerotensor((2, D))),
+        lambda: stream.step(x, torch._efficientzerotensor((2, H))),
+        lambda: stream.run(torch._efficientzerotensor((3, 2, D))),
+        lambda: setattr(stream, "state", (h, torch._efficientzerotensor(c.shape))),
+    ):
+        with pytest.raises(RuntimeError, match="tensors that have memory"):
+            call()
+        for ours, wanted in zip(stream.state, before, strict=True):
+            assert_bitwise_equal(ours, wanted)
+    assert stream.run(torch.zeros(0, 2, D)).shape == (0, 2, H)
+
+
+def test_results_are_on_the_cpu_whatever_the_default_device() -> None:
+    stream, twin = make().stream(2), make().stream(2)
+    x = torch.randn(3, 2, D)
+    with torch.device("meta"):
+        y, last, state = stream.run(x), stream.step(x[0]), stream.state
+    assert_bitwise_equal(y, twin.run(x))
+    assert_bitwise_equal(last, twin.step(x[0]))
+    assert_bitwise_equal(state[1], twin.state[1])
+
+
+def test_a_learned_state_is_where_a_stream_begins() -> None:
+    module = make(learned_state=True)
+    x = torch.randn(4, 2, D)
+    with torch.no_grad():
+        module.initial_h.normal_()
+        module.initial_c.normal_()
+        wanted = module(x)[0]
+    torch.testing.assert_close(module.stream(2).run(x), wanted)
 
 
 def test_a_stream_in_use_is_refused_to_other_threads() -> None:

@@ -24,6 +24,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+NO_OUTPUTS = nn.Linear(H, 1)
+NO_OUTPUTS.out_features, NO_OUTPUTS.weight = 0, nn.Parameter(torch.zeros(0, H))
+BEYOND_FLOAT32 = FusedLSTM(D, H, dtype=torch.float64)
+BEYOND_FLOAT32.weight_hh_l0.data.fill_(1e300)
+
+
 def make(**options: Any) -> FusedLSTM:
     torch.manual_seed(0)
     return FusedLSTM(D, H, **options)
@@ -97,6 +103,12 @@ def test_a_cell_and_a_head_without_bias_are_saved(tmp_path: Path) -> None:
         (FusedLSTM(D, H), {"head": nn.Linear(D, 2)}, ValueError, "the 19 features"),
         (FusedLSTM(D, H), {"head": nn.Identity()}, TypeError, "an nn.Linear, got Identity"),
         (FusedLSTM(D, H, device="meta"), {}, ValueError, "weights on meta"),
+        (FusedLSTM(D, H, peephole=True), {}, ValueError, "nn.LSTM's cell, got peephole=True"),
+        (FusedLSTM(D, H, learned_state=True), {}, ValueError, "begin with zeros"),
+        (FusedLSTM(1, 1, 1025), {}, ValueError, "at most 1024 layers, got 1025"),
+        (FusedLSTM((1 << 20) + 1, 1), {}, ValueError, "at most 1048576, got"),
+        (FusedLSTM(D, H), {"head": NO_OUTPUTS}, ValueError, "1 to 1048576 outputs, got 0"),
+        (BEYOND_FLOAT32, {}, ValueError, r"of torch\.float32 must be finite"),
     ],
 )
 def test_what_cannot_be_saved_is_refused(
@@ -258,24 +270,14 @@ def test_scales_by_which_no_integer_is_127_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("weights", [torch.int8, torch.bfloat16, torch.float16], ids=str)
-def test_many_weights_of_a_file_stay_as_they_are(weights: torch.dtype, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"proj_size": 37}], ids=str)
+def test_many_weights_of_a_file_stay_as_they_are(
+    options: dict[str, Any], weights: torch.dtype, tmp_path: Path
+) -> None:
     """With the bits of the module that rounds its weights in the same way."""
-    module = FusedLSTM(D, 91, 2)
-    save_stream(module, tmp_path / "a", weights=weights)
+    module = FusedLSTM(D, 131, 2, **options)
+    own = quantize(nn.Sequential(module), weights=weights)[0]
     x = torch.randn(T, N, D)
-    wanted = quantize(nn.Sequential(module), weights=weights)[0](x)[0]
-    assert torch.equal(load_stream(tmp_path / "a", N).run(x), wanted)
-
-
-def test_an_int8_file_with_a_projection_is_widened(tmp_path: Path) -> None:
-    module = FusedLSTM(D, 130, proj_size=70)
-    save_stream(module, tmp_path / "a", weights=torch.int8)
-    theirs = module.to_torch()
-    with torch.no_grad():
-        for weight in theirs.parameters():
-            if weight.dim() == 2:
-                weight.copy_(rounded(weight, torch.int8))
-        x = torch.randn(T, N, D)
-        truth = copy.deepcopy(theirs).double()(x.double())[0]
-        stream = load_stream(tmp_path / "a", N)
-        assert_within_budget("y", stream.run(x), theirs(x)[0], truth, torch.float32)
+    for source in (module, own):
+        save_stream(source, tmp_path / "a", weights=weights)
+        assert torch.equal(load_stream(tmp_path / "a", N).run(x), own(x)[0])

@@ -295,7 +295,8 @@ void pack_layer(const PackSource& source, void* block) {
   pack_matrix(source.type, {"w_hh", weight(from.w_hh), source.w_hh_scales, true}, places.w_hh,
               block);
   if (from.w_hr) {
-    pack_matrix(source.type, {"w_hr", weight(from.w_hr), nullptr, false}, places.w_hr, block);
+    pack_matrix(source.type, {"w_hr", weight(from.w_hr), source.w_hr_scales, false}, places.w_hr,
+                block);
   }
   if (!from.b_ih) return;
   float* bias = static_cast<float*>(advance(block, places.bias, 1));

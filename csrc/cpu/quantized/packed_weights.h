@@ -94,6 +94,7 @@ struct PackSource {
   LstmWeights weights;                 // float32
   const float* w_ih_scales = nullptr;  // (4H)
   const float* w_hh_scales = nullptr;  // (4H)
+  const float* w_hr_scales = nullptr;  // (P)
 };
 
 // G.

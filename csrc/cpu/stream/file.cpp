@@ -186,6 +186,7 @@ struct FileLayer {
   StreamLayerWeights weights;
   const float* w_ih_scales = nullptr;  // int8
   const float* w_hh_scales = nullptr;
+  const float* w_hr_scales = nullptr;
 };
 
 FileLayer read_layer(Reader& reader, const Header& header, uint32_t index) {
@@ -202,21 +203,20 @@ FileLayer read_layer(Reader& reader, const Header& header, uint32_t index) {
   layer.w_ih_scales = w_ih.scales;
   layer.w_hh_scales = w_hh.scales;
   if (header.proj_size > 0) {
-    own.weights.w_hr = reader.matrix(own.output_size, header.hidden_size).values;
+    const Reader::Matrix w_hr = reader.matrix(own.output_size, header.hidden_size);
+    own.weights.w_hr = w_hr.values;
+    layer.w_hr_scales = w_hr.scales;
   }
   if (header.flags & kHasBias) own.weights.b_ih = reader.floats(gates);
   return layer;
 }
 
-// Whether the layers keep the file's type. int8 with a projection does not: packed weights have no
-// place for the scales of w_hr.
+// Whether the layers keep the file's type.
 bool keeps_packed(const Header& header) {
   if (header.weight_type == kFloat32) return false;
   const uint64_t output_size = header.proj_size > 0 ? header.proj_size : header.hidden_size;
-  const uint64_t k_size = std::max<uint64_t>(header.input_size, output_size);
-  if (header.weight_type == kInt8) {
-    if (header.proj_size > 0 || k_size > quantized::kMaxInt8K) return false;
-  }
+  const uint64_t k_size = std::max(header.input_size, header.hidden_size);
+  if (header.weight_type == kInt8 && k_size > quantized::kMaxInt8K) return false;
   const uint64_t first = uint64_t{header.input_size} + output_size;
   const uint64_t widest = header.layers > 1 ? std::max(first, 2 * output_size) : first;
   return kGates * header.hidden_size * widest * sizeof(float) > kMaxWidenedBytes;
@@ -235,8 +235,9 @@ std::shared_ptr<const StreamModel> make_packed_model(const Header& header,
   std::vector<StreamPackedWeights> packed;
   for (const FileLayer& layer : layers) {
     const StreamLayerWeights& own = layer.weights;
-    quantized::PackSource source{type,        own.input_size,    own.hidden_size,  own.output_size,
-                                 own.weights, layer.w_ih_scales, layer.w_hh_scales};
+    quantized::PackSource source{
+        type,        own.input_size,    own.hidden_size,   own.output_size,
+        own.weights, layer.w_ih_scales, layer.w_hh_scales, layer.w_hr_scales};
     if (own.weights.b_ih) source.weights.b_hh = no_bias.data();
     const int64_t bytes = quantized::packed_bytes(source);
     blocks.emplace_back(bytes);
