@@ -8,6 +8,7 @@ less than :class:`lstm_fused.FusedLSTMFunction`; and no transform of torch.func 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -83,8 +84,14 @@ def guard_output(y: Tensor, arguments: LayerArguments) -> tuple[Tensor, Tensor, 
     if arguments.input.shape[0] == 1 and arguments.batch_sizes is None and y.is_cpu:
         return y.data, y, _is_never_overwritten  # the backward of one step does not read y
     probe, version = y.detach(), version_of(y)
-    probe.data = y.new_empty(0)
+    probe.data = empty_tensor(y.dtype, y.device)
     return y.data, y, lambda: version_of(probe) != version
+
+
+@cache
+def empty_tensor(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor without elements, which takes a microsecond to make."""
+    return torch.empty(0, dtype=dtype, device=device)
 
 
 def copy_in_trace(tensor: Any) -> Any:

@@ -17,9 +17,9 @@ from lstm_fused._torch.private import current_graph_task_id, will_engine_execute
 from lstm_fused.autograd.arguments import Needs
 
 # The engine is asked where gradients of the weights take more than this, by the estimate below.
-LEAST_NANOSECONDS = 25e3
+LEAST_NANOSECONDS = 50e3
 # Of an element of a weight's gradient: to write it, and what each row adds.
-WRITE_NANOSECONDS, ROW_NANOSECONDS = 0.3, 0.01
+WRITE_NANOSECONDS, ROW_NANOSECONDS = 0.15, 0.01
 
 
 def needed_gradients(ctx: Any, may_need: Needs, input: Tensor, weights: Sequence[Tensor]) -> Needs:

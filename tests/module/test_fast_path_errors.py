@@ -147,7 +147,7 @@ def test_gradients_that_nobody_asked_for_are_not_made(
     assert requests.seen.pop() == (False, True, False)
 
 
-@pytest.mark.parametrize(("units", "is_asked"), [(16, False), (128, True)])
+@pytest.mark.parametrize(("units", "is_asked"), [(64, False), (256, True)])
 def test_the_engine_is_asked_only_where_that_costs_less(
     units: int, is_asked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
