@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from lstm_fused._check import check
 from lstm_fused._command import explain
-from lstm_fused._command.environment import print_environment
+from lstm_fused._command.environment import parse_device, print_environment
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -24,7 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
         "forward and backward, and prints a table of errors and times; cells with options and, on "
         "the CPU, packed weights too. Exits with 1 where one is wrong. Takes a minute or two.",
     )
-    command.add_argument("--device", help="check this device alone: cpu, cuda:0")
+    command.add_argument("--device", type=parse_device, help="check this device alone: cpu, cuda:0")
     command.add_argument("--no-times", action="store_true", help="measure no times")
     command.set_defaults(run=lambda options: check(options.device, not options.no_times))
     command = commands.add_parser(

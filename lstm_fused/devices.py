@@ -18,7 +18,8 @@ def check_cuda(device: torch.device | str | int | None = None) -> None:
     here: after the last call whose results matter, before they are saved, or in search of a NaN.
 
     Args:
-        device: the device; None: torch's current one.
+        device: the device; None: torch's current CUDA device. Of another kind there is nothing to
+            wait for.
 
     Raises:
         RuntimeError: blocks have given up; it names the launch, the kernel, the group, the block
@@ -28,8 +29,9 @@ def check_cuda(device: torch.device | str | int | None = None) -> None:
     """
     if native.compiled_cuda is None:
         return
-    index = torch.cuda.current_device() if device is None else torch.device(device).index
-    if index is None:  # "cuda"
-        index = torch.cuda.current_device()
+    wanted = torch.device("cuda" if device is None else device)
+    if wanted.type != "cuda":
+        return
+    index = torch.cuda.current_device() if wanted.index is None else wanted.index
     torch.cuda.synchronize(index)
     native.compiled_cuda.check_wait_failures(index)

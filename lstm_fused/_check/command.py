@@ -25,6 +25,7 @@ from lstm_fused._command.environment import (
     describe_device,
     describe_environment,
     find_devices,
+    why_absent,
 )
 from lstm_fused._ops import native
 from lstm_fused.devices import check_cuda
@@ -48,7 +49,7 @@ _FIND_ERRORS = {
 }
 
 
-def check(device: str | None = None, timed: bool = True) -> int:
+def check(device: torch.device | None = None, timed: bool = True) -> int:
     """Checks every kernel, and prints a table.
 
     Args:
@@ -65,7 +66,7 @@ def check(device: str | None = None, timed: bool = True) -> int:
         print(problem)
         return 1
     rows = []
-    for found in [torch.device(device)] if device else find_devices():
+    for found in [device] if device else find_devices():
         print(f"{found}: {describe_device(found)}")
         with no_checks_before_first_use():
             for kernel in kernels_of(found):
@@ -77,14 +78,14 @@ def check(device: str | None = None, timed: bool = True) -> int:
     return 1 if wrong else 0
 
 
-def why_unusable(device: str | None) -> str:
+def why_unusable(device: torch.device | None) -> str:
     """Why nothing can be checked; empty: it can."""
     if native.compiled is None:
         return "the compiled kernels did not load; the slow pure-PyTorch fallback runs"
-    devices = [torch.device(device)] if device else find_devices()
+    devices = [device] if device else find_devices()
     if any(found.type == "cuda" for found in devices) and native.compiled_cuda is None:
         return f"no CUDA kernels: {native.cuda_problem}"
-    return ""
+    return next(filter(None, map(why_absent, devices)), "")
 
 
 def check_kernel(kernel: Kernel, device: torch.device, timed: bool) -> Row:

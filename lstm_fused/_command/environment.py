@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import re
@@ -58,6 +59,34 @@ def find_devices() -> list[torch.device]:
     """Every CUDA device; where there is none, the CPU."""
     count = torch.cuda.device_count() if torch.version.cuda is not None else 0
     return [torch.device("cuda", index) for index in range(count)] or [torch.device("cpu")]
+
+
+def parse_device(text: str) -> torch.device:
+    """A device of a command line.
+
+    Raises:
+        argparse.ArgumentTypeError: the text names none that kernels are for.
+    """
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"wanted cpu, cuda or cuda:0, got {text!r}")
+    return device
+
+
+def why_absent(device: torch.device) -> str:
+    """Why the machine has no such device; empty: it has."""
+    if device.type != "cuda":
+        return ""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"no device {device}: torch {torch.__version__} is no CUDA build"
+    count = torch.cuda.device_count()
+    if (device.index or 0) < count:
+        return ""
+    numbers = ", numbered from 0" if count else ""
+    return f"no device {device}: torch finds {count} CUDA device(s){numbers}"
 
 
 def describe_device(device: torch.device) -> str:

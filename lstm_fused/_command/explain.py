@@ -8,6 +8,7 @@ import sys
 
 import torch
 
+from lstm_fused._command.environment import parse_device, why_absent
 from lstm_fused.info import explain
 from lstm_fused.module import FusedLSTM
 
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="float32", choices=sorted(_DTYPES))
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--bidirectional", action="store_true")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda:0")
+    parser.add_argument("--device", default="cpu", type=parse_device, help="cpu, cuda:0")
     parser.add_argument("--threads", type=int, help="CPU threads; torch's own number if left out")
 
 
@@ -54,7 +55,11 @@ def parse_shape(text: str) -> dict[str, int]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the plan; gives the process's status, 2 for sizes that no LSTM can have."""
+    """Prints the plan; gives the process's status, 2 for sizes that no LSTM can have and for a
+    device that is not there."""
+    if problem := why_absent(options.device):
+        print(problem, file=sys.stderr)
+        return 2
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     sizes, dtype = options.shape, _DTYPES[options.dtype]

@@ -2,6 +2,7 @@
 """`python -m lstm_fused` and its command `explain`."""
 
 import platform
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from kit.process import run_python
 import lstm_fused
 from lstm_fused import FusedLSTM
 from lstm_fused.__main__ import main
+from lstm_fused._command import environment
 from lstm_fused._ops import native
 
 
@@ -106,3 +108,61 @@ def test_faulty_shapes_are_refused(
 def test_sizes_that_no_lstm_has_end_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "--shape", "T=3,N=1,H=4,P=4"]) == 2
     assert "proj_size has to be smaller than hidden_size" in capsys.readouterr().err
+
+
+COMMANDS = (["check"], ["explain", "--shape", "T=3,N=1,H=4"])
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda words: words[0])
+@pytest.mark.parametrize("device", ["nonsense", "cuda:x", "cuda:-2", "", "meta", "mps"])
+def test_devices_that_no_kernels_are_for_are_refused(
+    device: str, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--device", device])
+    assert stopped.value.code == 2
+    assert f"argument --device: wanted cpu, cuda or cuda:0, got {device!r}" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="of a torch without CUDA")
+def test_devices_that_torch_cannot_have_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    statuses = [main([*command, "--device", "cuda:1"]) for command in COMMANDS]
+    reason = f"torch {torch.__version__} is no CUDA build\n"
+    assert statuses == [1, 2]
+    found = capsys.readouterr()
+    assert found.out.endswith(f"no CUDA kernels: {reason}")
+    assert found.err == f"no device cuda:1: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "text"),
+    [
+        (0, "cuda", "no device cuda: torch finds 0 CUDA device(s)"),
+        (2, "cuda:2", "no device cuda:2: torch finds 2 CUDA device(s), numbered from 0"),
+    ],
+)
+def test_devices_that_are_not_there_are_told(
+    count: int,
+    device: str,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Under a torch for CUDA, with the kernels, on a machine of fewer devices."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(native, "compiled_cuda", object())
+    monkeypatch.setattr(environment, "build_info", fake_build_info)
+    assert main(["explain", "--shape", "T=3,N=1,H=4", "--device", device]) == 2
+    assert capsys.readouterr().err == f"{text}\n"
+    assert main(["check", "--device", device]) == 1
+    assert capsys.readouterr().out.endswith(f"\n{text}\n")
+
+
+def fake_build_info() -> dict[str, Any]:
+    """That of an installation with CUDA kernels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "compiled_cuda", None)
+        return {**lstm_fused.build_info(), "cuda_version": 13010, "cuda_architectures": ["sm_90"]}
