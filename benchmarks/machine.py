@@ -84,9 +84,12 @@ def process_seconds(pid: int) -> float:
 
 
 def commit() -> str:
-    """The commit of this checkout, with a plus if files differ from it. Outside git it is what
-    LSTM_FUSED_COMMIT says, or "unknown"."""
+    """The commit of this checkout, with a plus if files differ from it. Without git, or where that
+    is of a folder around this tree, it is what LSTM_FUSED_COMMIT says, or "unknown"."""
     root = Path(__file__).resolve().parents[1]
+    told = os.environ.get("LSTM_FUSED_COMMIT") or "unknown"
+    if not (root / ".git").exists():
+        return told
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True)
@@ -98,7 +101,7 @@ def commit() -> str:
     except OSError:  # there is no git
         found = changed = ""
     if not found:
-        return os.environ.get("LSTM_FUSED_COMMIT") or "unknown"
+        return told
     return found + "+" * bool(changed)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def find_devices() -> tuple[list[dict[str, Any]], str]:
     """The GPUs that torch sees; and why there is none."""
     try:
         import torch
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: a library of its own is missing
         return [], f"torch does not load: {error}"
     if torch.version.cuda is None:
         return [], f"torch {torch.__version__} is no CUDA build"
@@ -175,6 +176,8 @@ def main(arguments: Sequence[str]) -> int:
     steps, unknown = select(steps, names)
     if unknown:
         parser.error(f"--only: no step is called {', '.join(unknown)}")
+    if options.minutes is not None and not 0 < options.minutes < math.inf:
+        parser.error(f"--minutes must be positive, got {options.minutes:g}")
     if options.list:
         for step in steps:
             settings = "".join(f"{key}='{value}' " for key, value in step.environment.items())
@@ -186,7 +189,10 @@ def main(arguments: Sequence[str]) -> int:
     print("\n".join(f"GPU {i}: {device['name']}" for i, device in enumerate(devices)), flush=True)
     out = options.out.resolve()
     archive = (options.archive or out / ARCHIVE).resolve()
-    run = Run(out, archive, {"commit": commit(), "devices": devices})
+    try:
+        run = Run(out, archive, {"commit": commit(), "devices": devices})
+    except OSError as error:
+        parser.error(f"--out and --archive must be places to write to: {error}")
     records = run.run(steps)
     for record in records:
         print(f"{record['name']:14} {record['status']} {record.get('reason', '')}".rstrip())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -112,6 +113,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("sanitizer", help="the path of compute-sanitizer")
     options = parser.parse_args(arguments)
     tool = options.tool
+    if shutil.which(options.sanitizer) is None:
+        parser.error(f"the sanitizer must be a program, got {options.sanitizer}")
     code, text = run(command_of(tool, options.sanitizer), environment_of(tool))
     verdict = judge(tool, code, text)
     if verdict is None:

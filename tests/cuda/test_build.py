@@ -134,6 +134,16 @@ def test_package_for_another_torch_is_this_trees_with_the_cuda_module(tmp_path: 
         assert (package / name).read_bytes() == (ROOT / "lstm_fused" / name).read_bytes()
 
 
+def test_default_build_is_plain_machine_code_and_ptx_for_the_rest() -> None:
+    """No "a" or "f" variants, whose code runs on one compute capability alone; PTX for what is to
+    come."""
+    text = (ROOT / "cmake" / "cuda.cmake").read_text("utf-8")
+    code = re.sub(r"#.*", "", text)
+    assert re.search(r"foreach\(arch 80 86 89 90 100 120\)", code)
+    appended = re.findall(r"APPEND cuda_architectures \"?([^\s\")]+)", code)
+    assert appended == ["${arch}-real", "90-virtual"]
+
+
 def test_report_is_of_the_architectures_that_are_built() -> None:
     text = (ROOT / "cmake" / "cuda.cmake").read_text("utf-8")
     listed = re.search(r"foreach\(arch ([\w ]+)\)", text)

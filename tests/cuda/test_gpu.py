@@ -17,6 +17,7 @@ from kit.options import (
     CASES,
     OPTION_SETS,
     Case,
+    OptionInputs,
     make_option_inputs,
     reference_layer,
     run_by_hand,
@@ -39,6 +40,15 @@ if os.environ.get("LSTM_FUSED_NEED_GPU") != "1":
 RAGGED = [case for case in CORE if case.lengths and min(case.lengths) > 0 and case.reset == 0]
 TWO_LAYERS = LayerCase(9, 5, 7, 40, num_layers=2, bidirectional=True)
 WIDE_LAYER = LayerCase(9, 17, 16, 250, bidirectional=True)
+# Of cells with options: of one block, and of groups of blocks, both units of their backward.
+PERSISTENT_OPTIONS = (
+    Case(5, 9, 8, 100, directions=2, lengths=(5, 0, 2, 5, 1, 5, 5, 3, 4), reset="state"),
+    Case(
+        6, 19, 8, 250, directions=2, lengths=(6, 0, 2, 6, 1, 6, 6, 3, 5, *[4] * 10), reset="state"
+    ),
+    Case(4, 7, 8, 700, reset="zero"),
+)
+OPTION_CASES = (*(case for case in CASES if case.batch_sizes is None), *PERSISTENT_OPTIONS)
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 core_cases = pytest.mark.parametrize("case", CORE, ids=str)
@@ -62,6 +72,12 @@ def _no_tf32() -> Iterator[None]:
     torch.backends.cuda.matmul.allow_tf32 = False
     yield
     torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def options_on_gpu(inputs: OptionInputs) -> OptionInputs:
+    moved = torch.utils._pytree.tree_map_only(Tensor, Tensor.cuda, inputs)
+    assert isinstance(moved, OptionInputs)
+    return moved
 
 
 def on_gpu(case: LayerCase) -> LayerInputs:
@@ -97,14 +113,14 @@ def test_packed_sequences(case: LayerCase, dtype: torch.dtype) -> None:
     assert_parity(in_dtype(case, dtype), packed=True)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.batch_sizes is None], ids=str)
+@pytest.mark.parametrize("case", OPTION_CASES, ids=str)
 @pytest.mark.parametrize("names", OPTION_SETS)
 @dtypes
 def test_options_of_the_cell(case: Case, names: str, dtype: torch.dtype) -> None:
     inputs = make_option_inputs(case, OPTION_SETS[names], dtype)
     truth = run_by_hand(inputs.to(torch.float64))
     theirs = run_options(inputs, reference_layer)
-    ours = run_options(torch.utils._pytree.tree_map_only(Tensor, Tensor.cuda, inputs))
+    ours = run_options(options_on_gpu(inputs))
     # A value that a 16-bit type rounds to the other side of the clip has another gradient.
     rounds_clip = inputs.options.cell_clip > 0 and dtype.itemsize == 2
     for name, value in ours.items():
@@ -141,6 +157,16 @@ def test_tf32_follows_torchs_setting(case: LayerCase) -> None:
     for name, truth in expected_of(case).truth.items():
         error = (rounded[name].cpu().double() - truth).abs().max() / truth.abs().max()
         assert error < 1e-2, name
+
+
+@pytest.mark.parametrize("case", PERSISTENT_OPTIONS, ids=str)
+@dtypes
+def test_runs_with_options_give_the_same_bits(case: Case, dtype: torch.dtype) -> None:
+    inputs = options_on_gpu(make_option_inputs(case, OPTION_SETS["masks"], dtype))
+    first = run_options(inputs)
+    for _ in range(5):
+        for name, result in run_options(inputs).items():
+            assert_bitwise_equal(result, first[name])
 
 
 def make_step(case: LayerCase) -> tuple[Callable[[], list[Tensor]], LayerInputs]:

@@ -226,10 +226,19 @@ def test_all_that_a_run_writes_is_packed_after_each_step(tmp_path: Path) -> None
 def test_commit_comes_from_the_environment_outside_git(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "__file__", str(tmp_path / "benchmarks" / "machine.py"))
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "tree" / "benchmarks" / "machine.py"))
     monkeypatch.delenv("LSTM_FUSED_COMMIT", raising=False)
     assert machine.commit() == "unknown"
     monkeypatch.setenv("LSTM_FUSED_COMMIT", "0123abc")
+    assert machine.commit() == "0123abc"
+    # A repository around the tree is another one's.
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=me", "-c", "user.email=me@here"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "other"]):
+        subprocess.run([*git, *words], check=True)
+    assert machine.commit() == "0123abc"
+    # A worktree that was copied to another machine.
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / ".git").write_text("gitdir: /nowhere\n")
     assert machine.commit() == "0123abc"
     monkeypatch.setenv("PATH", "/nowhere")  # and where there is no git
     assert machine.commit() == "0123abc"
@@ -243,9 +252,80 @@ def test_list_needs_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
         command.main(["--only", "everything"])
 
 
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
+def test_minutes_must_be_positive(minutes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["--list", "--minutes", minutes])
+    assert stopped.value.code == 2
+    assert f"--minutes must be positive, got {minutes}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--out", "--archive"])
+def test_places_that_cannot_be_written_to_are_named(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device = {"name": "H100", "capability": [9, 0], "memory": 80 << 30}
+    monkeypatch.setattr(command, "find_devices", lambda: ([device], ""))
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["--out", str(tmp_path), option, str(tmp_path / "file" / "results")])
+    assert stopped.value.code == 2
+    assert "--out and --archive must be places to write to: " in capsys.readouterr().err
+
+
+def test_torch_that_lacks_a_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "torch":
+                raise OSError("libcudart.so.13: cannot open shared object file")
+
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    wanted = "torch does not load: libcudart.so.13: cannot open shared object file"
+    assert command.find_devices() == ([], wanted)
+
+
 @pytest.mark.parametrize("case", smoke.CASES, ids=str)
 def test_smoke_calls_run(case: smoke.SmokeCase) -> None:
     assert smoke.refusal_of(case, "cpu") == ""
+
+
+@pytest.mark.parametrize("device", ["A100", "H100"])
+def test_smoke_calls_reach_every_variant(device: str) -> None:
+    """With every product; of options of the cell with some."""
+    found = {kernel for case in smoke.CASES for kernel in kernels_of(case, device)}
+    products = ("float32", "tf32", "bfloat16", "float16")
+    wanted = {(name, product, "") for name in ("one block", "group") for product in products}
+    wanted |= {("stepwise", product, "") for product in ("float64", "float32", "bfloat16")}
+    wanted |= {("one block", product, "options") for product in ("float32", "bfloat16")}
+    wanted |= {("group", product, "options") for product in ("float16", "tf32")}
+    wanted |= {("stepwise", "float32", "options"), ("stepwise", "bfloat16", "norms")}
+    assert {(*kernel, way) for kernel in wanted for way in (False, True)} <= found
+    # Sizes that fill one block, for which there are kernels besides.
+    assert {64, 128} <= {case.H for case in smoke.CASES if case.dtype in products[2:]}
+
+
+def kernels_of(case: smoke.SmokeCase, device: str) -> set[tuple[str, str, str, bool]]:
+    """Variant, product, cell, and whether it is the backward, of what a call takes on a device."""
+    sizes = (case.T, case.N, 13, case.H, case.projection, 1 + case.bidirectional)
+    product = "tf32" if case.tf32 else case.dtype
+    found, matmul = set(), torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, case.tf32
+    with smoke.variant(case):
+        for backward in (False, True):
+            text = cuda_plan_text(
+                *(*sizes, case.dtype, backward, DEVICES[device].facts),
+                cell=list(smoke.CELLS).index(case.cell),
+            )
+            found.add((variant_of(text), product, case.cell, backward))
+    matmul.allow_tf32 = before
+    return found
+
+
+def variant_of(plan: str) -> str:
+    if plan.startswith("stepwise"):
+        return "stepwise"
+    return "group" if "group(s)" in plan else "one block"
 
 
 @pytest.mark.parametrize("device", ["A100", "H100"])

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.gpu import sanitize, smoke
 from benchmarks.gpu.micro import __main__ as micro
 from benchmarks.gpu.sanitize import TOOL_LIMIT, TOOLS, judge
+from lstm_fused import info
 from tools.nvcc import find_nvcc
 
 CASES = len(smoke.CASES)
@@ -87,7 +89,7 @@ def test_calls_are_told_from_refused_launches(monkeypatch: pytest.MonkeyPatch) -
     case = smoke.CASES[0]
 
     def fail(text: str) -> None:
-        def run(case: smoke.SmokeCase, device: str) -> None:
+        def run(case: smoke.SmokeCase, device: str) -> str:
             raise RuntimeError(text)
 
         monkeypatch.setattr(smoke, "run", run)
@@ -179,3 +181,25 @@ def test_microbenchmarks_compile(source: Path, arch: str, tmp_path: Path) -> Non
     cubin = tmp_path / "micro.cubin"
     subprocess.run([*command, "-o", str(cubin)], check=True)
     assert cubin.stat().st_size > 0
+
+
+def test_sanitizer_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        sanitize.main(["memcheck", "/nowhere/compute-sanitizer"])
+    assert stopped.value.code == 2
+    assert "must be a program, got /nowhere/compute-sanitizer" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_smoke_calls_without_a_gpu_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert smoke.main() == 2
+    assert capsys.readouterr().err.startswith("the smoke calls need a GPU: torch ")
+
+
+def test_kernels_that_an_earlier_call_found_not_to_work_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Later calls run stepwise without a warning: the tool has not seen those kernels."""
+    plan = "  layer 0 forward  D=13 H=250: stepwise (groups of blocks are off on this device: why)"
+    monkeypatch.setattr(info, "explain_lines", lambda module, x: ["cuda", plan])
+    assert smoke.refusal_of(smoke.CASES[0], "cpu") == plan.strip().replace("  ", " ")
