@@ -166,5 +166,13 @@ def build(prefix: Path) -> None:
     install(prefix)
 
 
+def main() -> None:
+    """Builds into the source tree."""
+    try:
+        build(ROOT)
+    except subprocess.CalledProcessError as error:  # it has said why
+        sys.exit(f"lstm_fused: the build failed: {error.cmd[0]} ended with {error.returncode}")
+
+
 if __name__ == "__main__":
-    build(ROOT)
+    main()

@@ -148,3 +148,10 @@ def test_report_is_of_the_architectures_that_are_built() -> None:
     text = (ROOT / "cmake" / "cuda.cmake").read_text("utf-8")
     listed = re.search(r"foreach\(arch ([\w ]+)\)", text)
     assert listed is not None and tuple(listed[1].split()) == TARGETS
+
+
+def test_build_that_fails_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extensions, "find_torch", lambda: CPU)
+    monkeypatch.setattr(extensions, "find_tool", lambda name, attribute: "/bin/false")
+    with pytest.raises(SystemExit, match=r"^lstm_fused: the build failed: /bin/false ended with 1"):
+        extensions.main()

@@ -203,3 +203,11 @@ def test_kernels_that_an_earlier_call_found_not_to_work_are_told(
     plan = "  layer 0 forward  D=13 H=250: stepwise (groups of blocks are off on this device: why)"
     monkeypatch.setattr(info, "explain_lines", lambda module, x: ["cuda", plan])
     assert smoke.refusal_of(smoke.CASES[0], "cpu") == plan.strip().replace("  ", " ")
+
+
+def test_compiler_that_fails_ends_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(micro, "find_nvcc", lambda packages: "/bin/false")
+    assert micro.main(["--arch", "90", "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "nvcc must compile for sm_90, ended with 1\n"

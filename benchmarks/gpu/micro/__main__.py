@@ -73,7 +73,12 @@ def main(arguments: Sequence[str]) -> int:
     if nvcc is None:
         parser.error("nvcc must be there (see CUDA_HOME), found none")
     with tempfile.TemporaryDirectory() as directory:
-        program = build(nvcc, options.arch, Path(directory))
+        try:
+            program = build(nvcc, options.arch, Path(directory))
+        except subprocess.CalledProcessError as error:  # it has said why
+            text = f"nvcc must compile for sm_{options.arch}, ended with {error.returncode}"
+            print(text, file=sys.stderr)
+            return 1
         done = subprocess.run([str(program)], stdout=subprocess.PIPE, text=True)
     found = parse(done.stdout)
     release = nvcc_release(nvcc)
