@@ -1,21 +1,35 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // forward_step: pre-activations in registers, the cell in their epilogue.
 
-template <typename V>
-LSTM_INLINE Gates<V> activate(const V* pre) {
-  return activate_gates<VectorMath>(pre[kInputGate], pre[kForgetGate], pre[kCellGate],
-                                    pre[kOutputGate]);
-}
+// What the epilogues make of a vector of units, in two passes: the gates in the place of their
+// pre-activations, then c and h. Kernels that have a cell of their own bring another.
+struct PlainCell {
+  template <typename V>
+  LSTM_INLINE void activate(V* units) {
+    const Gates<V> gates = activate_gates<VectorMath>(units[kInputGate], units[kForgetGate],
+                                                      units[kCellGate], units[kOutputGate]);
+    units[kInputGate] = gates.i;
+    units[kForgetGate] = gates.f;
+    units[kCellGate] = gates.g;
+    units[kOutputGate] = gates.o;
+  }
 
-template <bool kFull, typename S, typename A>
-LSTM_INLINE void store_gates(const ForwardStep& step, const Gates<Vec<A>>& gates, int64_t row,
-                             int64_t unit, int count) {
+  template <typename V>
+  LSTM_INLINE CellOutput<V> finish(const V* units, V c) {
+    const Gates<V> gates = {units[kInputGate], units[kForgetGate], units[kCellGate],
+                            units[kOutputGate]};
+    return lstm_cell_forward<VectorMath>(gates, c);
+  }
+};
+
+template <bool kFull, typename S, typename V>
+LSTM_INLINE void store_gates(const ForwardStep& step, const V* units, int64_t row, int64_t unit,
+                             int count) {
   if (!step.gates.base) return;
   S* gate_row = row_pointer<S>(step.gates, row) + unit;
-  const Vec<A> all[kGates] = {gates.i, gates.f, gates.g, gates.o};
 #pragma GCC unroll 4
   for (int g = 0; g < kGates; ++g) {
-    store_lanes<kFull>(gate_row + g * step.hidden_size, all[g], count);
+    store_lanes<kFull>(gate_row + g * step.hidden_size, units[g], count);
   }
 }
 
@@ -62,23 +76,17 @@ LSTM_INLINE void store_cell(const ForwardStep& step, const CellOutput<Vec<Accumu
 template <bool kFull, typename S, typename A>
 LSTM_INLINE void activate_units(const ForwardStep& step, Vec<A>* units, int64_t row, int64_t unit,
                                 int count) {
-  const Gates<Vec<A>> gates = activate(units);
-  units[kInputGate] = gates.i;
-  units[kForgetGate] = gates.f;
-  units[kCellGate] = gates.g;
-  units[kOutputGate] = gates.o;
-  store_gates<kFull, S, A>(step, gates, row, unit, count);
+  PlainCell::activate(units);
+  store_gates<kFull, S>(step, units, row, unit, count);
 }
 
 // The cell of `count` units of a row, from their gates.
-template <bool kFull, typename S, typename E>
+template <bool kFull, typename S, typename E, typename Cell>
 LSTM_INLINE void finish_units(const ForwardStep& step, const Vec<AccumulatorOf<E>>* units,
                               int64_t row, int64_t unit, int count) {
   using A = AccumulatorOf<E>;
-  const Gates<Vec<A>> gates = {units[kInputGate], units[kForgetGate], units[kCellGate],
-                               units[kOutputGate]};
   const Vec<A> c = load_state<kFull, A>(step, row, unit, count);
-  store_cell<kFull, S, E>(step, lstm_cell_forward<VectorMath>(gates, c), row, unit, count);
+  store_cell<kFull, S, E>(step, Cell::finish(units, c), row, unit, count);
 }
 
 // The cell of `count` units of some rows, from their pre-activations, a row's `stride` vectors
@@ -96,31 +104,14 @@ LSTM_INLINE void forward_epilogue(const ForwardStep& step, Vec<AccumulatorOf<E>>
   if (!step.c) return;
 #pragma GCC unroll 1
   for (int r = 0; r < rows; ++r) {
-    finish_units<kFull, S, E>(step, pre + r * stride, first_row + r, unit, count);
-  }
-}
-
-// forward_epilogue for whole vectors of units of one row, from `unit` on, each vector's
-// pre-activations `stride` vectors after those of the one before.
-template <typename S, typename E>
-LSTM_INLINE void row_epilogue(const ForwardStep& step, Vec<AccumulatorOf<E>>* pre, int stride,
-                              int64_t row, int64_t unit, int vectors) {
-  using A = AccumulatorOf<E>;
-  constexpr int width = kWidth<A>;
-#pragma GCC unroll 1
-  for (int v = 0; v < vectors; ++v) {
-    activate_units<true, S, A>(step, pre + v * stride, row, unit + v * width, width);
-  }
-#pragma GCC unroll 1
-  for (int v = 0; v < vectors; ++v) {
-    finish_units<true, S, E>(step, pre + v * stride, row, unit + v * width, width);
+    finish_units<kFull, S, E, PlainCell>(step, pre + r * stride, first_row + r, unit, count);
   }
 }
 
 // forward_epilogue for so few units that a vector has room for those of several rows, one behind
 // the other: activations are most of the work of a small layer. Measured: 1.4 times as fast at H
 // = 8.
-template <typename S, typename E>
+template <typename S, typename E, typename Cell>
 LSTM_INLINE void narrow_epilogue(const ForwardStep& step, const Vec<AccumulatorOf<E>>* pre,
                                  int stride, int64_t first_row, int rows, int64_t unit, int count) {
   using A = AccumulatorOf<E>;
@@ -145,23 +136,20 @@ LSTM_INLINE void narrow_epilogue(const ForwardStep& step, const Vec<AccumulatorO
     V units[kGates];
 #pragma GCC unroll 4
     for (int g = 0; g < kGates; ++g) units[g] = load_unaligned<V>(dense[g] + lane);
-    const Gates<V> gates = activate(units);
-    store_unaligned(dense[kInputGate] + lane, gates.i);
-    store_unaligned(dense[kForgetGate] + lane, gates.f);
-    store_unaligned(dense[kCellGate] + lane, gates.g);
-    store_unaligned(dense[kOutputGate] + lane, gates.o);
+    Cell::activate(units);
+#pragma GCC unroll 4
+    for (int g = 0; g < kGates; ++g) store_unaligned(dense[g] + lane, units[g]);
     if (!step.c) continue;
-    const CellOutput<V> out =
-        lstm_cell_forward<VectorMath>(gates, load_unaligned<V>(dense[kC] + lane));
+    const CellOutput<V> out = Cell::finish(units, load_unaligned<V>(dense[kC] + lane));
     store_unaligned(dense[kC] + lane, out.c);
     store_unaligned(dense[kH] + lane, out.h);
   }
 
   for (int r = 0; r < rows; ++r) {
     const auto row_of = [&](int i) { return load_unaligned<V>(dense[i] + r * count); };
-    const Gates<V> gates = {row_of(kInputGate), row_of(kForgetGate), row_of(kCellGate),
-                            row_of(kOutputGate)};
-    store_gates<false, S, A>(step, gates, first_row + r, unit, count);
+    const V units[kGates] = {row_of(kInputGate), row_of(kForgetGate), row_of(kCellGate),
+                             row_of(kOutputGate)};
+    store_gates<false, S>(step, units, first_row + r, unit, count);
     if (!step.c) continue;
     store_cell<false, S, E>(step, {row_of(kH), row_of(kC)}, first_row + r, unit, count);
   }
@@ -179,7 +167,8 @@ LSTM_INLINE void panel_epilogue(const ForwardStep& step, Vec<AccumulatorOf<E>>* 
   } else if (left > width / 2 || rows == 1) {
     forward_epilogue<false, S, E>(step, pre, stride, first_row, rows, unit, static_cast<int>(left));
   } else {
-    narrow_epilogue<S, E>(step, pre, stride, first_row, rows, unit, static_cast<int>(left));
+    narrow_epilogue<S, E, PlainCell>(step, pre, stride, first_row, rows, unit,
+                                     static_cast<int>(left));
   }
 }
 

@@ -26,27 +26,17 @@ namespace {
 
 #include "cpu/kernels/vec-inl.h"
 //
-// For int8 weights: two roundings for a·b + c, whatever the instruction set, so that the results
-// have the same bits on all of them.
-template <typename V>
-LSTM_INLINE V multiply_add(V a, V b, V c) {
-  return a * b + c;
-}
+#include "cpu/kernels/multiply_add-inl.h"
+//
 #include "cpu/kernels/math-inl.h"
 //
 #include "cpu/kernels/matmul-inl.h"
 //
 #include "cpu/kernels/forward-inl.h"
-
-// For 16-bit weights: the instruction set's own, in the products and in the cell. Measured, H = 64
-// and 128, N = 1 and 16: steps take a tenth less time than with two roundings.
-namespace fused {
-#include "cpu/kernels/multiply_add-inl.h"
 //
-#include "cpu/kernels/math-inl.h"
+#include "cpu/quantized/exact_multiply_add-inl.h"
 //
-#include "cpu/kernels/forward-inl.h"
-}  // namespace fused
+#include "cpu/quantized/cell-inl.h"
 //
 #include "cpu/quantized/products-inl.h"
 //

@@ -251,7 +251,7 @@ LSTM_INLINE void multiply_16_bit(VecF (&sums)[kRows][kSlots], const Factors<kRow
         const auto both = load_both<kType>(weights, s);
 #pragma GCC unroll 2
         for (int k = 0; k < 2; ++k) {
-          of_k[k][0][s] = fused::multiply_add(values[k], widened<kType>(both, k), of_k[k][0][s]);
+          of_k[k][0][s] = multiply_add(values[k], widened<kType>(both, k), of_k[k][0][s]);
         }
       }
       continue;
@@ -268,7 +268,7 @@ LSTM_INLINE void multiply_16_bit(VecF (&sums)[kRows][kSlots], const Factors<kRow
         const VecF of_row = value(r, k);
 #pragma GCC unroll 8
         for (int s = 0; s < kSlots; ++s) {
-          of_k[k][r][s] = fused::multiply_add(of_row, w[s], of_k[k][r][s]);
+          of_k[k][r][s] = multiply_add(of_row, w[s], of_k[k][r][s]);
         }
       }
     }

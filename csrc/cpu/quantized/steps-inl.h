@@ -52,67 +52,97 @@ LSTM_INLINE void for_each_batch(int64_t rows, int64_t panel_begin, int64_t panel
   }
 }
 
+// int8's results have the same bits on all instruction sets; 16-bit weights' are sums of products
+// that have not.
+template <WeightType kType>
+using MultiplyAddOf =
+    std::conditional_t<kType == WeightType::kInt8, ExactMultiplyAdd, OwnMultiplyAdd>;
+
 // base + the scaled sums of a slot.
 template <WeightType kType>
 LSTM_INLINE VecF scaled(VecF base, VecF sum, const Operand& operand, const PackedMatrix& matrix,
                         int64_t row, int64_t panel, int slot) {
   if constexpr (kType == WeightType::kInt8) {
     const float* scales = matrix.scales + panel * kPanelColumns + slot * kWidth<float>;
-    return base + sum * (load_unaligned<VecF>(scales) * operand.scales[row]);
+    return ExactMultiplyAdd::of(sum, load_unaligned<VecF>(scales) * operand.scales[row], base);
   } else {
     return base + sum;
   }
 }
 
+// function(vector, row) for all of them. A single row has a loop of its own, 2 % of a step of N
+// = 1.
+template <typename Function>
+LSTM_INLINE void for_each_vector(int vectors, int rows, const Function& function) {
+  if (rows == 1) {
+#pragma GCC unroll 1
+    for (int v = 0; v < vectors; ++v) function(v, 0);
+    return;
+  }
+#pragma GCC unroll 1
+  for (int v = 0; v < vectors; ++v) {
+#pragma GCC unroll 1
+    for (int r = 0; r < rows; ++r) function(v, r);
+  }
+}
+
 template <WeightType kType>
 void recurrent_step(const RecurrentStep& step) {
+  using Cell = PackedCell<MultiplyAddOf<kType>>;
   const ForwardStep& cell = step.cell;
   constexpr int width = kWidth<float>;
-  const auto epilogue = [&](const VecF* sums, const Batch& batch) __attribute__((always_inline)) {
-    // Add up pre-activations: those of a vector of units together, row after row.
-    VecF pre[kMR * kAllSlots];
-    VecF* out = pre;
-    for (int p = 0; p < batch.panels; ++p) {
-      const int64_t panel = batch.panel + p;
-      for (int part = 0; part < kParts; ++part) {
-        for (int r = 0; r < batch.rows; ++r, out += kGates) {
-          const int64_t row = batch.row + r;
-          const VecF* from = sums + (p * batch.rows + r) * kAllSlots;
-          const float* ahead =
-              step.ahead + row * step.ahead_stride + (panel - cell.panel_begin) * kPanelColumns;
-#pragma GCC unroll 4
-          for (int g = 0; g < kGates; ++g) {
-            const int slot = g * kParts + part;
-            out[g] = scaled<kType>(load_unaligned<VecF>(ahead + slot * width), from[slot],
-                                   step.operand, step.matrix, row, panel, slot);
-          }
-        }
-      }
-    }
-
-    // Make cells of them: whole vectors of a single row at once.
+  const auto epilogue = [&](VecF* sums, const Batch& batch) __attribute__((always_inline)) {
     const int64_t first = batch.panel * kParts;
-    const int64_t left = (cell.hidden_size + width - 1) / width - first;
-    const int vectors =
-        static_cast<int>(left < batch.panels * kParts ? left : batch.panels * kParts);
-    int whole = 0;
-    if (batch.rows == 1) {
-      const int64_t left_whole = cell.hidden_size / width - first;
-      whole = static_cast<int>(left_whole < vectors ? left_whole : vectors);
-      if constexpr (kType == WeightType::kInt8) {
-        row_epilogue<float, float>(cell, pre, kGates, batch.row, first * width, whole);
-      } else {
-        fused::row_epilogue<float, float>(cell, pre, kGates, batch.row, first * width, whole);
+    const int64_t left = cell.hidden_size - first * width;
+    const int64_t whole_panels = batch.panels * kUnits;
+    const int units = static_cast<int>(left < whole_panels ? left : whole_panels);
+    // Few units that are left over share vectors, those of several rows.
+    const int over = units % width;
+    const bool narrow = batch.rows > 1 && over > 0 && over <= width / 2;
+    const int vectors = (units + width - 1) / width - narrow;
+
+    // The sums of a vector of units in a row, gate g's kParts · g further on.
+    const auto sums_of = [&](int v, int r) __attribute__((always_inline)) {
+      return sums + (v / kParts * batch.rows + r) * kAllSlots + v % kParts;
+    };
+    const auto add_up = [&](VecF* pre, int v, int r) __attribute__((always_inline)) {
+      const int64_t row = batch.row + r, panel = batch.panel + v / kParts;
+      const float* ahead =
+          step.ahead + row * step.ahead_stride + (panel - cell.panel_begin) * kPanelColumns;
+      const VecF* from = sums_of(v, r);
+#pragma GCC unroll 4
+      for (int g = 0; g < kGates; ++g) {
+        const int slot = g * kParts + v % kParts;
+        pre[g] = scaled<kType>(load_unaligned<VecF>(ahead + slot * width), from[g * kParts],
+                               step.operand, step.matrix, row, panel, slot);
       }
-    }
-    for (int v = whole; v < vectors; ++v) {
-      VecF* of_vector = pre + v * batch.rows * kGates;
-      if constexpr (kType == WeightType::kInt8) {
-        panel_epilogue<float, float>(cell, of_vector, kGates, batch.row, batch.rows, first + v);
+    };
+
+    // In two passes, as forward_epilogue: the gates in the place of their sums, then the cells.
+    for_each_vector(vectors, batch.rows, [&](int v, int r) __attribute__((always_inline)) {
+      VecF gates[kGates];
+      add_up(gates, v, r);
+      Cell::activate(gates);
+#pragma GCC unroll 4
+      for (int g = 0; g < kGates; ++g) sums_of(v, r)[g * kParts] = gates[g];
+    });
+    for_each_vector(vectors, batch.rows, [&](int v, int r) __attribute__((always_inline)) {
+      VecF gates[kGates];
+#pragma GCC unroll 4
+      for (int g = 0; g < kGates; ++g) gates[g] = sums_of(v, r)[g * kParts];
+      const int64_t unit = (first + v) * width;
+      const int count = units - v * width;
+      if (count >= width) {
+        finish_units<true, float, float, Cell>(cell, gates, batch.row + r, unit, width);
       } else {
-        fused::panel_epilogue<float, float>(cell, of_vector, kGates, batch.row, batch.rows,
-                                            first + v);
+        finish_units<false, float, float, Cell>(cell, gates, batch.row + r, unit, count);
       }
+    });
+    if (narrow) {
+      VecF pre[kMR * kGates];
+      for (int r = 0; r < batch.rows; ++r) add_up(pre + r * kGates, vectors, r);
+      narrow_epilogue<float, float, Cell>(cell, pre, kGates, batch.row, batch.rows,
+                                          (first + vectors) * width, over);
     }
   };
   for_each_batch<kType>(cell.rows, cell.panel_begin, cell.panel_end, cell.descending, step.operand,
