@@ -7,6 +7,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/error.h"
@@ -36,14 +37,11 @@ lstm_fused_status refuse_null(const char* function, const char* argument) {
   return LSTM_FUSED_INVALID_ARGUMENT;
 }
 
-// Calls make(), which gives a new stream, and turns what it throws into a status; an Error into
-// `refusal`.
+// Calls make() and turns what it throws into a status; an Error into `refusal`.
 template <typename Make>
-lstm_fused_status make_stream(lstm_fused_stream** out, lstm_fused_status refusal,
-                              const Make& make) {
-  *out = nullptr;
+lstm_fused_status guarded(lstm_fused_status refusal, const Make& make) {
   try {
-    *out = make();
+    make();
     return LSTM_FUSED_OK;
   } catch (const std::bad_alloc&) {
     return fail(LSTM_FUSED_OUT_OF_MEMORY, "out of memory");
@@ -78,10 +76,13 @@ lstm_fused_status open_bytes(const void* data, size_t size, int64_t batch,
                              lstm_fused_stream** stream) {
   *stream = nullptr;
   if (batch < 1) return fail(LSTM_FUSED_INVALID_ARGUMENT, "batch must be at least 1");
-  return make_stream(stream, LSTM_FUSED_INVALID_FILE, [&] {
-    return new lstm_fused_stream{
-        Stream(lstm_fused::cpu::read_stream_file(data, size, one_thread()), batch)};
+  std::shared_ptr<const StreamModel> model;
+  const lstm_fused_status status = guarded(LSTM_FUSED_INVALID_FILE, [&] {
+    model = lstm_fused::cpu::read_stream_file(data, size, one_thread());
   });
+  if (status != LSTM_FUSED_OK) return status;
+  return guarded(LSTM_FUSED_INVALID_ARGUMENT,
+                 [&] { *stream = new lstm_fused_stream{Stream(std::move(model), batch)}; });
 }
 
 }  // namespace
@@ -115,8 +116,8 @@ lstm_fused_status lstm_fused_clone(const lstm_fused_stream* stream, lstm_fused_s
   if (!clone) return refuse_null("lstm_fused_clone", "clone");
   *clone = nullptr;
   if (!stream) return refuse_null("lstm_fused_clone", "stream");
-  return make_stream(clone, LSTM_FUSED_INVALID_ARGUMENT,
-                     [&] { return new lstm_fused_stream{Stream(stream->stream)}; });
+  return guarded(LSTM_FUSED_INVALID_ARGUMENT,
+                 [&] { *clone = new lstm_fused_stream{Stream(stream->stream)}; });
 }
 
 void lstm_fused_destroy(lstm_fused_stream* stream) { delete stream; }

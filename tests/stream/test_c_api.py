@@ -90,10 +90,12 @@ def test_a_c_program_gives_the_bits_of_python_and_calls_nothing(
 def test_every_size_calls_nothing(
     weights: torch.dtype, hidden_size: int, built: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    save_stream(FusedLSTM(1, hidden_size), tmp_path / "a", weights=weights)
     x = torch.randn(5, 8, 1)
-    wanted = load_stream(tmp_path / "a", 8).run(x)
-    assert torch.equal(run(built[0], tmp_path / "a", x, built[1]), wanted)
+    for proj_size in (0, hidden_size // 4):
+        module = FusedLSTM(1, hidden_size, proj_size=proj_size)
+        save_stream(module, tmp_path / "a", weights=weights)
+        wanted = load_stream(tmp_path / "a", 8).run(x)
+        assert torch.equal(run(built[0], tmp_path / "a", x, built[1]), wanted)
 
 
 def test_the_watch_sees_an_allocation(built: tuple[Path, Path], tmp_path: Path) -> None:
@@ -136,6 +138,27 @@ def test_many_streams_run_in_many_threads(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(32)))
     library.lstm_fused_destroy(first)
+
+
+def test_a_status_says_whose_fault_it_is(tmp_path: Path) -> None:
+    """The caller's, the file's or the memory's; the stream is null then."""
+    save_stream(FusedLSTM(2, 32), tmp_path / "a")
+    (tmp_path / "b").write_bytes(b"LSTM" * 20)
+    library = ctypes.CDLL(str(LIBRARY))
+    library.lstm_fused_last_error.restype = ctypes.c_char_p
+    for name, batch, status, sentence in (
+        ("a", 0, 1, "at least 1"),
+        ("a", 2**63 - 1, 1, "too large"),
+        ("a", 1 << 38, 4, "can't allocate memory"),
+        ("b", 1, 3, "no file of a stream"),
+        ("c", 1, 2, "cannot read"),
+        (".", 1, 2, "cannot read"),
+    ):
+        stream = ctypes.c_void_p(1)
+        path = str(tmp_path / name).encode()
+        got = library.lstm_fused_open(path, ctypes.c_int64(batch), ctypes.byref(stream))
+        assert (got, stream.value) == (status, None), name
+        assert sentence in library.lstm_fused_last_error().decode()
 
 
 def test_only_the_headers_names_are_exported() -> None:
