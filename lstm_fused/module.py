@@ -240,7 +240,8 @@ class FusedLSTM(GeneralPath):
                     )
                 elif not (self.training and self.dropout):
                     results = fast_path.run_stack(
-                        input, hx, self._weights(), layers, directions, self.batch_first
+                        *(input, hx, self._weights(), layers, directions),
+                        *(self.batch_first, self.recompute),
                     )
                     if results is not None:
                         return results

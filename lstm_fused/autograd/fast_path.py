@@ -7,13 +7,14 @@ A step of a small LSTM takes 2 microseconds, and each look at a tensor from Pyth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lstm_fused._ops import native
-from lstm_fused._ops.layer_weights import GATES
+from lstm_fused._ops.layer_weights import GATES, split_layers
 from lstm_fused._torch.private import (
     are_transforms_active,
     count_dispatch_modes,
@@ -55,7 +56,7 @@ def can_run(input: Any, hx: Any, rank: int) -> bool:
 def run_layer(
     input: Any,
     hx: Hidden | None,
-    weights: list[Tensor],
+    weights: Sequence[Tensor],
     directions: int = 1,
     batch_first: bool = False,
     recompute: bool = False,
@@ -88,14 +89,40 @@ def run_stack(
     num_layers: int,
     directions: int,
     batch_first: bool,
+    recompute: bool,
 ) -> tuple[Tensor, Hidden] | None:
-    """Several layers in one call; None where gradients are needed. Raises what `run_layer` does."""
-    if torch.is_grad_enabled() and _requires_grad(input, hx, weights):
-        return None
+    """Several layers, in one call where no gradients are needed; None where `hx` does not fit.
+    Raises what `run_layer` does."""
     x = input.transpose(0, 1) if batch_first else input
-    states = (None, None) if hx is None else hx
-    y, h_n, c_n = native.lstm_inference_op(x, *states, weights, directions, num_layers)
+    if torch.is_grad_enabled() and _requires_grad(input, hx, weights):
+        blocks = num_layers * directions
+        if hx is not None and any(state.dim() != 3 or len(state) != blocks for state in hx):
+            return None  # slices of it might fit
+        x = x.contiguous() if batch_first else x  # as in `run_layer`
+        y, (h_n, c_n) = _run_layers(x, hx, weights, num_layers, directions, recompute)
+    else:
+        states = (None, None) if hx is None else hx
+        y, h_n, c_n = native.lstm_inference_op(x, *states, weights, directions, num_layers)
     return y.transpose(0, 1) if batch_first else y, (h_n, c_n)
+
+
+def _run_layers(
+    x: Tensor,
+    hx: Hidden | None,
+    weights: list[Tensor],
+    num_layers: int,
+    directions: int,
+    recompute: bool,
+) -> tuple[Tensor, Hidden]:
+    """One layer after the other, each of which autograd knows by itself."""
+    h_n, c_n = [], []
+    for layer, own in enumerate(split_layers(weights, num_layers)):
+        of_layer = slice(layer * directions, (layer + 1) * directions)
+        states = None if hx is None else (hx[0][of_layer], hx[1][of_layer])
+        x, (h, c) = run_layer(x, states, own, directions, recompute=recompute)
+        h_n.append(h)
+        c_n.append(c)
+    return x, (torch.cat(h_n), torch.cat(c_n))
 
 
 def run_cell(input: Tensor, hx: Hidden | None, weights: list[Tensor]) -> Hidden:
@@ -121,7 +148,7 @@ def _is_pair(hx: Any) -> bool:
     )
 
 
-def _requires_grad(input: Tensor, hx: Hidden | None, weights: list[Tensor]) -> bool:
+def _requires_grad(input: Tensor, hx: Hidden | None, weights: Sequence[Tensor]) -> bool:
     return (
         weights[0].requires_grad  # most often it does
         or any(weight.requires_grad for weight in weights)

@@ -100,11 +100,44 @@ def test_batch_first_and_dropout_in_eval() -> None:
         assert not torch.equal(module.train()(x, hx)[0], module.eval()(x, hx)[0])
 
 
-def test_gradients_go_the_general_way() -> None:
+def gradients_of(results: Any, variables: list[Tensor]) -> list[Tensor]:
+    loss = sum((t.double() * torch.linspace(1, 2, t.numel()).view_as(t)).sum() for t in results)
+    assert isinstance(loss, Tensor)
+    return list(torch.autograd.grad(loss, variables))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_training_has_the_bits_of_layer_by_layer(
+    name: str, batch_first: bool, recompute: bool
+) -> None:
+    module = make(**OPTIONS[name], batch_first=batch_first, recompute=recompute)
+    x = torch.randn(3, 7, D, requires_grad=True)
+    h_0, c_0 = (s.requires_grad_() for s in states_of(module, 3 if batch_first else 7))
+    variables = [x, h_0, c_0, *module.parameters()]
+    expected = layer_by_layer(module, x, (h_0, c_0))
+    y, (h_n, c_n) = module(x, (h_0, c_0))
+    assert_equal((y, (h_n, c_n)), expected)
+    pairs = zip(
+        gradients_of((y, h_n, c_n), variables), gradients_of(expected, variables), strict=True
+    )
+    for ours, wanted in pairs:
+        assert_bitwise_equal(ours, wanted)
+    zeros = (torch.zeros_like(h_0), torch.zeros_like(c_0))
+    assert_equal(module(x), layer_by_layer(module, x, zeros))
+
+
+def test_gradients_are_there_where_something_needs_them() -> None:
     module = make()
     x = torch.randn(4, 2, D)
-    y, _ = module(x)
-    assert y.requires_grad
+    assert module(x)[0].requires_grad
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name.endswith("l1"))
+    y, (h_n, _) = module(x)
+    y.sum().backward()
+    assert h_n.requires_grad and module.weight_hh_l1.grad is not None
+    assert module.weight_hh_l0.grad is None and module.weight_hh_l2.grad is None
     module.requires_grad_(False)
     assert not module(x)[0].requires_grad
     assert module(x.requires_grad_())[0].requires_grad
@@ -145,13 +178,15 @@ def test_faulty_calls_of_the_module_are_told_as_layer_by_layer() -> None:
     for hx in (
         (torch.zeros(2, 3, H), torch.zeros(2, 3, H)),
         (torch.zeros(3, 2, H), torch.zeros(3, 2, H)),
+        (torch.zeros(2, 2, H), torch.zeros(1, 2, H)),
     ):
-        with torch.no_grad():
-            with pytest.raises(RuntimeError) as wanted:
-                theirs(x, hx)
-            with pytest.raises(RuntimeError) as got:
-                module(x, hx)
-        assert str(got.value) == str(wanted.value)
+        for grad in (False, True):
+            with torch.set_grad_enabled(grad):
+                with pytest.raises(RuntimeError) as wanted:
+                    theirs(x, hx)
+                with pytest.raises(RuntimeError) as got:
+                    module(x, hx)
+            assert str(got.value) == str(wanted.value)
 
 
 def test_shapes_and_flops_are_known() -> None:
