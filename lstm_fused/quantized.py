@@ -121,6 +121,9 @@ class QuantizedLSTM(PackedModule):
             text += "" if value == default else f", {name}={value}"
         return f"{text}, weights={self.weights}"
 
+    def flatten_parameters(self) -> None:
+        """Does nothing; it is here since models call it on their nn.LSTM."""
+
     def dequantize(self) -> FusedLSTM:
         """A FusedLSTM with the weights that this module computes with; b_hh is zero, since both
         biases are kept as their sum."""

@@ -103,6 +103,12 @@ class PyStream {
     refuse_busy();
     stream_->reset(pointer<const uint8_t>(mask));
   }
+  // NOTE: sizes and dtype are compared on the Python side.
+  void copy_state(const PyStream& other) {
+    refuse_busy();
+    other.refuse_busy();
+    stream_->copy_state(*other.stream_);
+  }
   void get_state(int64_t layer, Address h, Address c) const {
     refuse_busy();
     stream_->get_state(layer, pointer(h), pointer(c));
@@ -150,6 +156,7 @@ void define_stream(py::module_& m) {
       .def("step", &PyStream::step, py::arg("x"), py::arg("y"))
       .def("run", &PyStream::run, py::arg("steps"), py::arg("x"), py::arg("y"))
       .def("reset", &PyStream::reset, py::arg("mask"))
+      .def("copy_state", &PyStream::copy_state, py::arg("other"))
       .def("get_state", &PyStream::get_state, py::arg("layer"), py::arg("h"), py::arg("c"))
       .def("set_state", &PyStream::set_state, py::arg("layer"), py::arg("h"), py::arg("c"))
       .def("sizes", &PyStream::sizes);

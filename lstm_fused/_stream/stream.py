@@ -184,7 +184,6 @@ class Stream:
         """
         if self._make is None:
             raise RuntimeError("refresh needs a stream of a module, and this one is of a file")
-        state = self.state
         core, dtype = self._make()
         if dtype != self.dtype:
             raise ValueError(f"refresh needs a module of {self.dtype}, got {dtype}")
@@ -192,8 +191,8 @@ class Stream:
             raise ValueError(
                 f"refresh needs a module of the sizes {self._core.sizes()}, got {core.sizes()}"
             )
+        core.copy_state(self._core)
         self._core, self._step = core, core.step
-        self.state = state
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Stream:
         return self.clone()

@@ -251,6 +251,20 @@ def test_arguments_that_do_not_fit() -> None:
         QuantizedLSTM(3, 4, proj_size=4)
 
 
+def test_a_model_may_flatten_parameters() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm: Any = nn.LSTM(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.lstm.flatten_parameters()
+            y: Tensor = self.lstm(x)[0]
+            return y
+
+    assert quantize(Model())(torch.zeros(2, 1, 3)).shape == (2, 1, 4)
+
+
 def test_no_rows_and_single_sizes() -> None:
     module = quantize(nn.LSTM(3, 4, 2, bidirectional=True))
     y, (h, c) = module(torch.zeros(5, 0, 3))

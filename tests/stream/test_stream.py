@@ -166,6 +166,21 @@ def test_weights_are_a_snapshot() -> None:
     assert not torch.equal(stream.step(x[1]), wanted)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_refresh_keeps_every_bit_of_the_state(dtype: torch.dtype) -> None:
+    """Of c, too, which 16-bit streams keep in float32, and `state` rounds."""
+    stream = make(dtype, num_layers=2).stream(2)
+    x = torch.randn(9, 2, D).to(dtype)
+    stream.run(x[:4])
+    twin = stream.clone()
+    stream.refresh()
+    assert_bitwise_equal(stream.run(x[4:]), twin.run(x[4:]))
+    with use_isa("baseline"):  # whose kernels may hold h in another type
+        stream.refresh()
+    for ours, wanted in zip(stream.state, twin.state, strict=True):
+        assert_bitwise_equal(ours, wanted)
+
+
 def test_parametrized_weights_are_read() -> None:
     module = weight_norm(make(), "weight_hh_l0")
     x = torch.randn(T, 1, D)

@@ -88,15 +88,23 @@ StreamLayerState Stream::state_of(const Layer& layer) const {
   return state;
 }
 
-Stream::Stream(const Stream& other) : Stream(other.model_, other.batch_) {
-  read_ = other.read_;
+Stream::Stream(const Stream& other) : Stream(other.model_, other.batch_) { copy_state(other); }
+
+void Stream::copy_state(const Stream& other) {
   for (size_t i = 0; i < layers_.size(); ++i) {
     const StreamModel::Layer& from = model_->layers()[i];
     const Layer& source = other.layers_[i];
-    std::memcpy(layers_[i].h[read_].get(), source.h[read_].get(),
+    const auto index = static_cast<int64_t>(i);
+    if (operand_ != other.operand_) {  // of another instruction set, which holds h in another type
+      const Buffer h(batch_ * from.output_size * storage_), c(batch_ * from.hidden_size * storage_);
+      other.get_state(index, h.get(), c.get());
+      set_state(index, h.get(), c.get());
+      continue;
+    }
+    std::memcpy(layers_[i].h[read_].get(), source.h[other.read_].get(),
                 batch_ * source.h_stride * operand_);
     std::memcpy(layers_[i].c.get(), source.c.get(), batch_ * from.hidden_size * accumulator_);
-    if (packed_) packed_->load_state(static_cast<int64_t>(i), read_);
+    if (packed_) packed_->load_state(index, read_);
   }
 }
 

@@ -23,6 +23,9 @@ class Stream {
   // Shares the weights; the state is a copy.
   Stream(const Stream& other);
   Stream& operator=(const Stream&) = delete;
+  // Takes over the state of a stream of the same dtype, batch and sizes, bit for bit: get_state
+  // rounds c of 16-bit types.
+  void copy_state(const Stream& other);
 
   const StreamModel& model() const { return *model_; }
   int64_t batch() const { return batch_; }
