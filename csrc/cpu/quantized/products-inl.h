@@ -82,6 +82,17 @@ LSTM_INLINE VecF to_float(VecI high, VecI low) {
   return __builtin_convertvector(high, VecF) * 256.0f + __builtin_convertvector(low, VecF);
 }
 
+// Groups whose products int32 has room for: 4 · 128 · 32767 · 128 < 2^31.
+constexpr int64_t kExactGroups = 128;
+
+// to_float of a sum that int32 has room for, whose upper part float32 holds exactly: so both round
+// once. Measured, Zen 5: int8 steps of N = 16, H = 64 take 3 % less time.
+// NOTE: unsigned, since 256·high alone may overflow.
+LSTM_INLINE VecF short_to_float(VecI high, VecI low) {
+  const VecU sum = (bit_cast<VecU>(high) << 8) + bit_cast<VecU>(low);
+  return __builtin_convertvector(bit_cast<VecI>(sum), VecF);
+}
+
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 // sum + four products of bytes 0 … 255 and weights, in each lane.
 LSTM_INLINE VecI multiply_add_bytes(VecI sum, VecI bytes, VecI weights) {
@@ -130,12 +141,20 @@ LSTM_INLINE void multiply_int8(VecF (&sums)[kRows][kSlots], const Factors<kRows>
     const VecI offset = load_unaligned<VecI>(factors.offsets + s * kWidth<float>);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      VecI all_low = low[0][r][s], all_high = high[0][r][s] + offset;
+      high[0][r][s] += offset;
       if constexpr (turns == 2) {
-        all_low += low[1][r][s];
-        all_high += high[1][r][s];
+        low[0][r][s] += low[1][r][s];
+        high[0][r][s] += high[1][r][s];
       }
-      sums[r][s] = to_float(all_high, all_low);
+    }
+  }
+  const bool is_short = factors.groups <= kExactGroups;
+#pragma GCC unroll 8
+  for (int s = 0; s < kSlots; ++s) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const VecI h = high[0][r][s], l = low[0][r][s];
+      sums[r][s] = is_short ? short_to_float(h, l) : to_float(h, l);
     }
   }
 }
@@ -152,9 +171,6 @@ LSTM_INLINE VecI multiply_pairs(VecI a, VecI b) {
   return ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
 #endif
 }
-
-// Groups whose products int32 has room for: 4 · 128 · 32767 · 128 < 2^31.
-constexpr int64_t kExactGroups = 128;
 
 // Weights widened to 16 bits, even k and odd k.
 template <int kRows, int kSlots>
