@@ -35,6 +35,13 @@ def explain_failure(error: ImportError, torch_version: str, folder: Path) -> str
             f"{suffix}): {_REINSTALL}"
         )
     if isinstance(error, ModuleNotFoundError) and not built:
+        checkout = folder.parent
+        if (checkout / "setup.py").exists():
+            return (
+                f"they were not built in {checkout}, which Python imports in place of an installed "
+                "lstm_fused: run from another folder, or install with `pip install "
+                "--no-build-isolation -e .`"
+            )
         return f"they were not built: {_REINSTALL}"
     if missing := re.search(r"version `((?:GLIBCXX|CXXABI)_[\d.]+)' not found", text):
         return (

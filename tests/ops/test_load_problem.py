@@ -63,6 +63,18 @@ def test_the_cause_and_the_remedy_are_named(
     assert "\n" not in text
 
 
+def test_a_checkout_that_hides_the_installed_package_is_named(tmp_path: Path) -> None:
+    package = tmp_path / "lstm_fused"
+    package.mkdir()
+    assert "another folder" not in explain_failure(MISSING, "2.13.0", package)
+    (tmp_path / "setup.py").touch()
+    text = explain_failure(MISSING, "2.13.0", package)
+    assert f"not built in {tmp_path}" in text and "run from another folder" in text, text
+    assert "`pip install --no-build-isolation -e .`" in text and "\n" not in text, text
+    (package / f"_C{SUFFIX}").touch()
+    assert "another folder" not in explain_failure(MISSING, "2.13.0", package)
+
+
 def copy_of_the_package(folder: Path) -> Path:
     ignored = shutil.ignore_patterns("_C*.so", "__pycache__")
     shutil.copytree(ROOT / "lstm_fused", folder / "lstm_fused", ignore=ignored)
