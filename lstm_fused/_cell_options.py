@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lstm_fused._ops.checks import product
 from lstm_fused._ops.layer_weights import GATES
 from lstm_fused._torch.module_weights import weights_of
 from lstm_fused._torch.private import are_transforms_active
@@ -57,7 +58,7 @@ def cell_options(
         TypeError, ValueError: values that an option cannot have, or not with an output projection.
     """
     _check_probability("recurrent_dropout", recurrent_dropout)
-    if _is_number(zoneout):
+    if is_number(zoneout):
         zoneout = (zoneout, zoneout)
     if not isinstance(zoneout, Sequence) or isinstance(zoneout, str) or len(zoneout) != 2:
         raise TypeError(f"zoneout must be a number or two, of c and of h, got {zoneout!r}")
@@ -74,7 +75,7 @@ def cell_options(
     ):
         if not isinstance(flag, bool):
             raise TypeError(f"{name} must be a bool, got {type(flag).__name__}")
-    if cell_clip is not None and (not _is_number(cell_clip) or not 0 < cell_clip < math.inf):
+    if cell_clip is not None and (not is_number(cell_clip) or not 0 < cell_clip < math.inf):
         raise ValueError(f"cell_clip must be a finite number > 0 or None, got {cell_clip!r}")
     options = CellOptions(
         float(recurrent_dropout),
@@ -88,11 +89,12 @@ def cell_options(
 
 
 def _check_probability(name: str, value: Any) -> None:
-    if not _is_number(value) or not 0 <= value < 1:
+    if not is_number(value) or not 0 <= value < 1:
         raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether an option's value is a real number; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
@@ -286,7 +288,7 @@ def layer_options(
     if given.recurrent_dropout and module.training:
         options["h_mask"] = _dropout_mask(h_0, given.recurrent_dropout)
     if any(given.zoneout) and module.training:
-        sizes = (directions, *_flat(input.shape[:-1]), module.hidden_size)
+        sizes = (directions, product(input.shape[:-1]), module.hidden_size)
         flags = _random_flags(sizes, given.zoneout, input.device)
         options["keep_c"], options["keep_h"] = flags
     elif any(given.zoneout):
@@ -306,14 +308,6 @@ def _dropout_mask(h_0: Tensor, probability: float) -> Tensor:
     return h_0.new_empty(h_0.shape).bernoulli_(kept).div_(kept)
 
 
-def _flat(sizes: Sequence[int]) -> tuple[int]:
-    """(T, N) or (M,) as one size."""
-    rows = 1
-    for size in sizes:
-        rows = rows * size
-    return (rows,)
-
-
 def _random_flags(
     sizes: tuple[int, ...], probabilities: tuple[float, float], device: torch.device
 ) -> list[Tensor | None]:
@@ -324,7 +318,7 @@ def _random_flags(
     """
     wanted = [probability for probability in probabilities if probability > 0]
     flags = (len(wanted), *sizes)
-    count = _flat(flags)[0]
+    count = product(flags)
     is_even = sizes[-1] % 2 == 0  # then each number makes two flags of one row
     halved = (*flags[:-1], sizes[-1] // 2) if is_even else ((count + 1) // 2,)
     numbers = torch.empty(halved, dtype=torch.int64, device=device)

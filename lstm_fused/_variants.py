@@ -7,14 +7,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lstm_fused._cell_options import describe_options
+from lstm_fused._cell_options import describe_options, is_number
 from lstm_fused._ops.layer_weights import GATES, LayerWeights, split_directions
 from lstm_fused._torch.private import are_transforms_active
 
@@ -30,19 +29,15 @@ def check_options(
     """Raises TypeError and ValueError for options of FusedLSTM that it cannot have."""
     if not isinstance(learned_state, bool):
         raise TypeError(f"learned_state must be a bool, got {type(learned_state).__name__}")
-    if not _is_number(weight_dropout) or not 0 <= weight_dropout < 1:
+    if not is_number(weight_dropout) or not 0 <= weight_dropout < 1:
         raise ValueError(f"weight_dropout must be a number in [0, 1), got {weight_dropout!r}")
-    if forget_bias is not None and (not _is_number(forget_bias) or not math.isfinite(forget_bias)):
+    if forget_bias is not None and (not is_number(forget_bias) or not math.isfinite(forget_bias)):
         raise ValueError(f"forget_bias must be a finite number or None, got {forget_bias!r}")
     chrono = chrono_steps(init)
     if (forget_bias is not None or chrono is not None) and not bias:
         raise ValueError("forget_bias and chrono set biases, and need bias=True")
     if forget_bias is not None and chrono is not None:
         raise ValueError(f"forget_bias and init={init!r} both set the forget gate's bias")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def chrono_steps(init: Any) -> int | None:

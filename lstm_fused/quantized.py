@@ -12,11 +12,12 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lstm_fused._ops import checks, native
 from lstm_fused._ops.layer_weights import LayerWeights
-from lstm_fused._quantized.base import Hidden, PackedModule, as_floats, cast_for_autocast
+from lstm_fused._quantized.base import PackedModule, as_floats, cast_for_autocast
 from lstm_fused._quantized.packing import Header, Scales, pack, unpack
 from lstm_fused._stream.of_module import packed_stream_of
 from lstm_fused._stream.stream import Stream
 from lstm_fused._torch.fx import find_proxy, mark_leaf, record_call
+from lstm_fused._torch.lstm_checks import Hidden
 from lstm_fused.autograd import fast_path
 from lstm_fused.module import FusedLSTM
 

@@ -194,6 +194,17 @@ def check_shape(
         require(got == size, sentence, error)
 
 
+def product(sizes: Sequence[int]) -> int:
+    """The product of sizes that may be symbolic: the rows, T·N or M, of a sequence's shape[:-1].
+
+    NOTE: torch.Size.numel() would specialise symbolic sizes.
+    """
+    total = 1
+    for size in sizes:
+        total = total * size
+    return total
+
+
 def check_device(tensor: Tensor, name: str, device: torch.device) -> None:
     if tensor.device != device:
         raise RuntimeError(f"{name} must be on {device}, as input is, got {tensor.device}")

@@ -15,7 +15,7 @@ from lstm_fused._ops.arguments import (
     OptionsBackwardArguments,
     OptionsForwardArguments,
 )
-from lstm_fused._ops.checks import accumulator_dtype, check_rank, require
+from lstm_fused._ops.checks import accumulator_dtype, check_rank, product, require
 from lstm_fused._ops.layer_weights import GATES, split_layers
 from lstm_fused._ops.op_checks import (
     check_cell,
@@ -35,9 +35,7 @@ def fake_lstm_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, 
     input, (directions, batch, output_size) = given.input, given.h_0.shape
     hidden_size = given.c_0.shape[2]
     leading = input.shape[:-1]
-    rows = 1
-    for size in leading:  # NOTE: not leading.numel(), which would specialise symbolic sizes
-        rows = rows * size
+    rows = product(leading)
     y = input.new_empty((*leading, directions * output_size))
     h_n = input.new_empty((directions, batch, output_size))
     c_n = input.new_empty((directions, batch, hidden_size))

@@ -24,6 +24,7 @@ from lstm_fused._ops.checks import (
     check_reset_mask,
     check_shape,
     dtype_sentence,
+    product,
     refuse_packed_masks,
     require,
 )
@@ -87,9 +88,7 @@ def check_options(given: OptionsForwardArguments | OptionsBackwardArguments) -> 
     """What the ops with options check beside `check_layer`. RuntimeErrors."""
     directions, batch, output_size = given.h_0.shape
     hidden_size = given.c_0.shape[2]
-    rows = 1
-    for size in given.input.shape[:-1]:
-        rows = rows * size
+    rows = product(given.input.shape[:-1])
     clip = given.cell_clip
     require(
         0 <= clip < math.inf,
@@ -253,7 +252,7 @@ def check_saved(
     """
     (directions, _, output_size), hidden_size = h_0.shape, c_0.shape[2]
     leading = input.shape[:-1]
-    rows = leading[0] if len(leading) == 1 else leading[0] * leading[1]
+    rows = product(leading)
     y_sizes = (*leading, directions * output_size)
     cell_sizes = (*leading, directions * hidden_size)
     names = ("grad_y", "grad_h_n", "grad_c_n", "grad_cell_states")

@@ -20,9 +20,8 @@ from lstm_fused._quantized.packing import (
 )
 from lstm_fused._torch.autocast import is_autocast_enabled
 from lstm_fused._torch.jit import refuse_script
+from lstm_fused._torch.lstm_checks import Hidden
 from lstm_fused._torch.private import is_forward_mode_on
-
-Hidden = tuple[Tensor, Tensor]
 
 
 class PackedModule(nn.Module):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.nn import Parameter
 
 from lstm_fused._ops.arguments import ForwardArguments
 
@@ -85,6 +86,9 @@ class LayerArguments(NamedTuple):
 
 
 _ARGUMENTS = len(LayerArguments._fields)
+
+# Classes of tensors that change nothing of what torch's functions do.
+TENSOR_TYPES = (Tensor, Parameter)
 
 
 class LayerResults(NamedTuple):

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from lstm_fused import reference
+from lstm_fused._ops import native
+from lstm_fused._ops.op_checks import check_layer, check_values
 from lstm_fused._torch.autocast import without_autocast
 from lstm_fused._torch.private import is_batched_gradient
 from lstm_fused.autograd.arguments import (
     IncomingGradients,
+    LayerArguments,
     LayerGradient,
     LayerMasks,
     Needs,
@@ -123,6 +126,19 @@ def composite_gradient(
         next(found) if want else None for want in wanted
     )
     return LayerGradient(grad_input, grad_h_0, grad_c_0, grad_weights)
+
+
+def check_without_kernels(arguments: LayerArguments, weights: Sequence[Tensor]) -> None:
+    """Checks a call on a device without kernels, which plain torch operations are to run.
+
+    Raises:
+        RuntimeError: what the ops raise, in their sentences; or it is a CUDA device whose kernels
+            are missing where others are there.
+    """
+    native.check_cuda_kernels(arguments.input.device)
+    masks = arguments.masks
+    check_layer(arguments.input, arguments.h_0, arguments.c_0, weights, *masks)
+    check_values(arguments.input, arguments.h_0.shape[1], masks.lengths, masks.batch_sizes)
 
 
 def composite_layer(

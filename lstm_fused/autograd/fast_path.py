@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lstm_fused._ops import native
 from lstm_fused._ops.layer_weights import GATES, split_layers
+from lstm_fused._torch.lstm_checks import Hidden
 from lstm_fused._torch.private import (
     are_transforms_active,
     count_dispatch_modes,
@@ -27,9 +28,6 @@ from lstm_fused._torch.private import (
 from lstm_fused.autograd.arguments import LayerArguments
 from lstm_fused.autograd.cell_function import CellFunction
 from lstm_fused.autograd.eager_function import LayerFunction
-
-Hidden = tuple[Tensor, Tensor]
-
 
 _apply = single_level_apply(LayerFunction)
 _apply_cell = single_level_apply(CellFunction)

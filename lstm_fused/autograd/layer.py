@@ -17,21 +17,17 @@ import torch
 from torch import Tensor
 
 from lstm_fused._ops import native
-from lstm_fused._ops.op_checks import check_layer, check_values
 from lstm_fused._torch.private import (
     are_transforms_active,
     is_forward_mode_on,
     single_level_apply,
     unwrap_if_dead,
 )
-from lstm_fused.autograd.arguments import LayerArguments
+from lstm_fused.autograd.arguments import TENSOR_TYPES, LayerArguments
 from lstm_fused.autograd.compiled_layer import is_exporting, lstm_layer_op
-from lstm_fused.autograd.composite import composite_layer
+from lstm_fused.autograd.composite import check_without_kernels, composite_layer
 from lstm_fused.autograd.eager_function import LayerFunction
 from lstm_fused.autograd.functorch_function import apply_layer
-
-# Classes of tensors that change nothing of what torch's functions do.
-_TENSOR_TYPES = (Tensor, torch.nn.Parameter)
 
 _apply_eagerly = single_level_apply(LayerFunction)
 
@@ -51,11 +47,8 @@ def lstm_layer(
     variables = (arguments.input, arguments.h_0, arguments.c_0, *weights)
     device = arguments.input.device
     if not native.has_kernels(device):
-        native.check_cuda_kernels(device)
-        masks = arguments.masks
-        check_layer(arguments.input, arguments.h_0, arguments.c_0, weights, *masks)
-        check_values(arguments.input, arguments.h_0.shape[1], masks.lengths, masks.batch_sizes)
-        return composite_layer(variables, masks)
+        check_without_kernels(arguments, weights)
+        return composite_layer(variables, arguments.masks)
     has_forward_mode = is_forward_mode_on()
     if has_forward_mode and torch.compiler.is_compiling():
         # NOTE: torch.compile traces no autograd.Function that has a rule for forward mode.
@@ -80,7 +73,7 @@ def lstm_layer(
     if (
         has_forward_mode
         or are_transforms_active()
-        or any(isinstance(a, Tensor) and type(a) not in _TENSOR_TYPES for a in flat)
+        or any(isinstance(a, Tensor) and type(a) not in TENSOR_TYPES for a in flat)
     ):
         y, h_n, c_n, cell_states, _, _ = apply_layer(arguments, weights)
         # A copy, which may be overwritten: y itself is saved.

@@ -18,7 +18,6 @@ from torch import Tensor
 from lstm_fused import reference_options
 from lstm_fused._ops import native
 from lstm_fused._ops.arguments import OptionsForwardArguments
-from lstm_fused._ops.op_checks import check_layer, check_values
 from lstm_fused._torch.autocast import without_autocast
 from lstm_fused._torch.private import (
     are_transforms_active,
@@ -29,13 +28,14 @@ from lstm_fused._torch.private import (
     unwrap_if_dead,
 )
 from lstm_fused.autograd.arguments import (
+    TENSOR_TYPES,
     LayerArguments,
     LayerResults,
     LayerTensors,
     unflatten,
 )
 from lstm_fused.autograd.compiled_layer import is_exporting
-from lstm_fused.autograd.composite import is_legacy_batched
+from lstm_fused.autograd.composite import check_without_kernels, is_legacy_batched
 from lstm_fused.autograd.eager_function import copy_in_trace, guard_output, output_was_overwritten
 from lstm_fused.autograd.function_apply import within_transforms
 from lstm_fused.packing import pack_rows, packed_lengths, packed_positions, pad_rows
@@ -44,7 +44,6 @@ from lstm_fused.reference_options import OPTION_TENSORS, LayerOptions
 # NOTE: what it is traced to cannot change under one name: see `eager_function.copy_op`.
 _NAME = "lstm_options_layer_v1"
 
-_TENSOR_TYPES = (Tensor, torch.nn.Parameter)
 _ARGUMENTS = len(LayerArguments._fields)
 _OPTIONS = len(LayerOptions._fields)
 _SAVED = 5  # y, gates, cells, normalised, scales
@@ -56,15 +55,12 @@ def options_layer(
     """Runs one layer, as `layer.lstm_layer` does; options are taken as checked, and of input's
     dtype."""
     if not has_option_kernels(arguments.input.device):
-        native.check_cuda_kernels(arguments.input.device)
-        masks = arguments.masks
-        check_layer(arguments.input, arguments.h_0, arguments.c_0, weights, *masks)
-        check_values(arguments.input, arguments.h_0.shape[1], masks.lengths, masks.batch_sizes)
+        check_without_kernels(arguments, weights)
         return composite_options_layer(arguments.tensors, options, weights)
     flat = (*arguments, *options, *weights)
     tensors = [a for a in flat if isinstance(a, Tensor)]
     is_compiling = torch.compiler.is_compiling()
-    is_plain = all(type(t) in _TENSOR_TYPES for t in tensors)
+    is_plain = all(type(t) in TENSOR_TYPES for t in tensors)
     if is_forward_mode_on() or (not is_compiling and (are_transforms_active() or not is_plain)):
         return composite_options_layer(arguments.tensors, options, weights)
     is_exported = is_compiling and is_exporting()  # to a program, which has no backward
@@ -85,7 +81,7 @@ def options_layer_eagerly(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, h_n and c_n of :func:`options_layer`, in a call that may take the fast path
     (`fast_path.can_run`): without what the others need to find out."""
-    if not all(type(weight) in _TENSOR_TYPES for weight in weights):
+    if not all(type(weight) in TENSOR_TYPES for weight in weights):
         return options_layer(arguments, options, weights)[:3]
     if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
         tensors = (arguments.input, arguments.h_0, arguments.c_0, *options.tensors)
