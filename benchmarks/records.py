@@ -2,7 +2,8 @@
 """JSON lines: what a run writes, line by line as it goes, and what the readers read.
 
 The first line is of kind "run", the others "row" or "skipped", in the order of the run; README.md
-lists the fields.
+lists the fields. A row's status is "ok" (right, and timed), "wrong" (computed something else, and
+not timed), "unsupported" (not done by this peer) or "error" (failed).
 """
 
 from __future__ import annotations
@@ -17,9 +18,6 @@ from benchmarks.peers import REFERENCE
 from benchmarks.stats import geometric_mean
 
 SCHEMA = 1
-# right and timed; computed something else, not timed; not done by this peer; failed.
-STATUSES = ("ok", "wrong", "unsupported", "error")
-
 # Cores that other programs may keep busy: about what the system itself takes.
 QUIET_CORES = 0.2
 
