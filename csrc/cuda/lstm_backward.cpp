@@ -13,14 +13,7 @@ void lstm_backward(const LstmBackwardCall& call, const LstmPlan& plan) {
   check_shape(s);
   if (s.batch == 0) return;
 
-  RecurrenceArgs args;
-  args.shape = s;
-  args.dtype = call.dtype;
-  args.allow_tf32 = plan.allow_tf32;
-  args.lengths = call.lengths;
-  args.reset_mask = call.reset_mask;
-  args.workspace = call.workspace;
-  args.stream = call.stream;
+  const RecurrenceArgs args = recurrence_args(call, plan.allow_tf32, call.workspace);
   if (plan.variant != Variant::kStepwise) {
     return launch_persistent_backward(args, call.direction, plan.persistent);
   }

@@ -80,29 +80,11 @@ void lstm_forward(const LstmForwardCall& call, const LstmPlan& plan) {
     gemm.c_accumulator = true;
     blas.gemm(gemm);
 
-    ForwardRecurrence& to = directions[i];
-    to.preactivations = preactivations;
-    to.bias = has_bias ? advance(workspace + parts.bias, i * gates, accumulator) : nullptr;
-    to.w_hh = from.weights.w_hh;
-    to.w_hr = from.weights.w_hr;
-    to.h_0 = from.h_0;
-    to.c_0 = from.c_0;
-    to.y = from.y;
-    to.h_n = from.h_n;
-    to.c_n = from.c_n;
-    to.cell_states = from.cell_states;
-    to.gates = from.gates;
-    to.cells = from.cells;
+    directions[i] = forward_recurrence(from, preactivations);
+    if (has_bias) directions[i].bias = advance(workspace + parts.bias, i * gates, accumulator);
   }
 
-  RecurrenceArgs args;
-  args.shape = s;
-  args.dtype = call.dtype;
-  args.allow_tf32 = plan.allow_tf32;
-  args.lengths = call.lengths;
-  args.reset_mask = call.reset_mask;
-  args.workspace = workspace + parts.recurrence;
-  args.stream = call.stream;
+  const RecurrenceArgs args = recurrence_args(call, plan.allow_tf32, workspace + parts.recurrence);
   if (plan.variant == Variant::kStepwise) {
     stepwise_forward(args, directions, plan.composite, blas);
   } else {

@@ -39,10 +39,31 @@ struct ForwardRecurrence {
   void* h_n = nullptr;          // out (N, P) storage
   void* c_n = nullptr;          // out (N, H) storage
   void* cell_states = nullptr;  // out, as y, in rows of L·H storage; or null
-  // Arrays saved for the backward; null if not saved. Rows past a length are not written.
-  void* gates = nullptr;  // out (T, N, 4H) storage, activated; may be `preactivations` in stepwise
+  // Arrays saved for the backward; null if not saved. Rows past a length are not written. `gates`
+  // may be `preactivations`, in all variants (LstmPlan::preactivations_in_gates): the thread that
+  // writes the gates of a cell has read their pre-activations, and no other one does. So no kernel
+  // may read these as constant (`__ldg`, `__restrict__`); tests/cuda/test_sass_lint.py looks.
+  void* gates = nullptr;  // out (T, N, 4H) storage, activated
   void* cells = nullptr;  // out (T, N, H) accumulator
 };
+
+// That of a direction, without a bias.
+inline ForwardRecurrence forward_recurrence(const LstmForwardDirection& from,
+                                            void* preactivations) {
+  ForwardRecurrence to;
+  to.preactivations = preactivations;
+  to.w_hh = from.weights.w_hh;
+  to.w_hr = from.weights.w_hr;
+  to.h_0 = from.h_0;
+  to.c_0 = from.c_0;
+  to.y = from.y;
+  to.h_n = from.h_n;
+  to.c_n = from.c_n;
+  to.cell_states = from.cell_states;
+  to.gates = from.gates;
+  to.cells = from.cells;
+  return to;
+}
 
 // The arguments that all directions have in common.
 struct RecurrenceArgs {
@@ -54,5 +75,19 @@ struct RecurrenceArgs {
   void* workspace = nullptr;            // as many bytes as the plan asks for, 256-byte aligned
   cudaStream_t stream = nullptr;
 };
+
+// Those of a call: an LstmForwardCall, an LstmBackwardCall, or one with options of the cell.
+template <typename Call>
+RecurrenceArgs recurrence_args(const Call& call, bool allow_tf32, void* workspace) {
+  RecurrenceArgs args;
+  args.shape = call.shape;
+  args.dtype = call.dtype;
+  args.allow_tf32 = allow_tf32;
+  args.lengths = call.lengths;
+  args.reset_mask = call.reset_mask;
+  args.workspace = workspace;
+  args.stream = call.stream;
+  return args;
+}
 
 }  // namespace lstm_fused::cuda

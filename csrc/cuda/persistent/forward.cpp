@@ -8,17 +8,15 @@ namespace lstm_fused::cuda {
 void launch_persistent_forward(const RecurrenceArgs& args, const ForwardRecurrence* directions,
                                const PersistentPlan& plan) {
   if (args.shape.batch == 0) return;
-  PersistentForwardArgs kernel_args = make_persistent_args(args, directions);
-  dispatch_product(plan.product, [&](auto tag) {
-    using Product = typename decltype(tag)::Product;
-    if (plan.group) {
-      const GroupArgs group = make_group_args(args, plan, "persistent_group_forward_kernel");
-      kernel_args.lengths = copy_lengths(args, plan);
-      launch_group_forward<Product>(kernel_args, group, plan, args.stream);
-    } else {
-      launch_cta_forward<Product>(kernel_args, plan, args.stream);
-    }
-  });
+  launch_plan(
+      args, plan, "persistent_group_forward_kernel", make_persistent_args(args, directions),
+      [&](auto tag, const PersistentForwardArgs& kernel_args) {
+        launch_cta_forward<typename decltype(tag)::Product>(kernel_args, plan, args.stream);
+      },
+      [&](auto tag, const PersistentForwardArgs& kernel_args, const GroupArgs& group) {
+        using Product = typename decltype(tag)::Product;
+        launch_group_forward<Product>(kernel_args, group, plan, args.stream);
+      });
 }
 
 }  // namespace lstm_fused::cuda

@@ -35,6 +35,20 @@ void dispatch_product(ProductKind kind, const Run& run) {
   }
 }
 
+// Launches the kernel of a plan: that of one block by run_block(tag, kernel_args); or that of
+// groups, of the name `group_kernel`, by run_group(tag, kernel_args, group), once the workspace is
+// laid out and cleared and holds a copy of the lengths. `tag`: the ProductTag of the plan.
+template <typename Args, typename RunBlock, typename RunGroup>
+void launch_plan(const RecurrenceArgs& args, const PersistentPlan& plan, const char* group_kernel,
+                 Args kernel_args, const RunBlock& run_block, const RunGroup& run_group) {
+  dispatch_product(plan.product, [&](auto tag) {
+    if (!plan.group) return run_block(tag, kernel_args);
+    const GroupArgs group = make_group_args(args, plan, group_kernel);
+    kernel_args.lengths = copy_lengths(args, plan);
+    run_group(tag, kernel_args, group);
+  });
+}
+
 // Launches a group kernel so that its blocks are resident together, or not at all: throws
 // LaunchRefused where the driver finds that they cannot be.
 template <typename Kernel, typename... Args>
