@@ -2,6 +2,8 @@
 """The emulated device as one that nobody has tried: what it refuses, warns of and fails at."""
 
 import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from torch import Tensor
 
@@ -21,6 +23,7 @@ class Tried:
     def forget(self) -> None:
         """As a new process on a device that works."""
         self.device.set(stall_block=-1, stall_after=0, refuse_cooperative=0, mutation=0)
+        self.device.set(garble_copied=0)
         self.device.clear_error()
         self.check_first_use(False)
         self.library.lstm_emulated_forget()
@@ -39,6 +42,16 @@ class Tried:
 
     def set_wait_seconds(self, seconds: float) -> float:
         return float(self.library.lstm_emulated_set_wait_seconds(ctypes.c_double(seconds)))
+
+    @contextmanager
+    def before_workspace(self, call: Callable[[], object]) -> Iterator[None]:
+        """Have another call made within the next one, before that takes memory for a workspace."""
+        function = ctypes.CFUNCTYPE(None)(call)
+        self.library.lstm_emulated_set_before_workspace(function)
+        try:
+            yield
+        finally:
+            self.library.lstm_emulated_set_before_workspace(None)
 
     def launches(self) -> int:
         """Kernels launched since this was last asked."""

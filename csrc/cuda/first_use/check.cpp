@@ -90,6 +90,10 @@ class Check {
     run_forward(plan_.forward, kStepwise);
     if (backward_) run_backward(plan_.backward, kStepwise);
     wait();
+    // What is no fault of this kernel is raised: a call before it on this device that has given up
+    // since this one began, and a limit of waiting that is no number.
+    check_wait_failures(context_.device);
+    if (plan_.persistent.persistent.group) wait_limit();
     try {
       backward_ ? run_backward(plan_.persistent, kPersistent)
                 : run_forward(plan_.persistent, kPersistent);

@@ -31,7 +31,9 @@ struct CheckContext {
 // captured, nor where LSTM_FUSED_CUDA_CHECK was 0 when this library was loaded.
 //
 // Gives what is wrong, in a sentence for the user; empty: nothing. The variant is then left out of
-// plans for the device, and the call must be planned anew. Throws Error where stepwise fails too.
+// plans for the device, and the call must be planned anew. Throws Error where stepwise fails too,
+// where blocks of an earlier call have given up meanwhile (see check_wait_failures), and where
+// LSTM_FUSED_CUDA_WAIT_SECONDS is no number of seconds.
 std::string check_first_use(const LstmPlan& plan, DType dtype, bool backward,
                             const CheckContext& context);
 

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "cuda/availability.h"
 #include "cuda/first_use/check.h"
@@ -36,6 +37,10 @@ int offset = 0;
 
 // The stream that calls run on.
 cudaStream_t stream = nullptr;
+
+// What is called once before memory is next taken for a workspace, as another thread might call;
+// null: nothing.
+void (*before_workspace)() = nullptr;
 
 // What the ops have warned of, since it was last asked for.
 std::string warnings;
@@ -159,6 +164,9 @@ OptionBackwardResult lstm_options_backward_emulated(
 }  // namespace
 
 Tensor new_tensor(const Sizes& sizes, ScalarType dtype, const Device&) {
+  if (dtype == ScalarType::Byte && before_workspace != nullptr) {
+    std::exchange(before_workspace, nullptr)();
+  }
   int64_t strides[3] = {};
   int64_t elements = 1, stride = 1;
   for (int64_t i = sizes.dim() - 1; i >= 0; --i) {
@@ -195,6 +203,11 @@ LSTM_EXPORT void* lstm_emulated_blas_handle() { return lstm_fused::blas_handle()
 
 // Has every tensor from now on begin so many elements behind a boundary.
 LSTM_EXPORT void lstm_emulated_set_offset(int elements) { lstm_fused::offset = elements; }
+
+// Has a function called once, before memory is next taken for a workspace; null: none.
+LSTM_EXPORT void lstm_emulated_set_before_workspace(void (*function)()) {
+  lstm_fused::before_workspace = function;
+}
 
 // Has calls run on a stream from now on, and the handle with them; null: the legacy stream.
 LSTM_EXPORT void lstm_emulated_set_stream(void* stream) {

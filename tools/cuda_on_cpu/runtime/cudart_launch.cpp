@@ -40,6 +40,32 @@ cudaError_t refuse(cudaError_t error, const HostFunction& function, const std::s
   return set_error(error, "launch of " + function.name + ": " + what);
 }
 
+// Turns the bits of the memory round, while it lives, that garble_copied is about.
+class Garbling {
+ public:
+  Garbling() : at_(device().copied) {
+    Device& d = device();
+    if (d.garble_copied &&
+        d.memory.check(reinterpret_cast<uint64_t>(at_), d.copied_bytes).empty()) {
+      bytes_ = d.copied_bytes;
+    }
+    d.copied_bytes = 0;
+    d.garbled_launches += bytes_ > 0;
+    turn();
+  }
+  ~Garbling() { turn(); }
+  Garbling(const Garbling&) = delete;
+  Garbling& operator=(const Garbling&) = delete;
+
+ private:
+  void turn() {
+    for (size_t i = 0; i < bytes_; ++i) at_[i] = static_cast<char>(~at_[i]);
+  }
+
+  char* const at_;
+  size_t bytes_ = 0;
+};
+
 cudaError_t run(const Launch& what) {
   static std::mutex one_at_a_time;
   const std::lock_guard<std::mutex> lock(one_at_a_time);
@@ -51,7 +77,10 @@ cudaError_t run(const Launch& what) {
     if (d.weak_memory) running.stores = StoreBuffers::create();
     if (d.statistics) running.statistics = Statistics::create(running);
   }
-  const Failure failure = running.run();
+  const Failure failure = [&] {
+    const Garbling garbling;
+    return running.run();
+  }();
   total_switches += running.switches;
   d.nanoseconds += static_cast<int64_t>(running.nanoseconds());
   RaceChecker::destroy(running.race);

@@ -64,6 +64,10 @@ cudaError_t copy(void* to, const void* from, size_t count, cudaMemcpyKind kind) 
     if (const cudaError_t error = check(from, count, "copy from the device")) return error;
   }
   memmove(to, from, count);
+  if (kind == cudaMemcpyDeviceToDevice) {
+    device().copied = const_cast<char*>(static_cast<const char*>(from));
+    device().copied_bytes = count;
+  }
   return cudaSuccess;
 }
 

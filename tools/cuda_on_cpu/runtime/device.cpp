@@ -100,10 +100,12 @@ constexpr Setting kSettings[] = {
     {"mutation", &Device::mutation},
     {"stall_block", &Device::stall_block},
     {"stall_after", &Device::stall_after},
+    {"garble_copied", &Device::garble_copied},
     {"poll_round_ns", &Device::poll_round_ns},
     {"nanoseconds", &Device::nanoseconds},
     {"kernel_launches", &Device::kernel_launches},
     {"gemm_calls", &Device::gemm_calls},
+    {"garbled_launches", &Device::garbled_launches},
 };
 
 const Setting* find_setting(const char* name) {

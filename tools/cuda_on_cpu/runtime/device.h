@@ -39,6 +39,9 @@ struct Device {
   // to global memory by strong stores.
   int64_t stall_block = -1;
   int64_t stall_after = 0;
+  // 1: what another stream does as early as it may: while a kernel runs, the source of the last
+  // copy from device to device before it, which is done, has all its bits turned round.
+  int64_t garble_copied = 0;
   // What %globaltimer gains, at least, when every thread that can run has polled in vain.
   int64_t poll_round_ns = 10000000;
 
@@ -46,11 +49,15 @@ struct Device {
   int64_t kernel_launches = 0;
   int64_t gemm_calls = 0;            // of cuBLAS; a batch is one
   std::vector<int> gemm_math_modes;  // that they ran with, by cublasSetMathMode
+  int64_t garbled_launches = 0;      // of kernels, beside which memory was turned round
 
   int64_t nanoseconds = 1000000000;  // that had gone by when the last launch ended
   uint64_t mutation_hits = 0;        // how often the mutation took effect
 
   Memory memory;
+  // Of the last copy from device to device, until the next kernel has run.
+  char* copied = nullptr;
+  size_t copied_bytes = 0;
   // What the last launch that failed had to say. An error of a kernel stays until it is cleared, as
   // CUDA's do; others until they are read.
   cudaError_t error = cudaSuccess;
