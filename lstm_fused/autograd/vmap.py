@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,6 +69,44 @@ def vmap_backward(
     grad_input, grad_h_0, grad_c_0, grad_weights = found
     results, result_dims = fold.split(((grad_input, fold.rows), (grad_h_0, 1), (grad_c_0, 1)))
     return (*results, grad_weights), (*result_dims, [0] * len(grad_weights))
+
+
+class _QuantizedArguments(NamedTuple):
+    """Of the op lstm_quantized."""
+
+    input: Any
+    h_0: Any
+    c_0: Any
+    packed: Any
+    lengths: Any
+    batch_sizes: Any
+    reset_mask: Any
+    hidden_size: Any
+    output_size: Any
+    directions: Any
+    return_cell_states: Any
+
+
+def vmap_quantized(call: Callable[..., Any], info: Any, in_dims: Dims, *arguments: Any) -> Any:
+    """The rule of `call`, which takes the arguments of the op lstm_quantized."""
+    given, dims = _QuantizedArguments(*arguments), _QuantizedArguments(*in_dims)
+    if _any_mapped(dims.packed) or dims.batch_sizes is not None:
+        return vmap_one_by_one(call, info, in_dims, *arguments)
+    fold = _Fold(info.batch_size, packed=given.batch_sizes is not None)
+    results = call(*given._replace(**fold.layer(given, dims)))
+    return fold.split(tuple(zip(results, (fold.rows, 1, 1, fold.rows), strict=True)))
+
+
+def vmap_quantized_cell(call: Callable[..., Any], info: Any, in_dims: Dims, *arguments: Any) -> Any:
+    """The rule of `call`, which takes the arguments of the op lstm_quantized_cell."""
+    *tensors, packed, hidden_size = arguments
+    *dims, packed_dim, _ = in_dims
+    if packed_dim is not None:
+        return vmap_one_by_one(call, info, in_dims, *arguments)
+    fold = _Fold(info.batch_size, packed=True)
+    rows = (fold.into_rows(t, dim, fold.rows) for t, dim in zip(tensors, dims, strict=True))
+    h, c = call(*rows, packed, hidden_size)
+    return fold.split(((h, fold.rows), (c, fold.rows)))
 
 
 def vmap_one_by_one(call: Callable[..., Any], info: Any, in_dims: Dims, *arguments: Any) -> Any:
@@ -140,8 +178,8 @@ class _Fold:
 
     def layer(
         self,
-        given: ForwardArguments | BackwardArguments,
-        dims: ForwardArguments | BackwardArguments,
+        given: ForwardArguments | BackwardArguments | _QuantizedArguments,
+        dims: ForwardArguments | BackwardArguments | _QuantizedArguments,
     ) -> dict[str, Any]:
         """The layer's own tensors, but for the weights, by name."""
         return {
@@ -186,5 +224,7 @@ if native.compiled is not None:
     _register("lstm_forward", vmap_forward)
     # The backward comes here as an op, and not as a function, where grad mode is off.
     _register("lstm_backward", vmap_backward)
+    _register("lstm_quantized", vmap_quantized)
+    _register("lstm_quantized_cell", vmap_quantized_cell)
     for _name in ("lstm_sample_gradients", "lstm_cell", "lstm_cell_backward"):
         _register(_name, vmap_one_by_one)

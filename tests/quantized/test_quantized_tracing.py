@@ -11,6 +11,7 @@ from kit.numeric import assert_bitwise_equal
 from kit.quantized import WEIGHTS, make_quantized
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.nn.utils.rnn import PackedSequence
 
 from lstm_fused import quantize
 
@@ -100,6 +101,43 @@ def test_autocast_computes_in_float32() -> None:
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         y, _ = module(x)
     assert_bitwise_equal(y, module(x.float())[0])
+
+
+@weight_types
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_vmap_is_a_call_for_each_sample(weights: torch.dtype, batch_first: bool) -> None:
+    """In one call for all, bit for bit; and one by one where weights differ, as in an ensemble."""
+    case = LayerCase(4, 3, 5, 20, P=6, bidirectional=True, num_layers=2, batch_first=batch_first)
+    module = make_quantized(make_inputs(case), weights)
+    x = torch.randn(2, 3, 4, 5) if batch_first else torch.randn(2, 4, 3, 5)
+    hx = (torch.randn(4, 2, 3, 6), torch.randn(4, 3, 20))  # mapped in dimension 1, and shared
+    lengths, mask = torch.tensor([[4, 1, 0], [2, 2, 4]]), torch.rand(*x.shape[:3]) < 0.3
+
+    def call(x: Tensor, h: Tensor, lengths: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        options = {"lengths": lengths, "reset_mask": mask, "return_cell_states": True}
+        y, states, cells = module(x, (h, hx[1]), **options)
+        return y, *states, cells
+
+    results = torch.vmap(call, in_dims=(0, 1, 0, 0))(x, hx[0], lengths, mask)
+    plain = torch.vmap(lambda x: module(x)[0])(x)
+    data, sizes = torch.randn(2, 6, 5), torch.tensor([3, 2, 1])
+    of_packed = torch.vmap(lambda data: module(PackedSequence(data, sizes))[0].data)(data)
+    for i in range(2):
+        for ours, wanted in zip(results, call(x[i], hx[0][:, i], lengths[i], mask[i]), strict=True):
+            assert_bitwise_equal(ours[i], wanted)
+        assert_bitwise_equal(plain[i], module(x[i])[0])
+        assert_bitwise_equal(of_packed[i], module(PackedSequence(data[i], sizes))[0].data)
+
+    cells = [quantize(nn.LSTMCell(5, 20), weights) for _ in range(2)]
+    rows, h = torch.randn(2, 3, 5), torch.randn(3, 20)
+    shared = torch.vmap(lambda r: cells[0](r, (h, h)))(rows)
+    packed = torch.stack([cell.packed for cell in cells])
+    run = torch.vmap(lambda p, r: torch.func.functional_call(cells[0], {"packed": p}, (r,)))
+    own = run(packed, rows)
+    for i in range(2):
+        for k in range(2):
+            assert_bitwise_equal(shared[k][i], cells[0](rows[i], (h, h))[k])
+            assert_bitwise_equal(own[k][i], cells[i](rows[i])[k])
 
 
 @weight_types
