@@ -102,7 +102,7 @@ def _headlines(results: Results) -> str:
                 cases.setdefault(headline.text, []).append(speedup_bar(row))
     if not cases:
         return ""
-    about = "Time of a call; bars, and the figure behind it: times as fast as nn.LSTM."
+    about = "Bold: the time of a call. Bars, and the factor: how many times as fast as nn.LSTM."
     return f"<h2>Headline cases</h2>{paragraph(about, 'faint')}{bars(cases)}"
 
 
