@@ -49,6 +49,9 @@ class Stream:
         self.input_size, self.output_size, self._states = core.sizes()
         self._x_shape = torch.Size((batch_size, self.input_size))
         self._y_shape = torch.Size((batch_size, self.output_size))
+        # What results are made like, which takes half as long as from a shape: 0.7 microseconds.
+        self._y = torch.empty(self._y_shape, dtype=dtype, device=_CPU)
+        self._y_of_one = torch.empty(self._y_shape[1:], dtype=dtype, device=_CPU)
         # Makes the core anew, of a module's weights as they are then; and their dtype.
         self._make = make
         self._batch_first = batch_first
@@ -80,9 +83,7 @@ class Stream:
         ):
             x = self._checked(x, "x", self._x_shape)
         if out is None:
-            out = torch.empty(
-                self._y_shape if x.dim() == 2 else self._y_shape[1:], dtype=self.dtype, device=_CPU
-            )
+            out = torch.empty_like(self._y if x.dim() == 2 else self._y_of_one)
         else:
             self._check_out(out, x, self._y_shape if x.dim() == 2 else self._y_shape[1:])
         self._step(x.data_ptr(), out.data_ptr())
