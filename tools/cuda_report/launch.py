@@ -16,13 +16,7 @@ from tools.cuda_report.arguments import (
 )
 from tools.cuda_report.cubins import SOURCES, compile_all, cubin_path
 from tools.cuda_report.facts import Device
-from tools.cuda_report.plans import (
-    CHUNK_BYTES,
-    GROUP_WARPS,
-    WARP_UNITS,
-    Plan,
-    operand_bytes,
-)
+from tools.cuda_report.plans import GROUP_WARPS, WARP_UNITS, Plan
 from tools.cuda_report.sass.decode import Listing, disassemble, find_nvdisasm
 from tools.cuda_report.sass.flow import Flow
 from tools.cuda_report.sass.memory import Memory
@@ -50,12 +44,11 @@ def grid_of(plan: Plan) -> tuple[int, int, int]:
 def plan_arguments(plan: Plan, steps: int, inference: bool) -> Arguments:
     """The arguments of a call without lengths, resets and what is seldom asked for."""
     splits = GROUP_WARPS * WARP_UNITS // plan.units if plan.group else 1
-    chunks = -(-plan.hidden * operand_bytes(plan.product) // CHUNK_BYTES)
     output_tiles = -(-plan.hidden // (2 * WARP_UNITS))
     values: dict[str, int | None] = {
         **{"steps": steps, "batch": plan.rows, "hidden_size": plan.hidden, "directions": 1},
         **{"lengths": 0, "reset_mask": 0, "tiles": plan.group_tiles},
-        **{"k_splits": splits, "warp_chunks": -(-chunks // splits)},
+        **{"k_splits": splits, "warp_chunks": plan.warp_chunks(splits)},
         "warp_output_tiles": -(-output_tiles // GROUP_WARPS),
     }
     absent = ["w_hr", "cell_states", "grad_cell_states", "grad_output", "grad_h_n", "grad_c_n"]

@@ -47,6 +47,12 @@ class Plan:
         fitting = [c for c in CTA_CHUNKS[size] if self.hidden <= c * CHUNK_BYTES // size]
         return fitting[0]
 
+    def warp_chunks(self, k_splits: int) -> int:
+        """The chunks of each warp's part of K in the group forward."""
+        part = -(-self.hidden * operand_bytes(self.product) // (CHUNK_BYTES * k_splits))
+        in_pairs = self.product == "fp32" and part > GROUP_CHUNKS // 2
+        return -(-part // 2) * 2 if in_pairs else part
+
     @property
     def kernel(self) -> str:
         way = "backward" if self.backward else "forward"

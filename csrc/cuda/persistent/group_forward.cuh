@@ -21,7 +21,9 @@
 #include "cuda/device/math.cuh"
 #include "cuda/device/ptx.cuh"
 #include "cuda/persistent/exchange.cuh"
+#include "cuda/persistent/group_ffma.cuh"
 #include "cuda/persistent/group_forward_ends.cuh"
+#include "cuda/persistent/group_mma.cuh"
 #include "cuda/persistent/launch.h"
 #include "cuda/persistent/tile.cuh"
 
@@ -49,7 +51,7 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
   const int unit = static_cast<int>(blockIdx.x) * block_units + unit_warp * kWarpUnits + lane.g;
   const bool real_unit = unit < hidden;
 
-  const GroupForwardMemory memory(group, block_units, shared);
+  const GroupForwardMemory memory(group, block_units, kIsFfma, shared);
   const int stride = memory.stride, row_bytes = memory.row_bytes, slot_bytes = memory.slot_bytes;
   char* const tiles = memory.tiles;
   const int* const row_lengths = memory.row_lengths;
@@ -58,31 +60,9 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
   const int buffer_bytes = kTileRows * slot_bytes;
   char* const exchange = group.exchange + int64_t{group_index} * 2 * buffer_bytes;
 
-  // Load the weights of this lane's unit and this warp's part of K.
-  const int register_chunks = min(group.warp_chunks, kGroupChunks);
-  uint4 weights[kGroupChunks][kGates];
-  const auto load_weights = [&](uint4(&chunk_weights)[kGates], int chunk) {
-    const int column = (k_warp * group.warp_chunks + chunk) * kChunkOperands<Operand> +
-                       lane.t * kLaneOperands<Operand>;
-#pragma unroll
-    for (int gate = 0; gate < kGates; ++gate) {
-      const Storage* row =
-          static_cast<const Storage*>(d.w_hh) + (int64_t{gate} * hidden + unit) * hidden;
-      chunk_weights[gate] = load_operands<Product>(row, real_unit ? column : hidden, hidden);
-    }
-  };
-#pragma unroll
-  for (int chunk = 0; chunk < kGroupChunks; ++chunk) {
-    if (chunk < register_chunks) load_weights(weights[chunk], chunk);
-  }
-  const SharedWeights shared_weights{memory.weights + threadIdx.x,
-                                     group.warp_chunks - register_chunks, kGroupThreads};
-#pragma unroll 1
-  for (int chunk = 0; chunk < shared_weights.chunks; ++chunk) {
-    uint4 chunk_weights[kGates];
-    load_weights(chunk_weights, kGroupChunks + chunk);
-    shared_weights.store(chunk_weights, chunk);
-  }
+  // Load this warp's weights.
+  const std::conditional_t<kIsFfma, GroupFfma, GroupMma<Product>> product(
+      d.w_hh, hidden, unit - lane.g, k_warp, group.warp_chunks, memory.weights);
   load_biases(memory.biases, d.bias, hidden, block_units);
 
   // Clear the tiles, for their padding must be finite, and take the rows' lengths.
@@ -187,7 +167,7 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
           args.reset_mask != nullptr && args.reset_mask[first_row_at(t) + row] != 0;
       const Storage* source =
           static_cast<const Storage*>(d.h_0) + int64_t{first_row + row} * hidden;
-      uint4* target = reinterpret_cast<uint4*>(tiles + tile_row(warp) * stride + tile * row_bytes);
+      uint4* target = reinterpret_cast<uint4*>(tiles + group_tile_row(warp, kIsFfma) * stride + tile * row_bytes);
       for (int piece = lane_index; piece < memory.row_chunks * 4; piece += kWarpSize) {
         const int column = piece * kLaneOperands<Operand>;
         target[piece] = load_operands<Product>(source, is_reset ? hidden : column, hidden);
@@ -301,15 +281,10 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
     // The recurrent GEMM: multiply this warp's part of W_hh by h_prev.
     int tile = 0, tile_begin = own_begin;
     do {
-      float sums[kGates][kLaneRows];
-      TileProduct<Product, kGates>::template multiply_some<kGroupChunks>(
-          sums, weights, register_chunks, shared_weights, tiles + tile_begin, stride, lane);
+      product.multiply(tiles + tile_begin, stride, [&](int j, const float4& sums) {
+        memory.partials[(tile * kLaneRows + j) * kGroupThreads + threadIdx.x] = sums;
+      });
       tile_begin += row_bytes;
-#pragma unroll
-      for (int j = 0; j < kLaneRows; ++j) {
-        memory.partials[(tile * kLaneRows + j) * kGroupThreads + threadIdx.x] =
-            make_float4(sums[0][j], sums[1][j], sums[2][j], sums[3][j]);
-      }
     } while (++tile < group.tiles);
     ptx::wait_for_copies();
     const float4 first_input = input_of(0);
@@ -334,7 +309,7 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
     // Wait for the others' h; meanwhile store, and fetch what the next step needs of memory.
     BoundedWait wait(group, group_index, s, memory.abandoned);
     const uint4* source = reinterpret_cast<const uint4*>(own_pieces + buffer_offset);
-    uint4* target = reinterpret_cast<uint4*>(tiles + tile_row(warp) * stride) + lane_index;
+    uint4* target = reinterpret_cast<uint4*>(tiles + group_tile_row(warp, kIsFfma) * stride) + lane_index;
     const uint32_t first_pieces = last ? 0 : static_cast<uint32_t>(real_pieces) & kPieceMask;
     PiecesInFlight<kPieces, Word::kTag> pieces;
     pieces.load(source, first_pieces, tag);

@@ -37,11 +37,11 @@ struct GroupForwardMemory {
   uint4* weights;          // those that are not in registers
 
   __device__ __forceinline__ GroupForwardMemory(const GroupArgs& group, int block_units,
-                                                char* shared) {
+                                                bool is_ffma, char* shared) {
     row_chunks = group.k_splits * group.warp_chunks;
     row_bytes = row_chunks * kChunkBytes;
     slot_bytes = group.tiles * row_bytes;
-    stride = tile_stride(group.tiles * row_chunks);
+    stride = group_tile_stride(group.tiles * row_chunks, is_ffma);
     group_rows = group.tiles * kTileRows;
     abandoned = reinterpret_cast<int*>(shared);
     row_lengths = reinterpret_cast<int*>(shared + kLaneBytes);

@@ -118,4 +118,30 @@ LSTM_HOST_DEVICE constexpr int tile_bytes(int chunks) { return kTileRows * tile_
 LSTM_HOST_DEVICE constexpr int tile_row(int row) { return row ^ (row >> 2 & 1); }
 static_assert(tile_stride(1) % 128 == 64 && tile_stride(2) % 128 == 64, "banks of two rows differ");
 
+// The group forward by FFMA (group_ffma.cuh): into how many parts the four lanes t of a unit divide
+// a warp's chunks of K, so that weights of up to kGroupChunks of them fit their registers.
+LSTM_HOST_DEVICE constexpr int ffma_parts(int chunks) {
+  return chunks <= 2 ? 1 : chunks <= 4 ? 2 : 4;
+}
+// Chunks of the part of K of each of k_splits warps; by FFMA, as many as its lanes can divide.
+LSTM_HOST_DEVICE constexpr int group_warp_chunks(int chunks, int k_splits, bool is_ffma) {
+  const int part = (chunks + k_splits - 1) / k_splits;
+  return is_ffma && part > kGroupChunks / 2 ? (part + 1) / 2 * 2 : part;
+}
+static_assert(group_warp_chunks(5, 1, true) * 2 % ffma_parts(5) == 0, "all lanes have as many steps");
+// Its tile, whose rows lie in their order. NOTE: the lanes of an access are four t, of rows 2t or of
+// some of them, and two of g at other parts of K: without conflicts if rows 2t are 32 modulo 128
+// bytes apart.
+LSTM_HOST_DEVICE constexpr int ffma_tile_stride(int chunks) {
+  return chunks * kChunkBytes + kLaneBytes;
+}
+static_assert(2 * ffma_tile_stride(1) % 128 == 32 && 2 * ffma_tile_stride(2) % 128 == 32,
+              "banks of four rows differ");
+LSTM_HOST_DEVICE constexpr int group_tile_stride(int chunks, bool is_ffma) {
+  return is_ffma ? ffma_tile_stride(chunks) : tile_stride(chunks);
+}
+LSTM_HOST_DEVICE constexpr int group_tile_row(int row, bool is_ffma) {
+  return is_ffma ? row : tile_row(row);
+}
+
 }  // namespace lstm_fused::cuda

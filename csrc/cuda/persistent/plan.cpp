@@ -158,13 +158,16 @@ bool plan_group_forward(const LstmShape& shape, bool has_options, const DeviceFa
   for (int k_splits = 1; k_splits <= kGroupWarps; k_splits *= 2) {
     PersistentPlan plan = common;
     if (!partition(shape, facts, kGroupWarps * kWarpUnits / k_splits, &plan)) continue;
-    plan.warp_chunks = static_cast<int>(ceil_div(chunks, k_splits));
+    // NOTE: of a cell with options there is no product by FFMA.
+    const bool is_ffma = plan.product == ProductKind::kFloat32;
+    plan.warp_chunks = group_warp_chunks(static_cast<int>(chunks), k_splits, is_ffma);
     const int row_chunks = k_splits * plan.warp_chunks;
     const int64_t shared_chunks = std::max(0, plan.warp_chunks - kGroupChunks);
     const int64_t group_rows = int64_t{plan.group_tiles} * kTileRows;
     const int64_t columns = plan.group_tiles * kLaneRows;
     plan.shared_bytes =
-        kLaneBytes + group_rows * int64_t{sizeof(int)} + tile_bytes(plan.group_tiles * row_chunks) +
+        kLaneBytes + group_rows * int64_t{sizeof(int)} +
+        kTileRows * int64_t{group_tile_stride(plan.group_tiles * row_chunks, is_ffma)} +
         (columns + ceil_div(columns, k_splits)) * kGroupThreads * kLaneBytes +
         plan.units * kLaneBytes + shared_chunks * kGates * kGroupThreads * kLaneBytes +
         (has_options ? group_option_forward_bytes(plan.units) : 0);

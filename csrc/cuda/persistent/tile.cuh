@@ -295,16 +295,6 @@ struct TileProduct<F32Product, kWeightRows> {
     }
   }
 
-  // multiply: what is switched off is a branch around it here.
-  template <int kChunks>
-  static __device__ __forceinline__ void multiply_some(float (&sums)[kWeightRows][kLaneRows],
-                                                       const uint4 (*weights)[kWeightRows],
-                                                       int chunks, const SharedWeights& shared,
-                                                       const char* tile, int stride,
-                                                       const Lane& lane) {
-    multiply<kChunks>(sums, weights, chunks, shared, tile, stride, lane);
-  }
-
   // multiply, with two addends to each sum.
   template <int kChunks, int kUnroll = 1>
   static __device__ __forceinline__ void multiply_add(
