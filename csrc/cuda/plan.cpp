@@ -31,8 +31,9 @@ void choose_products(const LstmShape& shape, DType dtype, bool backward,
 }
 
 // Whether to take the persistent kernel that can take the call, and why. A block that holds all of
-// W_hh is taken wherever it can: it spares two launches a step, which take longer than the step. A
-// group is, unless the estimates are against it.
+// W_hh is taken wherever it can, by tensor cores: it spares two launches a step, which take longer
+// than the step. Others are, unless the estimates are against them: by more than a sixteenth for a
+// block, for what it spares the host.
 bool prefers_persistent(const LstmShape& shape, DType dtype, bool backward,
                         const PlanSettings& settings, const PersistentPlan& persistent,
                         std::string* reason) {
@@ -43,23 +44,23 @@ bool prefers_persistent(const LstmShape& shape, DType dtype, bool backward,
               refusal;
     return false;
   }
-  if (!persistent.group) {
-    *reason = "W_hh fits into a block";
+  const std::string name = persistent.group ? "a group of blocks" : "a block";
+  const int64_t cycles = persistent.step_cycles;
+  if (cycles == 0) {
+    *reason = "W_hh fits into " + name;
     return true;
   }
-  const int64_t group = persistent.step_cycles;
   const int64_t stepwise =
       stepwise_cycles(shape, dtype, settings.allow_tf32, backward, false, settings.facts);
-  const std::string figures =
-      "estimated " + std::to_string(group) + " cycles a step, stepwise " + std::to_string(stepwise);
+  const std::string figures = "estimated " + std::to_string(cycles) + " cycles a step, stepwise " +
+                              std::to_string(stepwise);
   if (settings.choice == VariantChoice::kPersistent) {
     *reason = "LSTM_FUSED_CUDA_VARIANT is persistent; " + figures;
     return true;
   }
-  *reason =
-      (group > stepwise ? "a group of blocks is slower: " : "W_hh fits into a group of blocks, ") +
-      figures;
-  return group <= stepwise;
+  const bool is_slower = cycles > stepwise + (persistent.group ? 0 : stepwise / 16);
+  *reason = (is_slower ? name + " is slower: " : "W_hh fits into " + name + ", ") + figures;
+  return !is_slower;
 }
 
 void choose_variant(const LstmShape& shape, DType dtype, bool backward,

@@ -238,7 +238,7 @@ void test_choice() {
     const LstmPlan plan = backward ? cuda::make_backward_plan(shape, dtype, settings)
                                    : cuda::make_forward_plan(shape, dtype, settings);
     CHECK((plan.reason.find(" cycles a step, stepwise ") != std::string::npos) ==
-          plan.persistent.group);
+          (plan.persistent.group || dtype == DType::kFloat32));
     return plan.variant;
   };
   for (const NamedFacts& device : kDevices) {
@@ -246,11 +246,25 @@ void test_choice() {
     for (bool backward : {false, true}) {
       CHECK(variant(device.facts, DType::kBFloat16, 16, 768, backward) ==
             Variant::kPersistentGroup);
-      CHECK(variant(device.facts, DType::kFloat32, 1000, 96, backward) == Variant::kPersistentCta);
+      for (const int64_t hidden : {16, 64, 128}) {
+        CHECK(variant(device.facts, DType::kBFloat16, 1000, hidden, backward) ==
+              Variant::kPersistentCta);
+      }
+      // One block by FFMA takes as long as it has work, and launches as long as the clock is fast.
+      CHECK(variant(device.facts, DType::kFloat32, 8, 40, backward) == Variant::kPersistentCta);
     }
-    // FFMA takes more cycles in the backward than two launches.
+    const bool is_a100 = device.facts.major == 8 && device.facts.minor == 0;
+    const bool has_fast_clock = device.facts.minor == 9 || device.facts.major == 12;
+    for (const int64_t hidden : {64, 96}) {
+      CHECK(variant(device.facts, DType::kFloat32, 64, hidden, false) ==
+            (is_a100 ? Variant::kStepwise : Variant::kPersistentCta));
+      CHECK(variant(device.facts, DType::kFloat32, 64, hidden, true) ==
+            (has_fast_clock && hidden == 64 ? Variant::kPersistentCta : Variant::kStepwise));
+    }
+    // FFMA takes more time in the backward than two launches, but where the clock is fast.
     CHECK(variant(device.facts, DType::kFloat32, 16, 256, false) == Variant::kPersistentGroup);
-    CHECK(variant(device.facts, DType::kFloat32, 16, 256, true) == Variant::kStepwise);
+    CHECK(variant(device.facts, DType::kFloat32, 16, 256, true) ==
+          (has_fast_clock ? Variant::kPersistentGroup : Variant::kStepwise));
   }
   const DeviceFacts &a100 = kDevices[0].facts, &h100 = kDevices[2].facts;
   CHECK(variant(a100, DType::kBFloat16, 64, 1024, true) == Variant::kStepwise);

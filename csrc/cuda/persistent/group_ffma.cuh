@@ -4,9 +4,9 @@
 //
 // A word of h_prev that a lane loads from shared memory serves as many FFMA as the lane has rows of
 // weights: eight, the gates of two units, its own (of g) and its neighbour's (of g ^ 1). The eight
-// lanes of such a pair divide K among them: in two by g % 2, and by t in kParts, as few as leave the
-// weights room in registers, for there are as many sums to add up across lanes. Lanes of the same
-// part of K take other rows of the tile.
+// lanes of such a pair divide K among them: in two by g % 2, and by t in kParts, as few as leave
+// the weights room in registers, for there are as many sums to add up across lanes. Lanes of the
+// same part of K take other rows of the tile.
 #pragma once
 
 #include <cstdint>
@@ -35,8 +35,8 @@ class GroupFfma {
         const float* row = static_cast<const float*>(w_hh) +
                            (int64_t{m % kGates} * hidden_size + unit) * hidden_size;
         const int column = byte / static_cast<int>(sizeof(float));
-        weights[m] = load_operands<F32Product>(row, unit < hidden_size ? column : hidden_size,
-                                               hidden_size);
+        weights[m] =
+            load_operands<F32Product>(row, unit < hidden_size ? column : hidden_size, hidden_size);
       }
     };
 #pragma unroll
@@ -55,8 +55,7 @@ class GroupFfma {
   // Multiplies by a tile's rows, `stride` apart, whose first byte of the warp's part of K is at
   // `tile`. store(j, sums) is called with the four gates' sums of the lane's unit and row 2t + j.
   template <typename Store>
-  __device__ __forceinline__ void multiply(const char* tile, int stride,
-                                           const Store& store) const {
+  __device__ __forceinline__ void multiply(const char* tile, int stride, const Store& store) const {
     if (chunks_ <= 1) {
       multiply_by<1, 2, false>(tile, stride, store);
     } else if (chunks_ <= 2) {
@@ -73,7 +72,7 @@ class GroupFfma {
   }
 
  private:
-  static constexpr int kRows = 2 * kGates;                     // of weights, of a lane
+  static constexpr int kRows = 2 * kGates;                      // of weights, of a lane
   static constexpr int kSteps = kGroupChunks * kGates / kRows;  // vectors of a row in registers
 
   // A lane's steps of K, 2·kParts·16 bytes apart: kRegisterSteps with weights in registers and, if
@@ -83,9 +82,9 @@ class GroupFfma {
                                               const Store& store) const {
     static_assert(kRegisterSteps <= kSteps);
     constexpr int kStepBytes = 2 * kParts * kLaneBytes;
-    // Rows of the tile at a time: with one part the lane's own two; else, for j = 0 and then 1, rows
-    // 2t + j of its own t and of those that have other parts of K. NOTE: a real loop. Unrolled, it
-    // keeps loads for all rows in flight, and spills.
+    // Rows of the tile at a time: with one part the lane's own two; else, for j = 0 and then 1,
+    // rows 2t + j of its own t and of those that have other parts of K. NOTE: a real loop.
+    // Unrolled, it keeps loads for all rows in flight, and spills.
     constexpr int kOwn = kParts == 1 ? kLaneRows : 1;
     constexpr int kSlots = kParts * kOwn;
     const Lane lane;
@@ -103,13 +102,7 @@ class GroupFfma {
         add(d, weights_[step], rows, step * kStepBytes);
       }
       if constexpr (kHasMore) {
-#pragma unroll 1
-        for (int step = kRegisterSteps; step * kStepBytes < chunks_ * kChunkBytes; ++step) {
-          uint4 weights[kRows];
-#pragma unroll
-          for (int m = 0; m < kRows; ++m) weights[m] = *shared_vector(step, m);
-          add(d, weights, rows, step * kStepBytes);
-        }
+        add_shared(d, rows, kRegisterSteps, kStepBytes);
       }
 
       // Add up the parts of K: the lane keeps its own rows, and then its own unit. Additions
@@ -153,6 +146,30 @@ class GroupFfma {
         sum = fmaf(__uint_as_float(weights[m].y), h.y, sum);
         sum = fmaf(__uint_as_float(weights[m].z), h.z, sum);
         d[m][slot] = fmaf(__uint_as_float(weights[m].w), h.w, sum);
+      }
+    }
+  }
+
+  // The steps with weights in shared memory. NOTE: word by word, for which there are registers.
+  template <int kSlots>
+  __device__ __forceinline__ void add_shared(float (&d)[kRows][kSlots],
+                                             const char* const (&rows)[kSlots], int first_step,
+                                             int step_bytes) const {
+    constexpr int kWords = kLaneBytes / static_cast<int>(sizeof(float));
+#pragma unroll 1
+    for (int word = first_step * kWords; word / kWords * step_bytes < chunks_ * kChunkBytes;
+         ++word) {
+      const int step = word / kWords, in_step = word % kWords;
+      float h[kSlots];
+#pragma unroll
+      for (int slot = 0; slot < kSlots; ++slot) {
+        h[slot] = reinterpret_cast<const float*>(rows[slot] + step * step_bytes)[in_step];
+      }
+#pragma unroll
+      for (int m = 0; m < kRows; ++m) {
+        const float weight = reinterpret_cast<const float*>(shared_vector(step, m))[in_step];
+#pragma unroll
+        for (int slot = 0; slot < kSlots; ++slot) d[m][slot] = fmaf(weight, h[slot], d[m][slot]);
       }
     }
   }

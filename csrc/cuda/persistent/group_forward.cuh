@@ -167,7 +167,8 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
           args.reset_mask != nullptr && args.reset_mask[first_row_at(t) + row] != 0;
       const Storage* source =
           static_cast<const Storage*>(d.h_0) + int64_t{first_row + row} * hidden;
-      uint4* target = reinterpret_cast<uint4*>(tiles + group_tile_row(warp, kIsFfma) * stride + tile * row_bytes);
+      uint4* target = reinterpret_cast<uint4*>(tiles + group_tile_row(warp, kIsFfma) * stride +
+                                               tile * row_bytes);
       for (int piece = lane_index; piece < memory.row_chunks * 4; piece += kWarpSize) {
         const int column = piece * kLaneOperands<Operand>;
         target[piece] = load_operands<Product>(source, is_reset ? hidden : column, hidden);
@@ -309,7 +310,8 @@ __device__ __forceinline__ void group_forward(const PersistentForwardArgs& args,
     // Wait for the others' h; meanwhile store, and fetch what the next step needs of memory.
     BoundedWait wait(group, group_index, s, memory.abandoned);
     const uint4* source = reinterpret_cast<const uint4*>(own_pieces + buffer_offset);
-    uint4* target = reinterpret_cast<uint4*>(tiles + group_tile_row(warp, kIsFfma) * stride) + lane_index;
+    uint4* target =
+        reinterpret_cast<uint4*>(tiles + group_tile_row(warp, kIsFfma) * stride) + lane_index;
     const uint32_t first_pieces = last ? 0 : static_cast<uint32_t>(real_pieces) & kPieceMask;
     PiecesInFlight<kPieces, Word::kTag> pieces;
     pieces.load(source, first_pieces, tag);

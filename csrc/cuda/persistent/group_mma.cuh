@@ -46,8 +46,7 @@ class GroupMma {
 
   // As GroupFfma's.
   template <typename Store>
-  __device__ __forceinline__ void multiply(const char* tile, int stride,
-                                           const Store& store) const {
+  __device__ __forceinline__ void multiply(const char* tile, int stride, const Store& store) const {
     float sums[kGates][kLaneRows];
     TileProduct<Product, kGates>::template multiply_some<kGroupChunks>(sums, weights_, chunks_,
                                                                        shared_, tile, stride, {});

@@ -128,10 +128,11 @@ LSTM_HOST_DEVICE constexpr int group_warp_chunks(int chunks, int k_splits, bool 
   const int part = (chunks + k_splits - 1) / k_splits;
   return is_ffma && part > kGroupChunks / 2 ? (part + 1) / 2 * 2 : part;
 }
-static_assert(group_warp_chunks(5, 1, true) * 2 % ffma_parts(5) == 0, "all lanes have as many steps");
-// Its tile, whose rows lie in their order. NOTE: the lanes of an access are four t, of rows 2t or of
-// some of them, and two of g at other parts of K: without conflicts if rows 2t are 32 modulo 128
-// bytes apart.
+static_assert(group_warp_chunks(5, 1, true) * 2 % ffma_parts(5) == 0,
+              "all lanes have as many steps");
+// FFMA's tile in the group forward has its rows in their order. NOTE: the lanes of an access are
+// four t, of rows 2t or of some of them, and two of g at other parts of K: without conflicts of
+// banks if rows 2t are 32 modulo 128 bytes apart.
 LSTM_HOST_DEVICE constexpr int ffma_tile_stride(int chunks) {
   return chunks * kChunkBytes + kLaneBytes;
 }

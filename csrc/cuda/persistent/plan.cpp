@@ -83,15 +83,30 @@ const char* product_name(ProductKind kind) {
   }
 }
 
+// Cycles of a step of one block by FFMA, fitted to the model of the machine code
+// (tools/cuda_report): what a warp does with a chunk of weights takes the SM's issue slots and its
+// shared memory for so long; in the forward of compute capability 8.0, which has half as many units
+// for FFMA, these.
+int64_t ffma_cta_cycles(const PersistentPlan& plan, bool backward, const DeviceFacts& facts) {
+  const int64_t work = int64_t{plan.threads / kWarpSize} * plan.chunks;
+  if (backward) return 765 + 78 * work;
+  const bool half_rate = facts.major == 8 && facts.minor == 0;
+  return std::max<int64_t>(1230 + 37 * work, half_rate ? 90 * work : 0);
+}
+
 // Plans one block for all of W_hh. Forward and backward hold the same number of weights in a lane;
 // in the backward warps work in pairs.
-bool plan_cta(const LstmShape& shape, bool backward, bool has_options, PersistentPlan* plan) {
+bool plan_cta(const LstmShape& shape, bool backward, bool has_options, const DeviceFacts& facts,
+              PersistentPlan* plan) {
   const int bytes = operand_bytes(plan->product);
   plan->chunks = cta_chunks(shape.hidden_size, bytes);
   if (plan->chunks == 0) return false;
   plan->full = !has_options && has_full_warps(plan->chunks, bytes, shape.hidden_size);
   plan->threads = plan->full ? full_threads(plan->chunks, bytes, backward)
                              : cta_threads(shape.hidden_size, backward);
+  if (plan->product == ProductKind::kFloat32) {
+    plan->step_cycles = ffma_cta_cycles(*plan, backward, facts);
+  }
   return true;
 }
 
@@ -104,14 +119,14 @@ std::string option_group_refusal(const PersistentPlan& plan, bool has_options) {
 // Cycles of a step in a group: good enough to compare plans. Fitted to the model of the machine
 // code on an H100 (tools/cuda_report). `base`: the cells, and what is exchanged there and back. A
 // block moves 64 bytes a cycle. `vectors`: pairs of 16-byte vectors of weights of each lane, of
-// which a pair is two mma.sync of 8 cycles, or 64 FFMA and the loads that feed them, in each of two
-// warps of a scheduler; the `shared_vectors` of them that lie in shared memory are read at 128
-// bytes a cycle besides. A further tile costs its cells, and a round trip through L2 for what lanes
-// have not in flight.
+// which a pair is two mma.sync of 8 cycles, or 64 FFMA and the loads that feed them
+// (`ffma_cycles`), in each of two warps of a scheduler; the `shared_vectors` of them that lie in
+// shared memory are read at 128 bytes a cycle besides. A further tile costs its cells, and a round
+// trip through L2 for what lanes have not in flight.
 int64_t step_cycles(const PersistentPlan& plan, int64_t base, int64_t bytes, int64_t vectors,
-                    int64_t shared_vectors) {
+                    int64_t shared_vectors, int64_t ffma_cycles) {
   constexpr int64_t kFurtherTile = 800;
-  const int64_t pair = plan.product == ProductKind::kFloat32 ? 320 : 32;
+  const int64_t pair = plan.product == ProductKind::kFloat32 ? ffma_cycles : 32;
   return base + kFurtherTile * (plan.group_tiles - 1) + bytes / 64 +
          plan.group_tiles * (vectors * pair + shared_vectors * 64);
 }
@@ -176,8 +191,10 @@ bool plan_group_forward(const LstmShape& shape, bool has_options, const DeviceFa
     if (plan.group_tiles * row_chunks * 4 * word_bytes > kMaxLanePieces * kWarpSize) continue;
     const int64_t h_bytes = group_rows * row_chunks * kChunkBytes * word_bytes;
     set_workspace(shape, 2 * h_bytes, &plan);
-    plan.step_cycles =
-        step_cycles(plan, kForwardBase, h_bytes, 2 * plan.warp_chunks, 2 * shared_chunks);
+    // NOTE: more than two chunks are more pieces of h than a lane has in flight by FFMA.
+    const int64_t ffma_cycles = plan.warp_chunks <= 2 ? 125 : 240;
+    plan.step_cycles = step_cycles(plan, kForwardBase, h_bytes, 2 * plan.warp_chunks,
+                                   2 * shared_chunks, ffma_cycles);
     if (best->group && plan.step_cycles >= best->step_cycles) continue;
     *best = plan;
   }
@@ -204,7 +221,8 @@ bool plan_group_backward(const LstmShape& shape, bool has_options, const DeviceF
     const int64_t part_bytes = int64_t{plan.group_blocks} * units * plan.group_tiles * kTileRows *
                                static_cast<int64_t>(sizeof(float));  // one block's
     set_workspace(shape, 2 * plan.group_blocks * part_bytes, &plan);
-    plan.step_cycles = step_cycles(plan, kBackwardBase, 2 * part_bytes, vectors, shared_vectors);
+    plan.step_cycles =
+        step_cycles(plan, kBackwardBase, 2 * part_bytes, vectors, shared_vectors, 320);
     if (best->group && plan.step_cycles >= best->step_cycles) continue;
     *best = plan;
   }
@@ -217,7 +235,7 @@ bool can_run_persistent_forward(const LstmShape& shape, DType dtype, bool allow_
                                 bool has_options, const DeviceFacts& facts, PersistentPlan* plan,
                                 std::string* why_not) {
   if (!begin_plan(shape, dtype, allow_tf32, facts, plan, why_not)) return false;
-  if (plan_cta(shape, false, has_options, plan)) return true;
+  if (plan_cta(shape, false, has_options, facts, plan)) return true;
   *why_not = option_group_refusal(*plan, has_options);
   if (!why_not->empty()) return false;
   if (plan_group_forward(shape, has_options, facts, plan)) return true;
@@ -229,7 +247,7 @@ bool can_run_persistent_backward(const LstmShape& shape, DType dtype, bool allow
                                  bool has_options, const DeviceFacts& facts, PersistentPlan* plan,
                                  std::string* why_not) {
   if (!begin_plan(shape, dtype, allow_tf32, facts, plan, why_not)) return false;
-  if (plan_cta(shape, true, has_options, plan)) {
+  if (plan_cta(shape, true, has_options, facts, plan)) {
     if (!has_options) return true;
     plan->shared_bytes = cta_option_backward_bytes(plan->chunks, operand_bytes(plan->product));
     if (plan->shared_bytes <= facts.shared_per_block) return true;

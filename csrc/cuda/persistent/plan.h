@@ -26,7 +26,7 @@ struct PersistentPlan {
   int units = 0;              // hidden units per block; the last block may have fewer
   int warp_chunks = 0;        // forward: chunks of weights per lane
   int warp_output_tiles = 0;  // backward: tiles of sixteen units of the gradient of h_prev per warp
-  int64_t step_cycles = 0;    // estimated, to compare plans with
+  int64_t step_cycles = 0;    // estimated, to compare plans with; 0: one block by tensor cores
   int64_t shared_bytes = 0;   // per block
   int64_t max_shared_bytes = 0;  // what a block of any plan can have on this device
   // The workspace: what is zero at launch, words of all groups and then the exchange area; and the

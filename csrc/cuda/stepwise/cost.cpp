@@ -7,8 +7,26 @@ namespace lstm_fused::cuda {
 namespace {
 
 // A launch begins about a microsecond after the one before (0.9 to 1.1 in captured graphs, measured
-// by others): 1700 cycles at 1.7 GHz.
-constexpr int64_t kLaunchCycles = 1700;
+// by others): as many cycles as the clock has MHz. Boost clocks of the A100, RTX 30 (and others),
+// RTX 40, H100, B200 and RTX 50.
+int64_t launch_cycles(const DeviceFacts& facts) {
+  switch (facts.major * 10 + facts.minor) {
+    case 80:
+      return 1410;
+    case 89:
+      return 2500;
+    case 90:
+      return 1830;
+    case 100:
+    case 103:
+      return 1850;
+    case 120:
+    case 121:
+      return 2400;
+    default:
+      return 1700;
+  }
+}
 
 // Bytes that pass through L2 in a cycle, for each SM: Luo et al. 2024 measured 3942 on an H800 of
 // 132 SMs.
@@ -49,7 +67,7 @@ int64_t stepwise_cycles(const LstmShape& shape, DType dtype, bool allow_tf32, bo
   // Each step: its products, which have few rows, at half the rate.
   const bool two_products = shape.projection && !composite;
   const int64_t weights = composite ? gates * hidden : gates * output + projection;
-  int64_t launches = (two_products ? 3 : 2) * kLaunchCycles;
+  int64_t launches = (two_products ? 3 : 2) * launch_cycles(facts);
   int64_t bytes = weights * size + rows * hidden * unit_bytes(dtype, backward);
   int64_t products = 2 * weights * rows;
   if (two_products) bytes += 2 * rows * output * size;
@@ -58,7 +76,7 @@ int64_t stepwise_cycles(const LstmShape& shape, DType dtype, bool allow_tf32, bo
   // make it in passing, all steps' grad_gates·W_hh.
   if (composite) {
     const int64_t steps = std::max<int64_t>(shape.steps, 1);
-    launches += shape.directions * kLaunchCycles / steps;
+    launches += shape.directions * launch_cycles(facts) / steps;
     products += gates * projection / steps;
     bytes += (gates * (output + hidden) + projection) * size / steps;
     if (backward) {
