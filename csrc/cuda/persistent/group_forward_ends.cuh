@@ -12,13 +12,14 @@
 namespace lstm_fused::cuda {
 
 // 16-byte pieces of h that a lane has in flight: as many as leave no register spilt. FFMA's
-// recurrent GEMM takes more of them than that of mma.sync, and ptxas needs more from sm_100 on.
+// recurrent GEMM takes more registers than that of mma.sync, for which ptxas needs more from sm_100
+// on.
 template <bool kIsFfma>
 __device__ constexpr int pieces_in_flight() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-  return kIsFfma ? 2 : 5;
+  return kIsFfma ? 4 : 5;
 #else
-  return kIsFfma ? 2 : 6;
+  return kIsFfma ? 4 : 6;
 #endif
 }
 

@@ -191,8 +191,8 @@ bool plan_group_forward(const LstmShape& shape, bool has_options, const DeviceFa
     if (plan.group_tiles * row_chunks * 4 * word_bytes > kMaxLanePieces * kWarpSize) continue;
     const int64_t h_bytes = group_rows * row_chunks * kChunkBytes * word_bytes;
     set_workspace(shape, 2 * h_bytes, &plan);
-    // NOTE: more than two chunks are more pieces of h than a lane has in flight by FFMA.
-    const int64_t ffma_cycles = plan.warp_chunks <= 2 ? 125 : 240;
+    // NOTE: of more than two chunks lanes add up more parts.
+    const int64_t ffma_cycles = plan.warp_chunks <= 2 ? 115 : 205;
     plan.step_cycles = step_cycles(plan, kForwardBase, h_bytes, 2 * plan.warp_chunks,
                                    2 * shared_chunks, ffma_cycles);
     if (best->group && plan.step_cycles >= best->step_cycles) continue;
