@@ -75,6 +75,9 @@ CASES: dict[str, tuple[LayerCase, int, str]] = {
     "wide group": (LayerCase(2, 1, 4, 520, bidirectional=True), 66, "persistent"),
     # A single piece of h for a lane, of 32 bits.
     "narrow group": (LayerCase(3, 9, 4, 104, bidirectional=True), 52, "persistent"),
+    # Several tiles for each group of blocks of 32 units; one, and more parts of sums than few.
+    "pair of tiles": (LayerCase(3, 9, 4, 136), 6, "persistent"),
+    "broad group": (LayerCase(2, 1, 4, 264), 10, "persistent"),
     # More pieces of h for a lane than it has in flight at once.
     "tall group": (LayerCase(2, 50, 4, 136, bidirectional=True), 18, "persistent"),
 }

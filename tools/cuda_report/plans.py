@@ -66,7 +66,8 @@ class Plan:
             full = str(size == 2 and self.hidden == self.chunks * CHUNK_BYTES // size).lower()
             return f"{name}, {full}, {full}>"
         units = f", {self.units}" if self.backward else ""
-        return f"persistent_group_{way}_kernel<{product}{units}>"
+        single = "_single" if way == "backward" and self.group_tiles == 1 else ""
+        return f"persistent_group_{way}{single}_kernel<{product}{units}>"
 
 
 def plan_of(

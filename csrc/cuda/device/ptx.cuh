@@ -101,6 +101,20 @@ __device__ __forceinline__ void store_relaxed(uint2* address, uint2 value) {
                : "memory");
 }
 
+// Two words of 64 bits, each of which is loaded whole.
+__device__ __forceinline__ uint4 load_relaxed_pairs(const uint4* address) {
+  uint64_t first, second;
+  asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+               : "=l"(first), "=l"(second)
+               : "l"(address)
+               : "memory");
+  return make_uint4(static_cast<uint32_t>(first), static_cast<uint32_t>(first >> 32),
+                    static_cast<uint32_t>(second), static_cast<uint32_t>(second >> 32));
+}
+__device__ __forceinline__ void store_relaxed(uint64_t* address, uint64_t value) {
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
+}
+
 // An address in shared memory as its instructions take it, and ld.shared at one. NOTE: for a place
 // that is far from all others: of a pointer the compiler makes the address anew each time.
 __device__ __forceinline__ uint32_t shared_address(const void* shared) {
@@ -200,6 +214,10 @@ __device__ __forceinline__ int opaque(int x) {
 }
 __device__ __forceinline__ uint32_t opaque(uint32_t x) {
   asm volatile("" : "+r"(x));
+  return x;
+}
+__device__ __forceinline__ float opaque(float x) {
+  asm volatile("" : "+f"(x));
   return x;
 }
 __device__ __forceinline__ int64_t opaque(int64_t x) {

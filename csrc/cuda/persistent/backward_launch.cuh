@@ -8,6 +8,7 @@
 #include "cuda/device/row_grid.cuh"
 #include "cuda/persistent/backward.cuh"
 #include "cuda/persistent/group_backward.cuh"
+#include "cuda/persistent/group_backward_single.cuh"
 #include "cuda/persistent/launch.h"
 #include "cuda/status.h"
 
@@ -55,14 +56,18 @@ void launch_cta_backward(const PersistentBackwardArgs& args, const PersistentPla
 template <typename Product>
 void launch_group_backward(const PersistentBackwardArgs& args, const GroupArgs& group,
                            const PersistentPlan& plan, cudaStream_t stream) {
-  constexpr char kName[] = "persistent_group_backward_kernel";
+  const auto launch = [&](auto units) {
+    constexpr int kUnits = decltype(units)::value;
+    auto* kernel = &persistent_group_backward_kernel<Product, kUnits>;
+    if (plan.group_tiles == 1) kernel = &persistent_group_backward_single_kernel<Product, kUnits>;
+    launch_group_kernel(kernel, "persistent_group_backward_kernel", plan, args.directions, stream,
+                        args, group);
+  };
   if (plan.units == kGroupUnits[0]) {
-    launch_group_kernel(&persistent_group_backward_kernel<Product, kGroupUnits[0]>, kName, plan,
-                        args.directions, stream, args, group);
+    launch(std::integral_constant<int, kGroupUnits[0]>{});
   } else {
     LSTM_CHECK(plan.units == kGroupUnits[1], "units: got ", plan.units, ", wanted those of a plan");
-    launch_group_kernel(&persistent_group_backward_kernel<Product, kGroupUnits[1]>, kName, plan,
-                        args.directions, stream, args, group);
+    launch(std::integral_constant<int, kGroupUnits[1]>{});
   }
 }
 

@@ -19,7 +19,6 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #include "cuda/device/ptx.cuh"
 #include "cuda/persistent/launch.h"
@@ -157,58 +156,5 @@ struct PiecesInFlight {
     return piece.x | piece.y | piece.z | piece.w;
   }
 };
-
-// A partial sum as a word whose tag, put in by the caller, is its lowest bit. Where products are
-// exact the sum is rounded, ties to odd, else cut, to 23 bits; infinity stays what it is.
-constexpr uint32_t kSumTag = 1u;
-template <typename Product>
-__device__ __forceinline__ uint32_t sum_word(float sum) {
-  const uint32_t bits = __float_as_uint(sum);
-  if constexpr (std::is_same_v<Product, F32Product>) return StateWord<Product>::make(sum);
-  return bits & ~kSumTag;
-}
-
-// Waits for `count` vectors of such words, `stride` vectors apart, and adds them up in their order,
-// kVectors of them in flight. Returns early where the wait is over.
-template <int kVectors>
-__device__ __forceinline__ float4 receive_sum(const uint4* source, int stride, int count,
-                                              uint32_t tag, BoundedWait& wait) {
-  float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-  for (; count > 0; count -= kVectors, source += kVectors * stride) {
-    // NOTE: vectors that there are not are zeros that have come: code without branches, and adding
-    // them changes nothing.
-    uint4 words[kVectors];
-    bool is_missing[kVectors];
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      words[i] = make_uint4(tag, tag, tag, tag);
-      is_missing[i] = i < count;
-    }
-    bool any_missing = true;
-    while (any_missing) {
-#pragma unroll
-      for (int i = 0; i < kVectors; ++i) {
-        if (is_missing[i]) words[i] = ptx::load_relaxed(source + i * stride);
-      }
-      any_missing = false;
-#pragma unroll
-      for (int i = 0; i < kVectors; ++i) {
-        const uint32_t all = words[i].x & words[i].y & words[i].z & words[i].w;
-        const uint32_t any = words[i].x | words[i].y | words[i].z | words[i].w;
-        is_missing[i] = (((tag != 0 ? ~all : any)) & kSumTag) != 0;
-        any_missing = any_missing || is_missing[i];
-      }
-      if (any_missing && wait.is_over()) return sum;
-    }
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      sum.x += __uint_as_float(words[i].x ^ tag);
-      sum.y += __uint_as_float(words[i].y ^ tag);
-      sum.z += __uint_as_float(words[i].z ^ tag);
-      sum.w += __uint_as_float(words[i].w ^ tag);
-    }
-  }
-  return sum;
-}
 
 }  // namespace lstm_fused::cuda

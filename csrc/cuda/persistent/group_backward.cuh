@@ -4,11 +4,9 @@
 //
 // The blocks of a group split the hidden units. Each step a block differentiates its units' cells,
 // multiplies its rows of W_hh, transposed, by the gradients of its gates, which gives a part of the
-// gradient of h_prev of all units, and publishes each unit's part, as exchange.cuh says, in the
-// slot of the block that owns it. A block then adds up its units' parts: no atomics, one result.
-// Its threads share the work out by vectors of four rows and by sources; each takes every S-th
-// block's vector, in the blocks' order, and then the S sums of a row are added up through shared
-// memory.
+// gradient of h_prev of all units, and publishes each unit's part for the block that owns it. A
+// block then adds up its units' parts: no atomics, one result (sum_exchange.cuh). A group of one
+// tile has kernels of its own (group_backward_single.cuh).
 #pragma once
 
 #include <cstdint>
@@ -16,27 +14,12 @@
 
 #include "cuda/device/ptx.cuh"
 #include "cuda/persistent/backward_cell.cuh"
-#include "cuda/persistent/exchange.cuh"
+#include "cuda/persistent/group_backward_product.cuh"
 #include "cuda/persistent/launch.h"
+#include "cuda/persistent/sum_exchange.cuh"
 #include "cuda/persistent/tile.cuh"
 
 namespace lstm_fused::cuda {
-
-// The sum of `count` numbers, `distance` apart, in their order.
-template <int kCount>
-__device__ __forceinline__ float sum_apart(const float* first, int distance) {
-  float number[kCount];
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) number[i] = first[i * distance];
-#pragma unroll
-  for (int i = 1; i < kCount; ++i) number[0] += number[i];
-  return number[0];
-}
-__device__ __forceinline__ float sum_apart(const float* first, int distance, int count) {
-  // NOTE: a tile has 32 or 64 vectors of a block's 256: no other counts than these.
-  if (count > 2) return count > 4 ? sum_apart<8>(first, distance) : sum_apart<4>(first, distance);
-  return count > 1 ? sum_apart<2>(first, distance) : *first;
-}
 
 template <typename Product, int kUnits>
 __global__ void __launch_bounds__(kGroupThreads, 1)
@@ -44,19 +27,15 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
                                      const __grid_constant__ GroupArgs group) {
   using Storage = typename Product::Storage;
   using Operand = typename Product::Operand;
-  constexpr int kChunks = group_backward_chunks(kUnits, sizeof(Operand));
-  constexpr int kRegisterTiles = group_backward_vectors(kChunks) / kChunks;
-  constexpr int kStride = tile_stride(kChunks);
+  using Weights = GroupBackwardProduct<Product, kUnits>;
+  constexpr int kStride = Weights::kStride;
   // Vectors of partial sums that a lane has in flight.
   constexpr bool kIsFfma = std::is_same_v<Product, F32Product>;
   constexpr int kVectors =
       kUnits == kGroupUnits[0] ? (sizeof(Operand) == 2 ? 6 : 4) : (kIsFfma ? 3 : 4);
   constexpr int kSplits = kGroupWarps * kWarpUnits / kUnits;  // warps for eight units' cells
-  static_assert(kRegisterTiles * kChunks == group_backward_vectors(kChunks),
-                "registers hold whole tiles");
   static_assert(kSplits % kLaneRows == 0, "a lane's cells are whole tiles apart");
   static_assert(kSplits * kUnits == kGroupWarps * kWarpUnits, "every unit has as many warps");
-  static_assert(kLaneOperands<Operand> % kGates == 0, "a lane's vector holds whole units");
   extern __shared__ __align__(16) char shared[];
 
   const Lane lane;
@@ -69,62 +48,16 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   const bool reverse = blockIdx.z == 1;
   const BackwardRecurrence& d = args.direction[blockIdx.z];
 
-  // Divide the memory. A slot holds one block's parts for another one: (tiles, units, 8 rows).
+  // Divide the memory.
   const int group_rows = group.tiles * kTileRows;
   int* const abandoned = reinterpret_cast<int*>(shared);
-  float4* const row_sums = reinterpret_cast<float4*>(shared + kLaneBytes);
+  const SourceSums sums{reinterpret_cast<float2*>(shared + kLaneBytes)};
   char* const tiles = shared + kLaneBytes + kGroupThreads * sizeof(float4);
   uint4* const shared_vectors = reinterpret_cast<uint4*>(tiles + group_rows * kStride);
   const int group_index = static_cast<int>(blockIdx.z * gridDim.y + blockIdx.y);
-  const int slot_vectors = group_rows * kUnits / 4;
-  uint4* const slots = reinterpret_cast<uint4*>(group.exchange) +
-                       int64_t{group_index} * 2 * blocks * blocks * slot_vectors;
-  const auto slot = [&](int buffer, int to, int from) {
-    return slots + ((int64_t{buffer} * blocks + to) * blocks + from) * slot_vectors;
-  };
+  const SumExchange<Product, kUnits, true> exchange(group, group_index, group.tiles, hidden);
 
-  // Load the weights. The outputs, units of the gradient of h_prev, come in tiles of sixteen, of
-  // which this warp has every eighth.
-  const int output_tiles = (hidden + 2 * kWarpUnits - 1) / (2 * kWarpUnits);
-  const auto load_weights = [&](uint4(&vectors)[2], int output_tile, int chunk) {
-    const int output = output_tile * 2 * kWarpUnits + lane.g;
-    const int first_unit =
-        block * kUnits +
-        (chunk * kChunkOperands<Operand> + lane.t * kLaneOperands<Operand>) / kGates;
-    load_weight_columns<Product>(
-        vectors,
-        ptx::opaque(static_cast<const Storage*>(d.w_hh) + int64_t{first_unit} * hidden + output),
-        first_unit, output, hidden);
-  };
-  // NOTE: with mma.sync two tiles go together, so that one load of the gates' gradients serves
-  // both, and four sums are under way.
-  constexpr int kTogether = kIsFfma ? 1 : 2;
-  static_assert(kRegisterTiles % kTogether == 0, "registers hold all of what goes together");
-  uint4 weights[kRegisterTiles / kTogether][kChunks][2 * kTogether];
-#pragma unroll
-  for (int tile = 0; tile < kRegisterTiles; ++tile) {
-#pragma unroll
-    for (int chunk = 0; chunk < kChunks; ++chunk) {
-      uint4 vectors[2];
-      load_weights(vectors, tile * kGroupWarps + warp, chunk);
-      weights[tile / kTogether][chunk][tile % kTogether * 2] = vectors[0];
-      weights[tile / kTogether][chunk][tile % kTogether * 2 + 1] = vectors[1];
-    }
-  }
-  const auto shared_weights_of = [&](int tile) {
-    return SharedWeights{
-        shared_vectors + (tile - kRegisterTiles) * kChunks * 2 * kGroupThreads + threadIdx.x,
-        kChunks, kGroupThreads};
-  };
-#pragma unroll 1
-  for (int tile = kRegisterTiles; tile < group.warp_output_tiles; ++tile) {
-#pragma unroll 1
-    for (int chunk = 0; chunk < kChunks; ++chunk) {
-      uint4 vectors[2];
-      load_weights(vectors, tile * kGroupWarps + warp, chunk);
-      shared_weights_of(tile).store(vectors, chunk);
-    }
-  }
+  const Weights weights(d.w_hh, hidden, group.warp_output_tiles, shared_vectors, lane);
 
   // Load the gradients of the final states of this lane's cells.
   const int first_row = static_cast<int>(blockIdx.y) * group_rows;
@@ -157,24 +90,6 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   }
   group_steps = __reduce_max_sync(0xffffffffu, group_steps);
 
-  // This thread's vector of sums, of four rows of a unit, and the sources that it adds up. NOTE:
-  // units past the last output tile have no parts.
-  const int sources = kGroupThreads / slot_vectors;
-  const int source = static_cast<int>(threadIdx.x) / slot_vectors;
-  const int vector = static_cast<int>(threadIdx.x) % slot_vectors;
-  const bool has_parts = block * kUnits + vector / 2 % kUnits < output_tiles * 2 * kWarpUnits;
-  const int source_blocks =
-      source < sources && has_parts ? (blocks - source + sources - 1) / sources : 0;
-  // Where this lane's parts of its warp's first output tile go, and how far the next tile's are.
-  static_assert(2 * kWarpUnits <= kUnits, "an output tile's units belong to one block");
-  static_assert(kGroupWarps * 2 * kWarpUnits % kUnits == 0, "a warp's tiles are whole slots apart");
-  uint2* const own_parts =
-      ptx::opaque(reinterpret_cast<uint2*>(slot(0, warp * 2 * kWarpUnits / kUnits, block) +
-                                           (warp * 2 * kWarpUnits % kUnits + lane.g) * 2) +
-                  lane.t);
-  const uint4* const received_parts = ptx::opaque(slot(0, block, source) + vector);
-  const int next_parts = kGroupWarps * 2 * kWarpUnits / kUnits * blocks * slot_vectors * 2;
-  const int buffer_parts = blocks * blocks * slot_vectors * 2;
   if (threadIdx.x == 0) *abandoned = 0;
 
   // Backpropagate through time, from the last step of the forward.
@@ -212,39 +127,10 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
     __syncthreads();
 
     // Multiply this block's rows of W_hh, transposed, and publish each unit's part to its owner.
-    const uint32_t tag = tag_of_step<kSumTag>(s);
-    uint2* const step_parts = own_parts + (s % 2 == 0 ? 0 : buffer_parts);
+    auto publisher = exchange.publisher(s);
     for (int tile = 0; tile < group.tiles; ++tile) {
-      const char* tile_begin = tiles + tile * kTileRows * kStride;
-      uint2* parts = step_parts + tile * kUnits * 4;
-      const auto publish_parts = [&](const float (&first)[kLaneRows],
-                                     const float (&second)[kLaneRows]) {
-        ptx::store_relaxed(parts, make_uint2(sum_word<Product>(first[0]) | tag,
-                                             sum_word<Product>(first[1]) | tag));
-        ptx::store_relaxed(parts + kWarpUnits * 4, make_uint2(sum_word<Product>(second[0]) | tag,
-                                                              sum_word<Product>(second[1]) | tag));
-        parts += next_parts;
-      };
-#pragma unroll
-      for (int i = 0; i < kRegisterTiles; i += kTogether) {
-        const int output_tile = i * kGroupWarps + ptx::opaque(warp);
-        if (output_tile >= output_tiles) break;
-        float sums[2 * kTogether][kLaneRows];
-        TileProduct<Product, 2 * kTogether>::template multiply<kChunks>(
-            sums, weights[i / kTogether], kChunks, {}, tile_begin, kStride, lane);
-        publish_parts(sums[0], sums[1]);
-        if constexpr (kTogether == 2) {
-          if (output_tile + kGroupWarps < output_tiles) publish_parts(sums[2], sums[3]);
-        }
-      }
-#pragma unroll 1
-      for (int i = kRegisterTiles; i < group.warp_output_tiles; ++i) {
-        if (i * kGroupWarps + warp >= output_tiles) break;
-        float sums[2][kLaneRows];
-        TileProduct<Product, 2>::template multiply<0>(sums, nullptr, 0, shared_weights_of(i),
-                                                      tile_begin, kStride, lane);
-        publish_parts(sums[0], sums[1]);
-      }
+      weights.multiply(tiles + tile * kTileRows * kStride, lane, publisher);
+      publisher.place += exchange.kNextTile;
     }
 
     // Fetch the next step while the others publish.
@@ -252,18 +138,15 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
 
     // Wait for the parts, and add them up.
     BoundedWait wait(group, group_index, s, abandoned);
-    row_sums[threadIdx.x] =
-        receive_sum<kVectors>(received_parts + (s % 2 == 0 ? 0 : buffer_parts / 2),
-                              sources * slot_vectors, source_blocks, tag, wait);
+    sums.store(exchange.template receive<kVectors>(s, wait));
     __syncthreads();
     if (*abandoned != 0) break;
 #pragma unroll
     for (int cell = 0; cell < kGroupCells; ++cell) {
       const int row = row_in_group(cell);
       if (row >= group_rows) break;
-      const float* sum = reinterpret_cast<const float*>(row_sums) +
-                         (row / kTileRows * kUnits + local_unit) * kTileRows + row % kTileRows;
-      const float total = sum_apart(sum, slot_vectors * 4, sources);
+      const float total =
+          sum_apart(sums.of<kUnits>(row, local_unit), 2 * exchange.slot_vectors, exchange.sources);
       if (t < lane_cells.length[cell]) dh[cell] = was_reset[cell] ? 0.0f : total;
     }
   }

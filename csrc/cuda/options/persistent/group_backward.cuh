@@ -9,7 +9,9 @@
 #include "cuda/device/ptx.cuh"
 #include "cuda/options/persistent/cell.cuh"
 #include "cuda/options/persistent/layout.h"
-#include "cuda/persistent/group_backward.cuh"
+#include "cuda/persistent/backward_cell.cuh"
+#include "cuda/persistent/group_backward_product.cuh"
+#include "cuda/persistent/sum_exchange.cuh"
 
 namespace lstm_fused::cuda {
 
@@ -20,17 +22,13 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
                                             const __grid_constant__ GroupArgs group) {
   using Storage = typename Product::Storage;
   using Operand = typename Product::Operand;
-  constexpr int kChunks = group_backward_chunks(kUnits, sizeof(Operand));
-  constexpr int kRegisterTiles = group_backward_vectors(kChunks) / kChunks;
-  constexpr int kStride = tile_stride(kChunks);
+  using Weights = GroupBackwardProduct<Product, kUnits>;
+  constexpr int kStride = Weights::kStride;
   // Vectors of partial sums that a lane has in flight.
   constexpr int kVectors = kUnits == kGroupUnits[0] ? 4 : 3;
   constexpr int kSplits = kGroupWarps * kWarpUnits / kUnits;  // warps for eight units' cells
-  static_assert(kRegisterTiles * kChunks == group_backward_vectors(kChunks),
-                "registers hold whole tiles");
   static_assert(kSplits % kLaneRows == 0, "a lane's cells are whole tiles apart");
   static_assert(kSplits * kUnits == kGroupWarps * kWarpUnits, "every unit has as many warps");
-  static_assert(kLaneOperands<Operand> % kGates == 0, "a lane's vector holds whole units");
   extern __shared__ __align__(16) char shared[];
 
   const Lane lane;
@@ -45,11 +43,11 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   const PersistentOptionDirection& option = options.direction[blockIdx.z];
   const CellOptionInputs& inputs = option.inputs;
 
-  // Divide the memory. A slot holds one block's parts for another one: (tiles, units, 8 rows).
+  // Divide the memory.
   const int group_rows = group.tiles * kTileRows;
   int* const abandoned = reinterpret_cast<int*>(shared);
-  float4* const row_sums = reinterpret_cast<float4*>(shared + kLaneBytes);
-  float4* const peepholes = row_sums + kGroupThreads;
+  const SourceSums sums{reinterpret_cast<float2*>(shared + kLaneBytes)};
+  float4* const peepholes = reinterpret_cast<float4*>(sums.begin + 2 * kGroupThreads);
   // What this thread keeps of its cells, a cell's elements kGroupThreads apart: the mask, the
   // gradient of c, and that of h. Within a step the last holds the part of the gradient of h that
   // goes back beside the product. The thread's sums for three peepholes are over its cells and all
@@ -61,55 +59,9 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   char* const tiles = reinterpret_cast<char*>(own_sums - threadIdx.x + kPeepholes * kGroupThreads);
   uint4* const shared_vectors = reinterpret_cast<uint4*>(tiles + group_rows * kStride);
   const int group_index = static_cast<int>(blockIdx.z * gridDim.y + blockIdx.y);
-  const int slot_vectors = group_rows * kUnits / 4;
-  uint4* const slots = reinterpret_cast<uint4*>(group.exchange) +
-                       int64_t{group_index} * 2 * blocks * blocks * slot_vectors;
-  const auto slot = [&](int buffer, int to, int from) {
-    return slots + ((int64_t{buffer} * blocks + to) * blocks + from) * slot_vectors;
-  };
+  const SumExchange<Product, kUnits, false> exchange(group, group_index, group.tiles, hidden);
 
-  // Load the weights. The outputs, units of the gradient of h_prev, come in tiles of sixteen, of
-  // which this warp has every eighth.
-  const int output_tiles = (hidden + 2 * kWarpUnits - 1) / (2 * kWarpUnits);
-  const auto load_weights = [&](uint4(&vectors)[2], int output_tile, int chunk) {
-    const int output = output_tile * 2 * kWarpUnits + lane.g;
-    const int first_unit =
-        block * kUnits +
-        (chunk * kChunkOperands<Operand> + lane.t * kLaneOperands<Operand>) / kGates;
-    load_weight_columns<Product>(
-        vectors,
-        ptx::opaque(static_cast<const Storage*>(d.w_hh) + int64_t{first_unit} * hidden + output),
-        first_unit, output, hidden);
-  };
-  // NOTE: with mma.sync two tiles go together, so that one load of the gates' gradients serves
-  // both, and four sums are under way.
-  constexpr int kTogether = 2;
-  static_assert(kRegisterTiles % kTogether == 0, "registers hold all of what goes together");
-  uint4 weights[kRegisterTiles / kTogether][kChunks][2 * kTogether];
-#pragma unroll
-  for (int tile = 0; tile < kRegisterTiles; ++tile) {
-#pragma unroll
-    for (int chunk = 0; chunk < kChunks; ++chunk) {
-      uint4 vectors[2];
-      load_weights(vectors, tile * kGroupWarps + warp, chunk);
-      weights[tile / kTogether][chunk][tile % kTogether * 2] = vectors[0];
-      weights[tile / kTogether][chunk][tile % kTogether * 2 + 1] = vectors[1];
-    }
-  }
-  const auto shared_weights_of = [&](int tile) {
-    return SharedWeights{
-        shared_vectors + (tile - kRegisterTiles) * kChunks * 2 * kGroupThreads + threadIdx.x,
-        kChunks, kGroupThreads};
-  };
-#pragma unroll 1
-  for (int tile = kRegisterTiles; tile < group.warp_output_tiles; ++tile) {
-#pragma unroll 1
-    for (int chunk = 0; chunk < kChunks; ++chunk) {
-      uint4 vectors[2];
-      load_weights(vectors, tile * kGroupWarps + warp, chunk);
-      shared_weights_of(tile).store(vectors, chunk);
-    }
-  }
+  const Weights weights(d.w_hh, hidden, group.warp_output_tiles, shared_vectors, lane);
 
   // Load the gradients of the final states of this lane's cells.
   const int first_row = static_cast<int>(blockIdx.y) * group_rows;
@@ -145,29 +97,6 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   }
   group_steps = __reduce_max_sync(0xffffffffu, group_steps);
 
-  // This thread's vector of sums, of four rows of a unit, and the sources that it adds up. NOTE:
-  // units past the last output tile have no parts.
-  const int sources = kGroupThreads / slot_vectors;
-  const int source = static_cast<int>(threadIdx.x) / slot_vectors;
-  const int vector = static_cast<int>(threadIdx.x) % slot_vectors;
-  const bool has_parts = block * kUnits + vector / 2 % kUnits < output_tiles * 2 * kWarpUnits;
-  const int source_blocks =
-      source < sources && has_parts ? (blocks - source + sources - 1) / sources : 0;
-  // Where this lane's parts of its warp's first output tile go, and how far the next tile's are.
-  static_assert(2 * kWarpUnits <= kUnits, "an output tile's units belong to one block");
-  static_assert(kGroupWarps * 2 * kWarpUnits % kUnits == 0, "a warp's tiles are whole slots apart");
-  // And those that this thread adds up. NOTE: both are found anew in every step, for want of
-  // registers.
-  const auto own_parts = [&] {
-    const int own_warp = ptx::opaque(warp);
-    return reinterpret_cast<uint2*>(slot(0, own_warp * 2 * kWarpUnits / kUnits, block) +
-                                    (own_warp * 2 * kWarpUnits % kUnits + lane.g) * 2) +
-           lane.t;
-  };
-  const int received_part = (block * blocks + source) * slot_vectors + vector;
-  const auto received_parts = [&] { return slots + ptx::opaque(received_part); };
-  const int next_parts = kGroupWarps * 2 * kWarpUnits / kUnits * blocks * slot_vectors * 2;
-  const int buffer_parts = blocks * blocks * slot_vectors * 2;
   if (threadIdx.x == 0) *abandoned = 0;
   __syncthreads();
 
@@ -264,39 +193,10 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
     __syncthreads();
 
     // Multiply this block's rows of W_hh, transposed, and publish each unit's part to its owner.
-    const uint32_t tag = tag_of_step<kSumTag>(s);
-    uint2* const step_parts = own_parts() + (s % 2 == 0 ? 0 : buffer_parts);
+    auto publisher = exchange.publisher(s);
     for (int tile = 0; tile < group.tiles; ++tile) {
-      const char* tile_begin = tiles + tile * kTileRows * kStride;
-      uint2* parts = step_parts + tile * kUnits * 4;
-      const auto publish_parts = [&](const float (&first)[kLaneRows],
-                                     const float (&second)[kLaneRows]) {
-        ptx::store_relaxed(parts, make_uint2(sum_word<Product>(first[0]) | tag,
-                                             sum_word<Product>(first[1]) | tag));
-        ptx::store_relaxed(parts + kWarpUnits * 4, make_uint2(sum_word<Product>(second[0]) | tag,
-                                                              sum_word<Product>(second[1]) | tag));
-        parts += next_parts;
-      };
-#pragma unroll
-      for (int i = 0; i < kRegisterTiles; i += kTogether) {
-        const int output_tile = i * kGroupWarps + ptx::opaque(warp);
-        if (output_tile >= output_tiles) break;
-        float sums[2 * kTogether][kLaneRows];
-        TileProduct<Product, 2 * kTogether>::template multiply<kChunks>(
-            sums, weights[i / kTogether], kChunks, {}, tile_begin, kStride, lane);
-        publish_parts(sums[0], sums[1]);
-        if constexpr (kTogether == 2) {
-          if (output_tile + kGroupWarps < output_tiles) publish_parts(sums[2], sums[3]);
-        }
-      }
-#pragma unroll 1
-      for (int i = kRegisterTiles; i < group.warp_output_tiles; ++i) {
-        if (i * kGroupWarps + warp >= output_tiles) break;
-        float sums[2][kLaneRows];
-        TileProduct<Product, 2>::template multiply<0>(sums, nullptr, 0, shared_weights_of(i),
-                                                      tile_begin, kStride, lane);
-        publish_parts(sums[0], sums[1]);
-      }
+      weights.multiply(tiles + tile * kTileRows * kStride, lane, publisher);
+      publisher.place += exchange.kNextTile;
     }
 
     // Fetch the next step while the others publish.
@@ -307,9 +207,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
 
     // Wait for the parts, and add them up.
     BoundedWait wait(group, group_index, s, abandoned);
-    row_sums[threadIdx.x] =
-        receive_sum<kVectors>(received_parts() + (s % 2 == 0 ? 0 : buffer_parts / 2),
-                              sources * slot_vectors, source_blocks, tag, wait);
+    sums.store(exchange.template receive<kVectors>(s, wait));
     flags = pack_keep();
     __syncthreads();
     if (*abandoned != 0) break;
@@ -317,9 +215,8 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
     for (int cell = 0; cell < kGroupCells; ++cell) {
       const int row = row_in_group(cell);
       if (row >= group_rows) break;
-      const float* sum = reinterpret_cast<const float*>(row_sums) +
-                         (row / kTileRows * kUnits + local_unit) * kTileRows + row % kTileRows;
-      const float total = sum_apart(sum, slot_vectors * 4, sources);
+      const float total =
+          sum_apart(sums.of<kUnits>(row, local_unit), 2 * exchange.slot_vectors, exchange.sources);
       if (t >= lane_cells.length[cell]) continue;
       float& dh = own_dh[cell * kGroupThreads];
       dh = fmaf(total, own_mask[cell * kGroupThreads], dh);
