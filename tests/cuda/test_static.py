@@ -147,12 +147,13 @@ def test_plans_are_read_from_their_text() -> None:
     assert plan is not None and plan.group
     assert (plan.threads, plan.group_blocks * plan.units) == (256, 768)
     assert plan.kernel == "persistent_group_forward_kernel<Bf16Product>"
-    one = plan_of("fp32", 9, 96, True, DEVICES["A100"])
+    one = plan_of("tf32", 9, 96, True, DEVICES["A100"])
     assert one is not None and not one.group
     assert (one.threads, one.groups, one.kernel) == (
         *(384, 2),
-        "persistent_backward_kernel<F32Product, 6, false, false>",
+        "persistent_backward_kernel<Tf32Product, 6, false, false>",
     )
+    assert plan_of("fp32", 9, 96, True, DEVICES["A100"]) is None
     assert plan_of("fp32", 64, 4096, False, DEVICES["A100"]) is None
 
 
