@@ -131,6 +131,9 @@ int64_t step_cycles(const PersistentPlan& plan, int64_t base, int64_t bytes, int
          plan.group_tiles * (vectors * pair + shared_vectors * 64);
 }
 constexpr int64_t kForwardBase = 1350, kBackwardBase = 1950;
+// By tensor cores, without options, where a group has one tile: those kernels compute ahead what
+// needs no sums.
+constexpr int64_t kBackwardSingleBase = 900;
 
 // Partitions the units over a group's blocks and the tiles over groups; false if not all blocks
 // would be resident together. Every block takes an SM for itself, since its threads take all
@@ -221,8 +224,10 @@ bool plan_group_backward(const LstmShape& shape, bool has_options, const DeviceF
     const int64_t part_bytes = int64_t{plan.group_blocks} * units * plan.group_tiles * kTileRows *
                                static_cast<int64_t>(sizeof(float));  // one block's
     set_workspace(shape, 2 * plan.group_blocks * part_bytes, &plan);
-    plan.step_cycles =
-        step_cycles(plan, kBackwardBase, 2 * part_bytes, vectors, shared_vectors, 320);
+    const bool is_single =
+        plan.group_tiles == 1 && !has_options && plan.product != ProductKind::kFloat32;
+    plan.step_cycles = step_cycles(plan, is_single ? kBackwardSingleBase : kBackwardBase,
+                                   2 * part_bytes, vectors, shared_vectors, 320);
     if (best->group && plan.step_cycles >= best->step_cycles) continue;
     *best = plan;
   }
