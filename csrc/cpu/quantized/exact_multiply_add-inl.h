@@ -11,6 +11,7 @@ LSTM_INLINE VecF exact_multiply_add(VecF a, VecF b, VecF c) { return multiply_ad
 LSTM_INLINE VecF exact_multiply_add(VecF a, VecF b, VecF c) {
   typedef double Wide __attribute__((vector_size(2 * kVectorBytes)));
   typedef int64_t Bits __attribute__((vector_size(2 * kVectorBytes)));
+  typedef uint64_t Unsigned __attribute__((vector_size(2 * kVectorBytes)));
   const Wide product = __builtin_convertvector(a, Wide) * __builtin_convertvector(b, Wide);
   const Wide addend = __builtin_convertvector(c, Wide);
   const Wide sum = product + addend;
@@ -23,7 +24,7 @@ LSTM_INLINE VecF exact_multiply_add(VecF a, VecF b, VecF c) {
   // NOTE: casts, since bit_cast would take vectors that the instruction set's calls do not pass.
   const Bits bits = (Bits)sum;
   const Bits too_large = (bits ^ (Bits)lacking) >> 63;
-  const Bits odd = (bits + too_large) | 1;
+  const Bits odd = (Bits)((Unsigned)bits + (Unsigned)too_large) | 1;  // -0.0 would overflow
   const Bits rounded = (odd & inexact) | (bits & ~inexact);
   return __builtin_convertvector((Wide)rounded, VecF);
 }
