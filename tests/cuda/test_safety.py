@@ -236,12 +236,13 @@ def test_kernels_that_work_are_checked_once(
 
 
 # Every kernel: sizes of one block, of float32 and of 16-bit types; and, where few multiprocessors
-# leave no choice, more units in each block of a group.
+# leave no choice, more units in each block of a group, and two tiles in a group.
 KERNELS = (
     (BLOCK, 20),
     (LayerCase(2, 1, 4, 70), 20),
     (GROUP, 40),
     (LayerCase(2, 3, 4, 136), 6),
+    (LayerCase(2, 10, 4, 136), 6),
 )
 
 
@@ -263,8 +264,8 @@ def test_each_kernel_is_checked_once(kind: str, tried: Tried) -> None:
     assert not tried.warnings()
     for case, _ in KERNELS:
         first, second = counts["first", case], counts["second", case]
-        # Groups of few and of many units have one forward kernel, and two backward kernels.
-        assert (first[0] > second[0] + 7) == (case != KERNELS[-1][0])
+        # Groups of few and of many units, and of one tile and of two, have one forward kernel.
+        assert (first[0] > second[0] + 7) == (case not in [case for case, _ in KERNELS[3:]])
         assert first[1] > second[1] + 7
 
 
@@ -327,15 +328,22 @@ def first_warning(tried: Tried, case: LayerCase, mutation: int) -> str:
     return "".join(tried.warnings())
 
 
-@pytest.mark.parametrize("case", [GROUP, BLOCK], ids=["group", "block"])
-@passes
+@pytest.mark.parametrize(
+    ("case", "sm_count", "kernel"),
+    [
+        (GROUP, 40, "persistent_group_forward_kernel"),
+        (GROUP, 40, "persistent_group_backward_single_kernel"),
+        (GROUP, 10, "persistent_group_backward_kernel"),  # two tiles in a group
+        (BLOCK, 40, "persistent_forward_kernel"),
+        (BLOCK, 40, "persistent_backward_kernel"),
+    ],
+)
 def test_wrong_results_are_found_before_their_first_use(
-    case: LayerCase, backward: bool, tried: Tried
+    case: LayerCase, sm_count: int, kernel: str, tried: Tried
 ) -> None:
     """Kernels whose barriers are taken out one at a time: some of them then compute nonsense."""
     case = in_dtype(case, torch.float16)
-    variant = "group_" if case.H > 128 else ""
-    kernel = f"persistent_{variant}{'backward' if backward else 'forward'}_kernel"
+    tried.device.set(sm_count=sm_count)
     broken = [m for m in tried.device.mutations if kernel in m.function and "F16" in m.function]
     found = [first_warning(tried, case, m.number) for m in broken]
     wrong = [text for text in found if " off stepwise's, " in text]

@@ -39,7 +39,10 @@ int kernel_number(const LstmPlan& plan, bool backward) {
   const bool is_16_bit = operand_bytes(p.product) == 2;
   const bool is_second = p.group ? backward && p.units == kGroupUnits[1]
                                  : p.chunks == (is_16_bit ? kCtaChunks16[1] : kCtaChunks32[1]);
-  const int product = p.full * 4 + static_cast<int>(p.product);
+  // Kernels whose sizes are constants: of one block that H fills, and of groups of one tile.
+  const bool has_own_kernel =
+      p.group ? backward && !plan.has_options && p.group_tiles == 1 : p.full;
+  const int product = has_own_kernel * 4 + static_cast<int>(p.product);
   return (((plan.has_options * 2 + backward) * 2 + p.group) * 8 + product) * 2 + is_second;
 }
 
@@ -52,14 +55,17 @@ std::optional<CheckPlan> make_check_plan(const LstmPlan& plan, DType dtype, bool
   CheckPlan check;
   const int64_t hidden = hidden_size_for(plan.persistent);
   // Two directions of a tile and one row more, where that leads to this kernel; else less. The
-  // whole device, or, for blocks of many units, a part of it that leaves no other choice.
+  // whole device, or, for blocks of many units and groups of two tiles, a part of it that leaves no
+  // other choice.
   for (const int directions : {2, 1}) {
     check.shape = {kSteps, 0, kFeatures, hidden, hidden, directions, false};
-    const int few = directions * static_cast<int>(ceil_div(hidden, kGroupUnits[1]));
+    const auto group = [&](int units) {
+      return directions * static_cast<int>(ceil_div(hidden, units));
+    };
     for (const int64_t rows : {kTileRows + 1, kTileRows}) {
       check.shape.batch = rows;
-      for (const int sm_count : {facts.sm_count, std::min(facts.sm_count, few)}) {
-        settings.facts.sm_count = sm_count;
+      for (const int sm_count : {facts.sm_count, group(kGroupUnits[0]), group(kGroupUnits[1])}) {
+        settings.facts.sm_count = std::min(facts.sm_count, sm_count);
         settings.choice = VariantChoice::kPersistent;
         check.persistent = make_plan(plan.has_options, backward, check.shape, dtype, settings);
         if (check.persistent.variant != plan.variant ||
