@@ -13,7 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lstm_fused._torch.private import current_graph_task_id, will_engine_execute_node
+from lstm_fused._torch.private import (
+    count_dispatch_modes,
+    current_graph_task_id,
+    will_engine_execute_node,
+)
 from lstm_fused.autograd.arguments import Needs
 
 # The engine is asked where gradients of the weights take more than this, by the estimate below.
@@ -39,9 +43,10 @@ def needed_gradients(ctx: Any, may_need: Needs, input: Tensor, weights: Sequence
         or torch.compiler.is_compiling()
     ):
         return may_need
-    row = WRITE_NANOSECONDS + ROW_NANOSECONDS * input.shape[:-1].numel()
-    if row * (weights[0].numel() + weights[1].numel()) < LEAST_NANOSECONDS:
-        return may_need
+    if count_dispatch_modes() == 0:  # else a trace, whose sizes a comparison would specialise
+        row = WRITE_NANOSECONDS + ROW_NANOSECONDS * input.shape[:-1].numel()
+        if row * (weights[0].numel() + weights[1].numel()) < LEAST_NANOSECONDS:
+            return may_need
     if current_graph_task_id() < 0:  # not called by the engine, as under compiled autograd
         return may_need
     edges = ctx.next_functions
