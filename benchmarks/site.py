@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Writes what README.md and docs/performance.md show of the committed results: the pictures in
-docs/_static, each for light and dark pages, and the table of docs/performance.md.
+docs/_static, each for light and dark pages, and the tables of docs/performance.md.
 
     python -m benchmarks.site
 
@@ -19,15 +19,31 @@ from benchmarks.rows import scaled
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "_static"
 PAGE = ROOT / "docs" / "performance.md"
-BEGIN, END = "<!-- written by python -m benchmarks.site -->\n", "<!-- end of what is written -->\n"
+BEGIN = "<!-- written by python -m benchmarks.site: {} -->\n"
+END = "<!-- end of what is written -->\n"
 # The machine of the pictures, and the one beside it in the table.
 MAIN, OTHER = "zen5-2cores", "zen4-2cores"
+# Runs of the suite "weights" on that machine, by their number of threads.
+WEIGHTS = {1: f"{MAIN}-weights-1thread", 2: f"{MAIN}-weights-2threads"}
+# The peers of that suite in the tables, and what their columns are called.
+COLUMNS = {
+    "nn": "nn.LSTM",
+    "fused": "FusedLSTM",
+    "fused-int8": "int8 (its floor)",
+    "fused-bfloat16": "bfloat16",
+    "fused-float16": "float16",
+    "torch-int8": "torch int8",
+    "onnxruntime-int8": "ONNX Runtime int8",
+    "openvino-int8": "OpenVINO int8",
+}
 TITLES = {
     "step": "One step, as a stream of data takes it",
+    "cell": "Cells, one thread",
     "inference": "Inference, whole sequences",
     "training": "Training",
     "ragged": "Training, rows of unequal lengths (T … T/4)",
     "resets": "Training, states reset in 3 % of the steps",
+    "saturated": "Gates that are closed or saturated",
     "options": "Training, other options",
     "lowp": "16-bit types",
     "scaling": "One thread, two threads, and beside a process that keeps both cores busy",
@@ -186,11 +202,52 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def in_page(row: Record) -> bool:
+    """Whether docs/performance.md shows a case of the suite "weights"; others stand in reports."""
+    case = row["case"]
+    return case["N"] == 1 or (case["N"] == 16 and case["layers"] == 1)
+
+
+def weights_table() -> str:
+    """What packed weights take beside other runtimes' int8, and the largest errors of y."""
+    header = "|".join(["| case ", *(f" {title} " for title in COLUMNS.values())]) + "|"
+    lines = []
+    errors: dict[str, dict[str, float]] = {}
+    for threads, name in WEIGHTS.items():
+        rows = rows_of(name)
+        lines += [f"### {threads} thread{'s' * (threads > 1)}", "", header]
+        lines.append("|---|" + "---:|" * len(COLUMNS))
+        labels = dict.fromkeys(label for (_, label, _), row in rows.items() if in_page(row))
+        for label in labels:
+            cells: list[str] = []
+            for peer in COLUMNS:
+                row = rows.get(("weights", label, peer))
+                cells.append("–" if row is None else scaled(row["median"], "s"))
+                if row is None:
+                    continue
+                if peer == "fused-int8" and row["floor_seconds"]:
+                    cells[-1] += f" ({scaled(row['floor_seconds'], 's')})"
+                if row["case"]["T"] > 1 and row["y_error"] is not None:
+                    group = errors.setdefault(f"H={row['case']['H']}", {})
+                    group[peer] = max(group.get(peer, 0.0), row["y_error"])
+            lines.append(f"| {readable(label, 'weights')} | {' | '.join(cells)} |")
+        lines.append("")
+    lines += ["### Largest error of y, T=100", "", header.replace(" (its floor)", "")]
+    lines.append("|---|" + "---:|" * len(COLUMNS))
+    for label, group in errors.items():
+        cells = [f"{group[peer]:.1e}" if peer in group else "–" for peer in COLUMNS]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
 def page(text: str) -> str:
-    """docs/performance.md with the table as it is to be."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    """docs/performance.md with the tables as they are to be."""
+    for name, write in (("suites", table), ("weights", weights_table)):
+        begin = BEGIN.format(name)
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(END)
+        text = f"{before}{begin}\n{write()}\n{END}{after}"
+    return text
 
 
 if __name__ == "__main__":

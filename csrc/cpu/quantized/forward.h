@@ -7,7 +7,7 @@
 
 namespace lstm_fused::cpu::quantized {
 
-// As LstmForwardDirection; everything is float32.
+// One direction of a layer, as LstmForwardDirection is for plain weights; everything is float32.
 struct QuantizedDirection {
   PackedLayer layer;
   const float* h_0 = nullptr;    // (N, P); null: zero

@@ -87,10 +87,10 @@ struct QuantizedTable {
 // Instruction sets of these kernels, in rising order. The two with VNNI differ for int8 alone.
 enum class QuantizedIsa { kBaseline, kAvx2, kAvxVnni, kAvx512, kAvx512Vnni };
 const char* quantized_isa_name(QuantizedIsa isa);
-// Those that this build holds and this processor runs.
+// The instruction sets that this build holds and this processor runs.
 std::vector<QuantizedIsa> available_quantized_isas();
-// The best that may be used: LSTM_FUSED_MAX_ISA limits it to the set that it names, without VNNI up
-// to "avx512".
+// The best instruction set that may be used: LSTM_FUSED_MAX_ISA limits it to the set that it names,
+// without VNNI up to "avx512".
 QuantizedIsa quantized_isa(const CpuFacts& facts);
 
 const QuantizedTable& quantized_table(QuantizedIsa isa, WeightType type);

@@ -97,7 +97,7 @@ struct PackSource {
   const float* w_hr_scales = nullptr;  // (P)
 };
 
-// G.
+// G, the number of k in a group.
 int64_t group_size(WeightType type);
 const char* weight_type_name(WeightType type);
 WeightType parse_weight_type(const std::string& name);  // throws Error for another name

@@ -238,7 +238,7 @@ LSTM_INLINE GroupWeights<kType> load_both(const uint8_t* group, int slot) {
   }
 }
 
-// Its even k (0) or odd k (1).
+// The even k (0) or the odd k (1) of a group of 16-bit weights, as float32.
 template <WeightType kType>
 LSTM_INLINE VecF widened(const GroupWeights<kType>& weights, int k) {
   if constexpr (kType == WeightType::kBFloat16) {

@@ -41,7 +41,7 @@ constexpr size_t kChecksummed = offsetof(Header, size);
 
 enum WeightType : uint32_t { kFloat32, kFloat16, kBFloat16, kInt8, kWeightTypes };
 
-// As zlib's: polynomial 0xEDB88320, reflected.
+// The checksum that zlib calls crc32: polynomial 0xEDB88320, reflected.
 uint32_t crc32(const unsigned char* data, size_t size) {
   static const std::array<uint32_t, 256> table = [] {
     std::array<uint32_t, 256> made{};
