@@ -230,7 +230,8 @@ def weights_table() -> str:
                 if row["case"]["T"] > 1 and row["y_error"] is not None:
                     group = errors.setdefault(f"H={row['case']['H']}", {})
                     group[peer] = max(group.get(peer, 0.0), row["y_error"])
-            lines.append(f"| {readable(label, 'weights')} | {' | '.join(cells)} |")
+            text = readable(label, "weights").removesuffix(" rounded")
+            lines.append(f"| {text} | {' | '.join(cells)} |")
         lines.append("")
     lines += ["### Largest error of y, T=100", "", header.replace(" (its floor)", "")]
     lines.append("|---|" + "---:|" * len(COLUMNS))
