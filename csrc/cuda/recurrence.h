@@ -47,7 +47,7 @@ struct ForwardRecurrence {
   void* cells = nullptr;  // out (T, N, H) accumulator
 };
 
-// That of a direction, without a bias.
+// The recurrence of one direction of a forward, without a bias.
 inline ForwardRecurrence forward_recurrence(const LstmForwardDirection& from,
                                             void* preactivations) {
   ForwardRecurrence to;
@@ -76,7 +76,8 @@ struct RecurrenceArgs {
   cudaStream_t stream = nullptr;
 };
 
-// Those of a call: an LstmForwardCall, an LstmBackwardCall, or one with options of the cell.
+// The arguments of a recurrence, from a call: an LstmForwardCall, an LstmBackwardCall, or one with
+// options of the cell.
 template <typename Call>
 RecurrenceArgs recurrence_args(const Call& call, bool allow_tf32, void* workspace) {
   RecurrenceArgs args;

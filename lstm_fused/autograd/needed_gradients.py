@@ -22,7 +22,7 @@ from lstm_fused.autograd.arguments import Needs
 
 # The engine is asked where gradients of the weights take more than this, by the estimate below.
 LEAST_NANOSECONDS = 50e3
-# Of an element of a weight's gradient: to write it, and what each row adds.
+# The time that an element of a weight's gradient takes: to write it, and what each row adds.
 WRITE_NANOSECONDS, ROW_NANOSECONDS = 0.15, 0.01
 
 

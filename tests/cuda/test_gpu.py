@@ -40,7 +40,7 @@ if os.environ.get("LSTM_FUSED_NEED_GPU") != "1":
 RAGGED = [case for case in CORE if case.lengths and min(case.lengths) > 0 and case.reset == 0]
 TWO_LAYERS = LayerCase(9, 5, 7, 40, num_layers=2, bidirectional=True)
 WIDE_LAYER = LayerCase(9, 17, 16, 250, bidirectional=True)
-# Of cells with options: of one block, and of groups of blocks, both units of their backward.
+# Cases of cells with options: one block, and groups of blocks with both units of their backward.
 PERSISTENT_OPTIONS = (
     Case(5, 9, 8, 100, directions=2, lengths=(5, 0, 2, 5, 1, 5, 5, 3, 4), reset="state"),
     Case(

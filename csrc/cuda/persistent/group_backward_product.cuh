@@ -133,7 +133,7 @@ class GroupBackwardProduct {
     }
   }
 
-  // Of tiles that did not fit the registers.
+  // The weights of an output tile that did not fit the registers.
   __device__ __forceinline__ SharedWeights shared_weights_of(int tile) const {
     return {shared_vectors_ + (tile - kRegisterTiles) * kChunks * 2 * kGroupThreads, kChunks,
             kGroupThreads};

@@ -55,7 +55,7 @@ struct Device {
   uint64_t mutation_hits = 0;        // how often the mutation took effect
 
   Memory memory;
-  // Of the last copy from device to device, until the next kernel has run.
+  // The destination of the last copy from device to device, until the next kernel has run.
   char* copied = nullptr;
   size_t copied_bytes = 0;
   // What the last launch that failed had to say. An error of a kernel stays until it is cleared, as
