@@ -8,6 +8,7 @@
 #include "cpu/lstm_forward.h"
 #include "torch/call.h"
 #include "torch/layer.h"
+#include "torch/layer_cpu.h"
 #include "torch/torch_parallel.h"
 
 namespace lstm_fused {
@@ -79,6 +80,7 @@ BackwardResult lstm_cell_backward_cpu(const std::optional<Tensor>& grad_h_next,
   const Tensor grad_c = new_gradient(need_states, hidden);
   std::vector<Tensor> grad_weights;
   if (need_weights) grad_weights = new_weight_gradients(layer);
+  keep_freed_gradients(grad_weights);
 
   cpu::LayerBackwardArgs args;
   args.shape = layer.shape;

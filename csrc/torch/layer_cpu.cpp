@@ -3,6 +3,8 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include "cpu/runtime/freed_memory.h"
+
 namespace lstm_fused {
 namespace {
 
@@ -19,6 +21,12 @@ void clear_past_lengths(const CpuLayer& layer, const ForwardTensors& tensors) {
 
 }  // namespace
 
+void keep_freed_gradients(const std::vector<Tensor>& grad_weights) {
+  int64_t bytes = 0;
+  for (const Tensor& grad : grad_weights) bytes += grad.numel() * grad.element_size();
+  cpu::keep_freed_memory(bytes);
+}
+
 LstmForwardArgs forward_args(const CpuLayer& layer, const ForwardTensors& tensors) {
   clear_past_lengths(layer, tensors);
   LstmForwardArgs args;
@@ -33,6 +41,7 @@ LstmForwardArgs forward_args(const CpuLayer& layer, const ForwardTensors& tensor
 
 cpu::LayerBackwardArgs backward_args(const CpuLayer& layer, const BackwardTensors& tensors) {
   if (layer.is_ragged()) fill_with_zeros(tensors.grad_input);
+  keep_freed_gradients(tensors.grad_weights);
   cpu::LayerBackwardArgs args;
   args.shape = layer.shape;
   args.dtype = layer.dtype;

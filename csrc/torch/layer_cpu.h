@@ -11,7 +11,11 @@ namespace lstm_fused {
 // saved, where they are the last rows, so that a backward of other lengths finds no garbage.
 LstmForwardArgs forward_args(const CpuLayer& layer, const ForwardTensors& tensors);
 
-// A backward's. Zeroes the rows of grad_input past a length, which no kernel writes.
+// Has malloc keep the gradients' memory for the next backward once they are freed.
+void keep_freed_gradients(const std::vector<Tensor>& grad_weights);
+
+// A backward's. Zeroes the rows of grad_input past a length, which no kernel writes, and calls
+// keep_freed_gradients.
 cpu::LayerBackwardArgs backward_args(const CpuLayer& layer, const BackwardTensors& tensors);
 
 }  // namespace lstm_fused
