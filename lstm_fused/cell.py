@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,7 @@ from lstm_fused._torch.jit import refuse_script
 from lstm_fused._torch.lstm_checks import check_cell_sizes
 from lstm_fused._torch.module_state import share_state, to_torch
 from lstm_fused._torch.module_weights import weights_of
+from lstm_fused._torch.sizes import is_new_size
 from lstm_fused.autograd import fast_path
 from lstm_fused.functional import StackOptions, lstm_stack
 
@@ -44,6 +47,8 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
     """
 
     _torch_class: type[nn.Module] = nn.LSTMCell
+    # Whether a size, or None for a bias, was assigned after construction.
+    _is_resized = False
     __prepare_scriptable__ = refuse_script
 
     def __init__(
@@ -72,7 +77,7 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         Raises:
             ValueError, TypeError, RuntimeError: as nn.LSTMCell.
         """
-        if fast_path.can_run(input, hx, rank=2):
+        if (hx is not None or not self._is_resized) and fast_path.can_run(input, hx, rank=2):
             try:
                 return fast_path.run_cell(input, hx, self._weights())
             except RuntimeError:
@@ -83,6 +88,10 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         if proxy is not None:
             call: tuple[Tensor, Tensor] = record_call(proxy, self, input, hx)
             return call
+        if hx is None and self._is_resized:
+            # Zeros of this size, which need not be that of the weights.
+            sizes = (*input.shape[:-1], self.hidden_size)
+            hx = (input.new_zeros(sizes), input.new_zeros(sizes))
         self._check_arguments(input, hx)
         is_batched = input.dim() == 2
         if not is_batched:
@@ -104,8 +113,30 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         # Copies, since a view cannot be detached in place, which loops over a cell do.
         return h.clone(), c.clone()
 
-    def _weights(self) -> list[Tensor]:
-        return weights_of(self, _NAMES if self.bias else _NAMES[:2])
+    def __setattr__(self, name: str, value: Any) -> None:
+        if is_new_size(self, name, value) or (value is None and name in _NAMES[2:]):
+            self.__dict__["_is_resized"] = True
+        super().__setattr__(name, value)
+
+    def _weights(self) -> list[Any]:
+        if self.bias and not self._is_resized:
+            return weights_of(self, _NAMES)
+        weights = weights_of(self, _NAMES[:2])
+        # As in nn.LSTMCell the biases that are there count, and not the attribute.
+        own = self._parameters
+        given = [own[name] if name in own else getattr(self, name, None) for name in _NAMES[2:]]
+        there = [bias for bias in given if bias is not None]
+        if there:
+            weights += [torch.zeros_like(there[0]) if bias is None else bias for bias in given]
+        return weights
+
+    def _note_sizes(self) -> None:
+        """Notes whether the sizes or biases that another module gave are other than usual."""
+        own: Any = self._parameters
+        weights = zip(_NAMES[:2], (self.input_size, self.hidden_size), strict=True)
+        lacks = self.bias and any(name in own and own[name] is None for name in _NAMES[2:])
+        if lacks or any(w != own[k].shape[1] for k, w in weights if own.get(k) is not None):
+            self.__dict__["_is_resized"] = True
 
     def _check_arguments(self, input: Tensor, hx: tuple[Tensor, Tensor] | None) -> None:
         """Raises in nn.LSTMCell's sentences where the arguments do not fit."""
@@ -126,7 +157,10 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         if input.dim() == 1:
             input = input.unsqueeze(0)
             hx = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-        check_cell_sizes(input, hx or (), self.input_size, self.hidden_size)
+        input_size, hidden_size = self.input_size, self.hidden_size
+        if self._is_resized:
+            input_size, hidden_size = (weight.shape[1] for weight in self._weights()[:2])
+        check_cell_sizes(input, hx or (), input_size, hidden_size)
         if not is_autocast_enabled(input.device):
             check_tensors(input, hx or (), self._weights(), names=("h", "c"))
 

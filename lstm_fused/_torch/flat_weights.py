@@ -12,6 +12,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from lstm_fused._torch.module_weights import weights_of
+from lstm_fused._torch.sizes import (
+    have_other_sizes,
+    is_new_size,
+    refuse_other_sizes,
+    shapes_of_lstm,
+)
 
 # In the place of a tensor that has died since a weak reference to it was made.
 _GONE = object()
@@ -29,15 +35,24 @@ class ByName(nn.RNNBase):
     # The list, or None; and what the names stood for when it was made, None where nothing.
     _listed: Any = None
     _listed_from: tuple[Any, ...] = ()
+    # Whether a size was assigned after construction, so that calls compare it with the weights.
+    _is_resized = False
 
     def _weights(self) -> list[Any]:
         """The tensors to compute with.
 
         Raises:
-            RuntimeError: there is none of some name, or their number is wrong.
+            RuntimeError: there is none of some name, or their number is wrong, or they are not of
+                the sizes that were assigned.
         """
-        if self._listed is None:
+        if self._listed is None and not self._is_resized:
             return weights_of(self, self._flat_weights_names)
+        weights = self._listed_weights()
+        if self._is_resized:
+            refuse_other_sizes(self, self._flat_weights_names, weights, shapes_of_lstm(self))
+        return weights
+
+    def _listed_weights(self) -> list[Any]:
         self._update_flat_weights()
         if self._listed is None:
             return weights_of(self, self._flat_weights_names)
@@ -101,6 +116,8 @@ class ByName(nn.RNNBase):
     def __setattr__(self, name: str, value: Any) -> None:
         if self._listed is not None and name in self._flat_weights_names:
             self._listed[self._flat_weights_names.index(name)] = value
+        if is_new_size(self, name, value):
+            self.__dict__["_is_resized"] = True
         nn.Module.__setattr__(self, name, value)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -118,6 +135,11 @@ class ByName(nn.RNNBase):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         if "_listed" not in state:
             self._init_flat_weights()
+
+    def _note_sizes(self) -> None:
+        """Has calls compare sizes and weights, if those that another module gave do not fit."""
+        if have_other_sizes(self, self._flat_weights_names, shapes_of_lstm(self)):
+            self.__dict__["_is_resized"] = True
 
     def _replicate_for_data_parallel(self) -> Any:
         replica: Any = nn.Module._replicate_for_data_parallel(self)  # type: ignore[no-untyped-call]

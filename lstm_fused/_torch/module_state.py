@@ -21,8 +21,12 @@ OWN_OPTIONS = (
     "cell_options",
 )
 
-# Lists of the weights, nn.LSTM's and ours, and what they were made from; and what marks our leaves.
-NOT_SHARED = ("_flat_weights", "_flat_weight_refs", "_listed", "_listed_from", "__module__")
+# Lists of the weights, nn.LSTM's and ours, and what they were made from; what marks our leaves; and
+# that sizes were assigned.
+NOT_SHARED = (
+    *("_flat_weights", "_flat_weight_refs", "_listed", "_listed_from"),
+    *("__module__", "_is_resized"),
+)
 
 
 def share_state(source: nn.Module, target_class: type[M], replaces: bool = False) -> M:
@@ -53,6 +57,9 @@ def share_state(source: nn.Module, target_class: type[M], replaces: bool = False
     if isinstance(target, nn.RNNBase):
         target._init_flat_weights()
         carry_list(source, target, replaces)
+    note_sizes = getattr(target_class, "_note_sizes", None)
+    if note_sizes is not None:
+        note_sizes(target)
     return target
 
 
