@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Names of the domain of ONNX's own operators.
+_DOMAINS = ("", "ai.onnx")
+
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 # Operators that the reader evaluates: moves and arithmetic, in time of the order of the sizes.
@@ -29,6 +32,10 @@ _OPERATORS = """
 # own export takes 4.
 _ELEMENTS_PER_ELEMENT = 64
 _FREE_ELEMENTS = 1 << 22
+
+# The opset from which on onnx's reference implementation has an operator that is older and has
+# meant the same since.
+_EVALUATED_SINCE = {"DequantizeLinear": 19}
 
 
 class Graph:
@@ -56,11 +63,13 @@ class Graph:
         if not self.has_nodes:
             self._add_values(source)
             return
-        self._opsets = {entry.domain: entry.version for entry in source.opset_import}
-        if "ai.onnx" in self._opsets:
-            self._opsets.setdefault("", self._opsets["ai.onnx"])
-        if "" not in self._opsets:
-            raise ValueError("the model must say its opset in opset_import, got none")
+        self._opset = _opset_of(source)
+        for function in source.functions:
+            if function.domain in _DOMAINS and function.name in (*_OPERATORS.split(), "LSTM"):
+                raise NotImplementedError(
+                    f"{function.name} must be ONNX's own, got a model that defines a function of "
+                    "this name in ONNX's domain"
+                )
         graph = source.graph
         self._add_values(graph.initializer)
         self._inputs = {entry.name for entry in graph.input}
@@ -168,7 +177,7 @@ class Graph:
             elif index in opened and index not in closed:
                 raise ValueError(f"{what} must be constant, got {name!r}, which comes from itself")
             elif index not in closed:
-                if node.domain not in ("", "ai.onnx") or node.op_type not in _OPERATORS.split():
+                if not _is_evaluated(node):
                     raise NotImplementedError(
                         f"{what} must be constant, got {name!r}, which comes from the node "
                         f"{label_of(node)}, which is not evaluated"
@@ -180,14 +189,23 @@ class Graph:
 
     def _run(self, node: Any, found: Mapping[Any, Any]) -> dict[Any, Any]:
         import numpy as np
-        from onnx import AttributeProto, helper
+        from onnx import AttributeProto, NodeProto, helper
         from onnx.reference import ReferenceEvaluator
 
+        if node.domain:  # the evaluator knows one name of ONNX's domain
+            named, node = node, NodeProto()
+            node.CopyFrom(named)
+            node.domain = ""
         for attribute in node.attribute:
             if attribute.type == AttributeProto.TENSOR:
                 held = array_of(attribute.name, attribute.t).size
                 self._budget += _ELEMENTS_PER_ELEMENT * held
         given = {name: found[name] for name in node.input if name}
+        training = node.input[2] if node.op_type == "Dropout" and len(node.input) > 2 else ""
+        if training and given[training].any():
+            raise NotImplementedError(
+                f"Dropout must be that of inference, got {label_of(node)} with training_mode"
+            )
         self._budget -= self._elements_of_results(node, given)
         if self._budget < 0:
             raise ValueError("it gives too many elements for what it reads")
@@ -197,7 +215,8 @@ class Graph:
             [helper.make_empty_tensor_value_info(name) for name in given],
             [helper.make_empty_tensor_value_info(name) for name in node.output if name],
         )
-        results = ReferenceEvaluator(graph, opsets=self._opsets).run(None, given)
+        opset = max(self._opset, _EVALUATED_SINCE.get(node.op_type, 0))
+        results = ReferenceEvaluator(graph, opsets={"": opset}).run(None, given)
         names = [name for name in node.output if name]
         return {name: np.asarray(r) for name, r in zip(names, results, strict=True)}
 
@@ -217,11 +236,11 @@ class Graph:
             if value.dtype.kind == "i" and value.size <= 64
         }
         results = shape_inference.infer_node_outputs(
-            defs.get_schema(node.op_type, self._opsets[""], ""),
+            defs.get_schema(node.op_type, self._opset, ""),
             node,
             types,
             values,
-            opset_imports=[helper.make_opsetid("", self._opsets[""])],
+            opset_imports=[helper.make_opsetid("", self._opset)],
         )
         total = 0
         for name in filter(None, node.output):
@@ -232,6 +251,26 @@ class Graph:
                 raise ValueError(f"the size of {name!r} is not known beforehand")
             total += math.prod(size.dim_value for size in shape.dim)
         return total
+
+
+def _opset_of(model: Any) -> int:
+    versions = {entry.version for entry in model.opset_import if entry.domain in _DOMAINS}
+    if len(versions) != 1 or min(versions) < 1:
+        raise ValueError(
+            "the model must say ONNX's opset in opset_import, one of at least 1, got "
+            + (", ".join(map(str, sorted(versions))) or "none")
+        )
+    return int(versions.pop())
+
+
+def _is_evaluated(node: Any) -> bool:
+    # NOTE: before opset 7 `broadcast`, with `axis`, lays sizes upon each other in another way than
+    # the reference implementation, which does not look at it.
+    return (
+        node.domain in _DOMAINS
+        and node.op_type in _OPERATORS.split()
+        and all(attribute.name != "broadcast" for attribute in node.attribute)
+    )
 
 
 def label_of(node: Any) -> str:

@@ -70,6 +70,39 @@ def test_names_what_is_not_constant() -> None:
             lstm_fused.from_onnx(model)
 
 
+def test_refuses_nodes_that_mean_something_else() -> None:
+    """Masks drawn at random, broadcasting of old, and a model's own meanings of ONNX's names."""
+    square = 4 * H  # with rows as long as columns, both ways to broadcast have the sizes
+    given = weights(1, square)
+    given["w"] = given.pop("W")
+    others = given | {"v": np.ones(square, "f"), "half": np.float32(0.5), "yes": np.array(True)}
+
+    def of(*nodes: Any, opset: int = 17) -> Any:
+        return model_of([*nodes, lstm_node()], others, opset=opset)
+
+    training = NODE("Dropout", ["w", "half", "yes"], ["W"])
+    by_columns = NODE("Add", ["w", "v"], ["W"], broadcast=1, axis=1)
+    refused: list[tuple[Any, str]] = [
+        (of(training), r"of W \(Dropout\) with training_mode"),
+        (of(by_columns, opset=6), r"of W \(Add\), which is not evaluated"),
+    ]
+    for name in ("Identity", "LSTM"):
+        own = of(NODE("Identity", ["w"], ["W"]))
+        body = [NODE("Neg", ["a"], ["b"])]
+        own.functions.append(helper.make_function("", name, ["a"], ["b"], body, own.opset_import))
+        refused.append((own, f"{name} must be ONNX's own"))
+    for model, message in refused:
+        with pytest.raises(NotImplementedError, match=message):
+            lstm_fused.from_onnx(model)
+    for versions in ((17, 6), (0,), (-1,)):
+        model = of(NODE("Identity", ["w"], ["W"]))
+        del model.opset_import[:]
+        for domain, version in zip(("", "ai.onnx"), versions, strict=False):
+            model.opset_import.append(helper.make_opsetid(domain, version))
+        with pytest.raises(ValueError, match="one of at least 1, got"):
+            lstm_fused.from_onnx(model)
+
+
 def test_bodies_are_not_looked_into() -> None:
     body = helper.make_graph(
         [lstm_node("X", "W", "R", "B")],

@@ -162,6 +162,25 @@ CHAINS: dict[str, tuple[list[Any], dict[str, Any], int]] = {
         {"q": np.arange(4 * H * D, dtype=np.int8).reshape(1, 4 * H, D), "s": np.float32(0.01)},
         19,
     ),
+    "quantized_rows": (
+        [NODE("DequantizeLinear", ["q", "s", "z"], ["W"], axis=1)],
+        {
+            "q": np.arange(4 * H * D, dtype=np.int8).reshape(1, 4 * H, D),
+            "s": np.linspace(0.01, 0.03, 4 * H, dtype=np.float32),
+            "z": np.arange(4 * H, dtype=np.int8),
+        },
+        13,
+    ),
+    "quantized_early": (
+        [NODE("DequantizeLinear", ["q", "s"], ["W"])],
+        {"q": np.arange(4 * H * D, dtype=np.uint8).reshape(1, 4 * H, D), "s": np.float32(0.01)},
+        10,
+    ),
+    "domain_by_name": (
+        [NODE("Concat", ["w"], ["W"], axis=0, domain="ai.onnx")],
+        {},
+        17,
+    ),
 }
 
 
