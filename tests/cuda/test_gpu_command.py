@@ -15,7 +15,7 @@ from kit.gpu_cases import LARGE
 
 from benchmarks import machine
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import smoke, steps
+from benchmarks.gpu import steps
 from benchmarks.gpu.sanitize import TOOL_LIMIT
 from benchmarks.gpu.steps import Step, architectures, count_workers, make_steps, select
 from lstm_fused._ops import native
@@ -283,49 +283,6 @@ def test_torch_that_lacks_a_library_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     wanted = "torch does not load: libcudart.so.13: cannot open shared object file"
     assert command.find_devices() == ([], wanted)
-
-
-@pytest.mark.parametrize("case", smoke.CASES, ids=str)
-def test_smoke_calls_run(case: smoke.SmokeCase) -> None:
-    assert smoke.refusal_of(case, "cpu") == ""
-
-
-@pytest.mark.parametrize("device", ["A100", "H100"])
-def test_smoke_calls_reach_every_variant(device: str) -> None:
-    """With every product; of options of the cell with some."""
-    found = {kernel for case in smoke.CASES for kernel in kernels_of(case, device)}
-    products = ("float32", "tf32", "bfloat16", "float16")
-    wanted = {(name, product, "") for name in ("one block", "group") for product in products}
-    wanted |= {("stepwise", product, "") for product in ("float64", "float32", "bfloat16")}
-    wanted |= {("one block", product, "options") for product in ("float32", "bfloat16")}
-    wanted |= {("group", product, "options") for product in ("float16", "tf32")}
-    wanted |= {("stepwise", "float32", "options"), ("stepwise", "bfloat16", "norms")}
-    assert {(*kernel, way) for kernel in wanted for way in (False, True)} <= found
-    # Sizes that fill one block, for which there are kernels besides.
-    assert {64, 128} <= {case.H for case in smoke.CASES if case.dtype in products[2:]}
-
-
-def kernels_of(case: smoke.SmokeCase, device: str) -> set[tuple[str, str, str, bool]]:
-    """Variant, product, cell, and whether it is the backward, of what a call takes on a device."""
-    sizes = (case.T, case.N, 13, case.H, case.projection, 1 + case.bidirectional)
-    product = "tf32" if case.tf32 else case.dtype
-    found, matmul = set(), torch.backends.cuda.matmul
-    before, matmul.allow_tf32 = matmul.allow_tf32, case.tf32
-    with smoke.variant(case):
-        for backward in (False, True):
-            text = cuda_plan_text(
-                *(*sizes, case.dtype, backward, DEVICES[device].facts),
-                cell=list(smoke.CELLS).index(case.cell),
-            )
-            found.add((variant_of(text), product, case.cell, backward))
-    matmul.allow_tf32 = before
-    return found
-
-
-def variant_of(plan: str) -> str:
-    if plan.startswith("stepwise"):
-        return "stepwise"
-    return "group" if "group(s)" in plan else "one block"
 
 
 @pytest.mark.parametrize("device", ["A100", "H100"])
