@@ -8,8 +8,8 @@ from call to call, and says where a beat or a downbeat falls. The weights and th
 120 beats a minute, come with the package ``BeatNet`` (CC BY 4.0).
 """
 
-import time
 from importlib.metadata import distribution
+from timeit import repeat
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -85,14 +85,9 @@ with torch.inference_mode():
 
 # %%
 # What it saves: the LSTM's part of a frame, by nn.LSTM and by a stream.
-def best_time(step, rows, repeats=3):
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        for row in rows:
-            step(row)
-        times.append((time.perf_counter() - begin) / len(rows))
-    return 1e6 * min(times)
+def best_time(step, rows):
+    times = repeat(lambda: [step(row) for row in rows], number=1, repeat=3)
+    return 1e6 * min(times) / len(rows)
 
 
 with torch.inference_mode():

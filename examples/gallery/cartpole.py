@@ -8,7 +8,7 @@ remember. Proximal policy optimisation learns from rollouts with several episode
 other: ``reset_mask`` resets the state in mid-sequence, and no loop over the steps does.
 """
 
-import time
+from timeit import repeat
 
 import matplotlib.pyplot as plt
 import torch
@@ -150,13 +150,8 @@ def by_loop():
 torch.testing.assert_close(by_mask(), by_loop())
 
 
-def best_time(run, repeats=10):
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        run().sum().backward()
-        times.append(time.perf_counter() - begin)
-    return 1000 * min(times)
+def best_time(run):
+    return 1000 * min(repeat(lambda: run().sum().backward(), number=1, repeat=10))
 
 
 times = {"loop over steps": best_time(by_loop), "reset_mask": best_time(by_mask)}

@@ -8,7 +8,7 @@ weights of 8 and 16 bits. What is lost in accuracy, and what is saved in bytes a
 """
 
 import copy
-import time
+from timeit import repeat
 
 import matplotlib.pyplot as plt
 import torch
@@ -74,13 +74,8 @@ with torch.no_grad():
 sizes = (64, 128, 256, 512)
 
 
-def best_time(lstm, x, repeats=15):
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        lstm(x)
-        times.append(time.perf_counter() - begin)
-    return min(times)
+def best_time(lstm, x):
+    return min(repeat(lambda: lstm(x), number=1, repeat=15))
 
 
 figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")

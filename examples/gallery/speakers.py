@@ -9,10 +9,11 @@ faster, in one line. The recording, half a minute of a conversation of two, is
 ``pyannote.audio``'s.
 """
 
-import time
 import warnings
 import wave
+from functools import partial
 from importlib.metadata import distribution
+from timeit import repeat
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -48,22 +49,13 @@ with torch.no_grad():
     points = encoder(windows)
 torch.testing.assert_close(points, before, atol=1e-4, rtol=0)
 
-
 # %%
 # What it saves: one window, as in a live call, and sixteen.
-def best_time(run, repeats=5):
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - begin)
-    return 1000 * min(times)
-
-
 plain = VoiceEncoder("cpu", verbose=False)
 with torch.no_grad():
     for name, x in (("one window", windows[:1]), ("sixteen", windows[:16])):
-        slow, fast = best_time(lambda x=x: plain(x)), best_time(lambda x=x: encoder(x))
+        calls = (partial(model, x) for model in (plain, encoder))
+        slow, fast = (1000 * min(repeat(call, number=1, repeat=5)) for call in calls)
         print(f"{name}: nn.LSTM {slow:.1f} ms, FusedLSTM {fast:.1f} ms")
 
 # %%

@@ -9,9 +9,9 @@ stream. The recording, half a minute of a conversation with notes of who spoke w
 ``pyannote.audio``'s.
 """
 
-import time
 import wave
 from importlib.metadata import distribution
+from timeit import repeat
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -85,14 +85,9 @@ torch.testing.assert_close(likely, theirs, atol=1e-4, rtol=0)
 # %%
 # The time of the LSTM's part of one step, beside ``nn.LSTMCell``'s. A chunk lasts 32 ms, of which
 # all but these microseconds are free for something else.
-def best_time(step, repeats=5):
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        for row in x:
-            step(row[None])
-        times.append((time.perf_counter() - begin) / len(x))
-    return 1e6 * min(times)
+def best_time(step):
+    times = repeat(lambda: [step(row[None]) for row in x], number=1, repeat=5)
+    return 1e6 * min(times) / len(x)
 
 
 plain = nn.LSTMCell(128, 128)

@@ -13,8 +13,9 @@ import codecs
 import contextlib
 import io
 import re
-import time
+from functools import partial
 from importlib.metadata import distribution
+from timeit import repeat
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -116,24 +117,15 @@ print(f"{right:.1%} of {len(words)} words right; others:")
 print(", ".join(f"{a} as {b}" for a, b in zip(words, found, strict=True) if a != b))
 assert right > 0.9
 
-
 # %%
 # What it saves: the LSTM's part of one word, and of sixteen at once. The more words, the more of
 # either's time goes into the same matrix products.
-def best_time(run, repeats=9):
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - begin)
-    return 1000 * min(times)
-
-
 plain = model.rnn.to_torch()
 with torch.inference_mode():
     x = model.features(images[:16])
     for name, part in (("one word", x[:1]), ("sixteen", x)):
-        slow, fast = best_time(lambda x=part: plain(x)), best_time(lambda x=part: model.rnn(x))
+        calls = (partial(lstm, part) for lstm in (plain, model.rnn))
+        slow, fast = (1000 * min(repeat(call, number=1, repeat=9)) for call in calls)
         print(f"{name}: nn.LSTM {slow:.2f} ms, FusedLSTM {fast:.2f} ms")
 
 # %%
