@@ -50,7 +50,10 @@ def cast_for_autocast(
     def cast(tensor: Tensor) -> Tensor:
         return tensor.to(compute_dtype(tensor))
 
-    return cast(input), (cast(hx[0]), cast(hx[1])), [cast(w) for w in weights]
+    own = cast(input)
+    # NOTE: nn.LSTM's c is promoted where it meets the gates, which stay float64.
+    c_0 = hx[1].to(own.dtype) if own.dtype == torch.float64 else cast(hx[1])
+    return own, (cast(hx[0]), c_0), [cast(w) for w in weights]
 
 
 def result_dtypes(

@@ -157,6 +157,19 @@ def test_results_have_the_dtypes_of_the_table(
             assert_within_budget("result", mine, rival, value, autocast)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_float64_keeps_its_dtype_beside_narrower_cell_states(form: str) -> None:
+    torch.manual_seed(0)
+    options, _ = FORMS[form]
+    theirs = nn.LSTMCell(D, H) if form == "cell" else nn.LSTM(D, H, **options)
+    ours = lstm_fused.convert(copy.deepcopy(theirs.double()))
+    x, hx = arguments_of(form, options, torch.float64, (torch.float64, F32))
+    with torch.autocast("cpu", dtype=BF16):
+        results, rivals = (torch.utils._pytree.tree_leaves(m(x, hx)) for m in (ours, theirs))
+    for mine, rival in zip(results, rivals, strict=True):
+        torch.testing.assert_close(mine, rival)
+
+
 def run_in_double(module: nn.Module, arguments: Any) -> list[Tensor]:
     def widened(value: Any) -> Any:
         return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
