@@ -38,8 +38,9 @@ def convert(model: M, *, return_report: bool = False) -> M | tuple[M, Conversion
     The new modules hold the very same Parameter objects, hooks and parametrizations, so optimisers,
     tied weights and checkpoints go on as they are. A module that stands in several places is
     replaced by one new module in all of them; lists, tuples, dicts and plain attributes of the
-    model's modules that hold LSTMs are seen to as well. Instances of subclasses that compute as
-    their base does become instances of a like subclass of ours.
+    model's modules that hold LSTMs are seen to as well, as are objects, functools.partial and
+    variables of functions that these hold. Instances of subclasses that compute as their base does
+    become instances of a like subclass of ours.
 
     What stays is named, with its reason, in one UserWarning: LSTMs whose class or instance has a
     forward (or another method that computes) of its own, and quantised, scripted, compiled, lazy,
@@ -105,7 +106,11 @@ def _fuse(module: nn.Module, outer: str | None) -> Decision:
             )
             if reason is not None:
                 return Decision(reason=reason)
-            target = rebased(kind, torch_class, fused_class)
+            try:
+                target = rebased(kind, torch_class, fused_class)
+            except Exception as error:  # of a metaclass, which may do anything
+                text = f"{type(error).__name__}: {error}"
+                return Decision(reason=f"no class like {kind.__name__} can be made: {text}")
             return Decision(partial(share_state, module, target, replaces=True))
     return Decision()
 

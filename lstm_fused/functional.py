@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from lstm_fused._ops import checks, native
 from lstm_fused._ops.layer_weights import has_projection, split_layers
 from lstm_fused._torch.autocast import cast_for_autocast, is_autocast_enabled, result_dtypes
+from lstm_fused._torch.fx import find_proxy, record_function
 from lstm_fused._torch.jit import refuse_trace_with_gradients
 from lstm_fused.autograd import lstm_layer
 from lstm_fused.autograd.arguments import LayerArguments
@@ -109,6 +110,23 @@ def lstm(
         >>> torch.testing.assert_close(y, own(x)[0])
     """
     weights = list(weights)
+    proxy = find_proxy(input, hx, weights, lengths, batch_sizes, reset_mask)
+    if proxy is not None:
+        given = {
+            "num_layers": num_layers,
+            "bidirectional": bidirectional,
+            "dropout": dropout,
+            "training": training,
+            "batch_first": batch_first,
+            "lengths": lengths,
+            "batch_sizes": batch_sizes,
+            "reset_mask": reset_mask,
+            "return_cell_states": return_cell_states,
+            "recompute": recompute,
+        }
+        call: tuple[Tensor, Tensor, Tensor, Tensor | None]
+        call = record_function(proxy, lstm, input, hx, weights, **given)
+        return call
     checks.check_stack(hx, weights, num_layers, 2 if bidirectional else 1, dropout)
     checks.check_rank(input, "input", 3 if batch_sizes is None else 2, ValueError)
     options = StackOptions(

@@ -46,8 +46,12 @@ def why_not_rebased(kind: type, torch_class: type, fused_class: type) -> str | N
                 is_mixin = not issubclass(owner, torch_class)
                 if not (name == "forward" and is_mixin and _calls_super_forward(value)):
                     return f"its class {owner.__name__} overrides {name}"
-            if name != "__init__" and _names_own_class(value, owner):
-                return f"its class {owner.__name__} calls super({owner.__name__}, ...) in {name}"
+            if not issubclass(owner, torch_class):
+                continue  # what is built from the class has the mixin among its ancestors too
+            if name != "__init__" and (call := _names_own_class(value, owner)):
+                return f"its class {owner.__name__} calls {call} in {name}"
+            if _hides_super(value, owner):
+                return f"its class {owner.__name__} calls super() in {name}, which is wrapped"
     return None
 
 
@@ -55,14 +59,32 @@ def _overrides(kind: type, torch_class: type, name: str) -> bool:
     return getattr_static(kind, name) is not getattr_static(torch_class, name)
 
 
-def _names_own_class(value: Any, owner: type) -> bool:
-    """Whether a method calls super(), and may do so for the class by its name: an instance of what
-    is built from it is none of that class."""
+def _names_own_class(value: Any, owner: type) -> str | None:
+    """The call of a method that may ask for the class by its name, if there is one: an instance of
+    what is built from it is none of that class."""
     for function in _functions(value):
         names = {name for code in _codes_of(function) for name in code.co_names}
-        if "super" in names and any(function.__globals__.get(name) is owner for name in names):
-            return True
-    return False
+        if any(function.__globals__.get(name) is owner for name in names):
+            if "super" in names:
+                return f"super({owner.__name__}, ...)"
+            if "isinstance" in names:
+                return f"isinstance(..., {owner.__name__})"
+    return None
+
+
+def _hides_super(value: Any, owner: type) -> bool:
+    """Whether an attribute that is none of those which `_rebound` takes apart, such as a cached
+    method, holds a function whose super() is bound to the class."""
+    if isinstance(value, property | staticmethod | classmethod | FunctionType):
+        return False
+    inner = [getattr_static(value, name, None) for name in ("__wrapped__", "func")]
+    inner += list(getattr(value, "__dict__", {}).values()) if not isinstance(value, type) else []
+    return any(
+        _contents(cell) is owner
+        for part in inner
+        for function in _functions(part)
+        for cell in function.__closure__ or ()
+    )
 
 
 def _calls_super_forward(function: Any) -> bool:
@@ -129,10 +151,28 @@ def rebased(kind: type, torch_class: type, fused_class: type) -> Any:
         body["__qualname__"] = f"Fused{kind.__name__}"
         body["_torch_class"] = kind
         body["__reduce_ex__"] = _reduce
-        own = new_class(f"Fused{kind.__name__}", bases, {}, lambda space: space.update(body))
+        own = _new_class(kind, f"Fused{kind.__name__}", bases, fused_class, body)
         class_cell.cell_contents = own
         setattr(kind, _TWIN, own)
     return vars(kind)[_TWIN]
+
+
+def _new_class(
+    kind: type, name: str, bases: tuple[type, ...], fused_class: type, body: dict[str, Any]
+) -> Any:
+    """A class of these bases, if it can be without their __init_subclass__, which may want
+    arguments, or enter the class in a list. What that has once set for `kind` is in the body."""
+
+    def fill(space: dict[str, Any]) -> None:
+        space.update(body)
+
+    start = {"metaclass": type(kind)}
+    own: Any = new_class(name, (fused_class,), start, fill)
+    try:
+        own.__bases__ = bases
+    except TypeError:  # Python finds their layouts too different, as after abc.ABC
+        own = new_class(name, bases, start, fill)
+    return own
 
 
 def _rebound(value: Any, kind: type, class_cell: CellType, made: dict[int, Any]) -> Any:

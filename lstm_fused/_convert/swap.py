@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import MethodType
+from functools import partial
+from types import CellType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -32,6 +34,10 @@ Decide = Callable[[nn.Module, str | None], Decision]
 
 _NOT_ATTRIBUTES = ("_parameters", "_buffers", "_modules", "_flat_weights", "_listed", "_orig_mod")
 _LOOSE = "it is in a module that a plain attribute holds: convert that module too"
+_OF_CLASS = "it is an attribute of the class {}: convert it there"
+# Objects, such as dataclasses, that are looked into on the way from a module, one in the other.
+# NOTE: an attribute may lead to a trainer, and from there to all that a program holds.
+_MAX_OBJECTS = 2
 
 
 def swap_modules(model: Any, decide: Decide) -> tuple[Any, ConversionReport]:
@@ -96,38 +102,87 @@ class _Walk:
 
     def visit_attributes(self, module: nn.Module, path: str) -> None:
         """Swaps modules that attributes hold past nn.Module's own registers."""
-        for name, value in list(vars(module).items()):
-            if name not in _NOT_ATTRIBUTES and "hooks" not in name:
-                swapped = self._swapped(value, _join(path, name))
-                if swapped is not value:
-                    module.__dict__[name] = swapped
+        self._visit_fields(module, path, 0)
+        for kind in type(module).__mro__:
+            if id(kind) in self.seen or kind.__module__.startswith("torch."):
+                continue
+            self.seen.add(id(kind))
+            for name, value in vars(kind).items():
+                if isinstance(value, nn.Module):
+                    self._name_parts(value, _join(path, name), _OF_CLASS.format(kind.__name__))
 
-    def _swapped(self, value: Any, path: str) -> Any:
+    def _visit_fields(self, holder: Any, path: str, depth: int) -> None:
+        for name, value in _fields(holder):
+            if name not in _NOT_ATTRIBUTES and "hooks" not in name:
+                swapped = self._swapped(value, _join(path, name), depth)
+                if swapped is not value:
+                    _set_field(holder, name, swapped)
+
+    def _swapped(self, value: Any, path: str, depth: int) -> Any:
+        """What takes the place of a value that may be a module or hold some.
+
+        Args:
+            depth: how many objects that are neither modules nor containers lie above it.
+        """
         if isinstance(value, nn.Module):
             return self._loose(value, path)
-        if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
-            own = self._loose(value.__self__, path)
+        if isinstance(value, MethodType):
+            own = self._swapped(value.__self__, path, depth)
             return value if own is value.__self__ else getattr(own, value.__name__)
-        if not isinstance(value, list | deque | dict | tuple | set) or id(value) in self.seen:
+        if type(value) is weakref.ref:
+            # Who holds a module weakly follows one that was swapped, and has none swapped itself.
+            _, own, _ = self.met.get(id(value()), (None, None, None))
+            return value if own is None or own is value() else weakref.ref(own)
+        if isinstance(value, partial):
+            parts = (value.func, value.args, value.keywords)
+            func, args, keywords = (self._swapped(part, path, depth) for part in parts)
+            is_same = func is value.func and args is value.args
+            return value if is_same else type(value)(func, *args, **keywords)
+        if id(value) in self.seen:
             return value
-        if isinstance(value, tuple):
-            items = [self._swapped(item, f"{path}[{i}]") for i, item in enumerate(value)]
+        if isinstance(value, tuple | frozenset):
+            items = [self._swapped(item, f"{path}[{i}]", depth) for i, item in enumerate(value)]
             if all(a is b for a, b in zip(items, value, strict=True)):
                 return value
-            return type(value)._make(items) if hasattr(value, "_make") else tuple(items)
-        self.seen.add(id(value))
+            return type(value)._make(items) if hasattr(value, "_make") else type(value)(items)
+        if isinstance(value, list | deque | dict | set):
+            self.seen.add(id(value))
+            self._visit_container(value, path, depth)
+        elif isinstance(value, FunctionType):
+            self.seen.add(id(value))
+            for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+                self._visit_cell(cell, _join(path, name), depth)
+        elif depth < _MAX_OBJECTS and _has_fields(value):
+            self.seen.add(id(value))
+            self._visit_fields(value, path, depth + 1)
+        return value
+
+    def _visit_container(self, value: Any, path: str, depth: int) -> None:
         if isinstance(value, set):
             for item in list(value):
-                swapped = self._swapped(item, path)
+                swapped = self._swapped(item, path, depth)
                 if swapped is not item:
                     value.remove(item)
                     value.add(swapped)
-            return value
+            return
+        if isinstance(value, dict) and any(isinstance(key, nn.Module) for key in value):
+            items = list(value.items())
+            value.clear()
+            value.update((self._swapped(key, path, depth), item) for key, item in items)
         for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
-            swapped = self._swapped(item, f"{path}[{key!r}]")
+            swapped = self._swapped(item, f"{path}[{key!r}]", depth)
             if swapped is not item:
                 value[key] = swapped
-        return value
+
+    def _visit_cell(self, cell: CellType, path: str, depth: int) -> None:
+        """Swaps what a variable holds that a function shares with the one around it."""
+        try:
+            value = cell.cell_contents
+        except ValueError:  # nothing was assigned to the variable
+            return
+        swapped = self._swapped(value, path, depth)
+        if swapped is not value:
+            cell.cell_contents = swapped
 
     def _loose(self, module: nn.Module, path: str) -> nn.Module:
         """What takes the place of a module that is held but perhaps not registered.
@@ -141,16 +196,48 @@ class _Walk:
         if decision.make is not None or decision.reason is not None:
             return self.visit(module, path)
         if id(module) not in self.seen:
-            parts = dict(module.named_modules())
-            self.seen.update(map(id, parts.values()))
-            if not any(id(part) in self.met for part in parts.values()):
-                for name, part in parts.items():
-                    inner = self.decide(part, None)
-                    if inner.make is not None or inner.reason is not None:
-                        reason = inner.reason or _LOOSE
-                        left = Left(_join(path, name), type(part).__name__, reason)
-                        self.report.left.append(left)
+            parts = list(module.modules())
+            self.seen.update(map(id, parts))
+            if not any(id(part) in self.met for part in parts):
+                self._name_parts(module, path, None)
         return module
+
+    def _name_parts(self, module: nn.Module, path: str, reason: str | None) -> None:
+        """Names LSTMs within a module that stays."""
+        for name, part in module.named_modules():
+            decision = self.decide(part, reason)
+            if decision.make is not None or decision.reason is not None:
+                own = Left(_join(path, name), type(part).__name__, decision.reason or _LOOSE)
+                self.report.left.append(own)
+
+
+def _has_fields(value: Any) -> bool:
+    if isinstance(value, type | ModuleType | torch.Tensor):
+        return False
+    return hasattr(value, "__dict__") or hasattr(value, "__slots__")
+
+
+def _fields(holder: Any) -> Iterator[tuple[str, Any]]:
+    """The attributes of an object, and what its slots hold."""
+    yield from list(getattr(holder, "__dict__", {}).items())
+    for kind in type(holder).__mro__:
+        names = vars(kind).get("__slots__", ())
+        for name in (names,) if isinstance(names, str) else names:
+            slot = vars(kind).get(name)
+            if isinstance(slot, MemberDescriptorType):
+                try:
+                    yield name, slot.__get__(holder)
+                except AttributeError:  # nothing was assigned to it
+                    continue
+
+
+def _set_field(holder: Any, name: str, value: Any) -> None:
+    """Past __setattr__, by which a module would register it and a frozen dataclass refuse."""
+    own = getattr(holder, "__dict__", {})
+    if name in own:
+        own[name] = value
+    else:
+        object.__setattr__(holder, name, value)
 
 
 def _made(make: Callable[[], nn.Module], path: str) -> nn.Module:
@@ -161,4 +248,4 @@ def _made(make: Callable[[], nn.Module], path: str) -> nn.Module:
 
 
 def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
+    return f"{path}.{name}" if path and name else path or name

@@ -73,7 +73,13 @@ def record_call(proxy: Proxy, module: nn.Module, *args: Any, **kwargs: Any) -> A
             f"{name} can be traced as a part of a module, got one that is no part of what is "
             "traced, or all of it: put it into a module, such as nn.Sequential"
         )
-    given = {
-        key: value for key, value in kwargs.items() if value is not None and value is not False
-    }
-    return tracer.create_proxy("call_module", path, args, given)
+    return tracer.create_proxy("call_module", path, args, _given(kwargs))
+
+
+def record_function(proxy: Proxy, function: Any, *args: Any, **kwargs: Any) -> Any:
+    """What a tracer gets for a call of a function: one node, as for torch's own functions."""
+    return proxy.tracer.create_proxy("call_function", function, args, _given(kwargs))
+
+
+def _given(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in kwargs.items() if value is not None and value is not False}

@@ -28,6 +28,9 @@ NOT_SHARED = (
     *("__module__", "_is_resized"),
 )
 
+# Containers that each module has for itself. Those that users set are attributes like others.
+_REGISTERS = frozenset([*vars(nn.Module()), "_all_weights", "_flat_weights_names"])
+
 
 def share_state(source: nn.Module, target_class: type[M], replaces: bool = False) -> M:
     """A module of class `target_class` with the very same Parameter objects, settings and
@@ -40,9 +43,9 @@ def share_state(source: nn.Module, target_class: type[M], replaces: bool = False
     nn.Module.__init__(target)
     for name, value in source.__dict__.items():
         if name not in NOT_SHARED:
+            is_own = name in _REGISTERS and not (replaces and "hooks" in name)
             is_container = isinstance(value, dict | list | set)
-            is_shared = replaces and "hooks" in name
-            target.__dict__[name] = value.copy() if is_container and not is_shared else value
+            target.__dict__[name] = value.copy() if is_own and is_container else value
     _rebind_methods(source, target)
     for key, hook in target._load_state_dict_pre_hooks.items():
         # A hook that takes the module takes the new one.

@@ -139,6 +139,36 @@ def test_a_proxy_in_any_argument_is_seen(argument: str) -> None:
     assert_bitwise_equal(graph(values[argument]), model(values[argument]))
 
 
+class Stateless(nn.Module):
+    def __init__(self, lengths: Tensor | None) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(FusedLSTM(D, H, bidirectional=True, dtype=F64).parameters())
+        self.lengths = lengths
+
+    def forward(self, x: Tensor, h: Tensor) -> Any:
+        y, h_n, c_n, c = lstm_fused.functional.lstm(
+            *(x, (h, h), list(self.weights)),
+            bidirectional=True,
+            batch_first=True,
+            lengths=self.lengths,
+            return_cell_states=True,
+        )
+        return y, h_n, c_n, c.relu()
+
+
+@tracers
+@pytest.mark.parametrize("lengths", [None, torch.tensor([2, 0, 1, 6])])
+def test_the_stateless_form_is_one_node(tracer: type[fx.Tracer], lengths: Tensor | None) -> None:
+    model = Stateless(lengths)
+    x, h = torch.randn(4, 6, D, dtype=F64), torch.randn(2, 4, H, dtype=F64)
+    graph = traced_by(tracer, model)
+    calls = [node.target for node in graph.graph.nodes if node.op == "call_function"]
+    assert calls[0] is lstm_fused.functional.lstm
+    for traced in (graph, pickle.loads(pickle.dumps(graph)), fx.symbolic_trace(graph)):
+        for result, expected in zip(traced(x, h), model(x, h), strict=True):
+            assert_bitwise_equal(result, expected)
+
+
 def test_hooks_run_once_in_a_leaf() -> None:
     model = nn.Sequential(FusedLSTM(D, H, dtype=F64))
     model[0].register_forward_pre_hook(lambda module, args: (2 * args[0],))

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Where convert and revert find modules, in what wrappers, and what they report."""
 
-from collections import namedtuple
+import dataclasses
+import weakref
+from collections import UserDict, UserList, namedtuple
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,6 +76,94 @@ def test_modules_in_plain_containers_are_converted() -> None:
     }
     lstm_fused.revert(model)
     assert {type(module) for module in model.lstms()} == {nn.LSTM}
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    part: Any
+
+
+class Slotted:
+    __slots__ = ("part", "unset")
+
+    def __init__(self, part: Any) -> None:
+        self.part = part
+
+
+def around(part: Any) -> Any:
+    def run(x: Tensor) -> Any:
+        return part(x)
+
+    return run
+
+
+HOLDERS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "key": (lambda m: {m: 1, 2: 3}, lambda h: next(iter(h))),
+    "frozenset": (lambda m: frozenset([m]), lambda h: next(iter(h))),
+    "UserDict": (lambda m: UserDict(a=m), lambda h: h["a"]),
+    "UserList": (lambda m: UserList([m]), lambda h: h[0]),
+    "namespace": (lambda m: SimpleNamespace(a=[SimpleNamespace(b=m)]), lambda h: h.a[0].b),
+    "frozen": (Frozen, lambda h: h.part),
+    "slots": (Slotted, lambda h: h.part),
+    "partial": (lambda m: partial(m), lambda h: h.func),
+    "arguments": (lambda m: partial(print, m, end=m), lambda h: h.args[0]),
+    "closure": (around, lambda h: h.__closure__[0].cell_contents),
+}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_modules_in_other_holders_are_converted(name: str) -> None:
+    hold, look = HOLDERS[name]
+    model: Any = nn.Module()
+    module = lstm()
+    model.holder = hold(module)
+    model.again = {"x": hold(module)}
+    expected = module(x := some_input())
+    _, report = lstm_fused.convert(model, return_report=True)
+    assert not report.left
+    ours = look(model.holder)
+    assert type(ours) is FusedLSTM
+    assert ours is look(model.again["x"])
+    assert_same(ours(x), expected)
+    if name == "closure":
+        assert_same(model.holder(x), expected)
+    lstm_fused.revert(model)
+    assert type(look(model.holder)) is nn.LSTM
+
+
+def test_weak_references_follow() -> None:
+    model: Any = nn.Module()
+    model.lstm, other = lstm(), lstm()
+    model.weak = [weakref.ref(model.lstm), weakref.ref(other)]
+    lstm_fused.convert(model)
+    assert model.weak[0]() is model.lstm
+    assert type(model.lstm) is FusedLSTM
+    assert model.weak[1]() is other
+
+
+def test_slots_and_classes_of_modules() -> None:
+    class Holding(nn.Module):
+        __slots__ = ("hidden",)
+        shared = nn.Sequential(lstm())
+
+    model = Holding()
+    object.__setattr__(model, "hidden", lstm())
+    assert left_by(model) == {
+        "shared.0": "it is an attribute of the class Holding: convert it there"
+    }
+    assert type(model.hidden) is FusedLSTM  # type: ignore[attr-defined]
+    Holding.shared = lstm_fused.convert(Holding.shared)
+    assert not left_by(model)
+
+
+def test_what_programs_hold_is_not_searched() -> None:
+    """From a module's trainer the way leads to all there is: two objects deep are looked at."""
+    module = lstm()
+    model: Any = nn.Module()
+    model.trainer = SimpleNamespace(a=SimpleNamespace(b=SimpleNamespace(c=module), model=model))
+    lstm_fused.convert(model)
+    assert model.trainer.a.b.c is module
+    assert model.trainer.a.model is model
 
 
 def test_models_in_plain_attributes_are_named() -> None:
