@@ -3,9 +3,7 @@
 
 namespace lstm_fused::cuda {
 
-template void launch_cta_backward<F32Product>(const PersistentBackwardArgs&, const PersistentPlan&,
-                                              cudaStream_t);
-template void launch_group_backward<F32Product>(const PersistentBackwardArgs&, const GroupArgs&,
-                                                const PersistentPlan&, cudaStream_t);
+template void launch_backward<F32Product>(const RecurrenceArgs&, const PersistentBackwardArgs&,
+                                          const PersistentPlan&);
 
 }  // namespace lstm_fused::cuda

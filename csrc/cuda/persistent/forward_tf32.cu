@@ -3,9 +3,7 @@
 
 namespace lstm_fused::cuda {
 
-template void launch_cta_forward<Tf32Product>(const PersistentForwardArgs&, const PersistentPlan&,
-                                              cudaStream_t);
-template void launch_group_forward<Tf32Product>(const PersistentForwardArgs&, const GroupArgs&,
-                                                const PersistentPlan&, cudaStream_t);
+template void launch_forward<Tf32Product>(const RecurrenceArgs&, const PersistentForwardArgs&,
+                                          const PersistentPlan&);
 
 }  // namespace lstm_fused::cuda

@@ -40,7 +40,6 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
 
   const Lane lane;
   const int hidden = args.hidden_size;
-  const int blocks = static_cast<int>(gridDim.x);
   const int block = static_cast<int>(blockIdx.x);
   const int warp = threadIdx.x / kWarpSize;
   const int local_unit = warp / kSplits * kWarpUnits + lane.g;

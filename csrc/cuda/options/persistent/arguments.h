@@ -28,19 +28,19 @@ struct PersistentOptions {
 };
 
 template <typename Product>
-void launch_cta_option_forward(const PersistentForwardArgs& args, const PersistentOptions& options,
-                               const PersistentPlan& plan, cudaStream_t stream);
+void launch_cta_option_forward(const RecurrenceArgs& args, const PersistentForwardArgs& kernel_args,
+                               const PersistentOptions& options, const PersistentPlan& plan);
 template <typename Product>
-void launch_group_option_forward(const PersistentForwardArgs& args,
-                                 const PersistentOptions& options, const GroupArgs& group,
-                                 const PersistentPlan& plan, cudaStream_t stream);
+void launch_group_option_forward(const RecurrenceArgs& args,
+                                 const PersistentForwardArgs& kernel_args,
+                                 const PersistentOptions& options, const PersistentPlan& plan);
 template <typename Product>
-void launch_cta_option_backward(const PersistentBackwardArgs& args,
-                                const PersistentOptions& options, const PersistentPlan& plan,
-                                cudaStream_t stream);
+void launch_cta_option_backward(const RecurrenceArgs& args,
+                                const PersistentBackwardArgs& kernel_args,
+                                const PersistentOptions& options, const PersistentPlan& plan);
 template <typename Product>
-void launch_group_option_backward(const PersistentBackwardArgs& args,
-                                  const PersistentOptions& options, const GroupArgs& group,
-                                  const PersistentPlan& plan, cudaStream_t stream);
+void launch_group_option_backward(const RecurrenceArgs& args,
+                                  const PersistentBackwardArgs& kernel_args,
+                                  const PersistentOptions& options, const PersistentPlan& plan);
 
 }  // namespace lstm_fused::cuda

@@ -3,8 +3,9 @@
 
 namespace lstm_fused::cuda {
 
-template void launch_cta_option_backward<Bf16Product>(const PersistentBackwardArgs&,
+template void launch_cta_option_backward<Bf16Product>(const RecurrenceArgs&,
+                                                      const PersistentBackwardArgs&,
                                                       const PersistentOptions&,
-                                                      const PersistentPlan&, cudaStream_t);
+                                                      const PersistentPlan&);
 
 }  // namespace lstm_fused::cuda

@@ -3,8 +3,9 @@
 
 namespace lstm_fused::cuda {
 
-template void launch_cta_option_forward<Tf32Product>(const PersistentForwardArgs&,
+template void launch_cta_option_forward<Tf32Product>(const RecurrenceArgs&,
+                                                     const PersistentForwardArgs&,
                                                      const PersistentOptions&,
-                                                     const PersistentPlan&, cudaStream_t);
+                                                     const PersistentPlan&);
 
 }  // namespace lstm_fused::cuda

@@ -3,8 +3,9 @@
 
 namespace lstm_fused::cuda {
 
-template void launch_group_option_backward<Bf16Product>(const PersistentBackwardArgs&,
-                                                        const PersistentOptions&, const GroupArgs&,
-                                                        const PersistentPlan&, cudaStream_t);
+template void launch_group_option_backward<Bf16Product>(const RecurrenceArgs&,
+                                                        const PersistentBackwardArgs&,
+                                                        const PersistentOptions&,
+                                                        const PersistentPlan&);
 
 }  // namespace lstm_fused::cuda

@@ -3,8 +3,9 @@
 
 namespace lstm_fused::cuda {
 
-template void launch_group_option_forward<F16Product>(const PersistentForwardArgs&,
-                                                      const PersistentOptions&, const GroupArgs&,
-                                                      const PersistentPlan&, cudaStream_t);
+template void launch_group_option_forward<F16Product>(const RecurrenceArgs&,
+                                                      const PersistentForwardArgs&,
+                                                      const PersistentOptions&,
+                                                      const PersistentPlan&);
 
 }  // namespace lstm_fused::cuda

@@ -9,9 +9,20 @@
 namespace lstm_fused::cuda {
 namespace {
 
-// FFMA has no groups: see option_group_refusal.
-template <typename Product>
-constexpr bool kHasGroups = !std::is_same_v<Product, F32Product>;
+// Calls run_block or run_group with the ProductTag of a plan.
+template <typename RunBlock, typename RunGroup>
+void dispatch_option_plan(const PersistentPlan& plan, const RunBlock& run_block,
+                          const RunGroup& run_group) {
+  dispatch_product(plan.product, [&](auto tag) {
+    if (!plan.group) return run_block(tag);
+    // FFMA has no groups: see option_group_refusal.
+    if constexpr (std::is_same_v<typename decltype(tag)::Product, F32Product>) {
+      LSTM_CHECK(false, "plans take no group for these products");
+    } else {
+      run_group(tag);
+    }
+  });
+}
 
 PersistentOptions persistent_options(const CellOptions& from) {
   PersistentOptions options;
@@ -36,21 +47,16 @@ void launch_persistent_option_forward(const OptionsForwardCall& call, const Lstm
     options.direction[i].b_hh = from.weights.b_hh;
     directions[i] = forward_recurrence(from, preactivations[i]);
   }
-  launch_plan(
-      args, plan.persistent, "persistent_group_option_forward_kernel",
-      make_persistent_args(args, directions),
-      [&](auto tag, const PersistentForwardArgs& kernel_args) {
+  const auto kernel_args = make_persistent_args(args, directions);
+  dispatch_option_plan(
+      plan.persistent,
+      [&](auto tag) {
         using Product = typename decltype(tag)::Product;
-        launch_cta_option_forward<Product>(kernel_args, options, plan.persistent, call.stream);
+        launch_cta_option_forward<Product>(args, kernel_args, options, plan.persistent);
       },
-      [&](auto tag, const PersistentForwardArgs& kernel_args, const GroupArgs& group) {
+      [&](auto tag) {
         using Product = typename decltype(tag)::Product;
-        if constexpr (kHasGroups<Product>) {
-          launch_group_option_forward<Product>(kernel_args, options, group, plan.persistent,
-                                               call.stream);
-        } else {
-          LSTM_CHECK(false, "plans take no group for these products");
-        }
+        launch_group_option_forward<Product>(args, kernel_args, options, plan.persistent);
       });
 }
 
@@ -68,21 +74,16 @@ void launch_persistent_option_backward(const OptionsBackwardCall& call, const Ls
     options.direction[i].grad_reset_h = sums[i].reset_h;
     options.direction[i].grad_reset_c = sums[i].reset_c;
   }
-  launch_plan(
-      args, plan.persistent, "persistent_group_option_backward_kernel",
-      make_persistent_args(args, recurrences),
-      [&](auto tag, const PersistentBackwardArgs& kernel_args) {
+  const auto kernel_args = make_persistent_args(args, recurrences);
+  dispatch_option_plan(
+      plan.persistent,
+      [&](auto tag) {
         using Product = typename decltype(tag)::Product;
-        launch_cta_option_backward<Product>(kernel_args, options, plan.persistent, call.stream);
+        launch_cta_option_backward<Product>(args, kernel_args, options, plan.persistent);
       },
-      [&](auto tag, const PersistentBackwardArgs& kernel_args, const GroupArgs& group) {
+      [&](auto tag) {
         using Product = typename decltype(tag)::Product;
-        if constexpr (kHasGroups<Product>) {
-          launch_group_option_backward<Product>(kernel_args, options, group, plan.persistent,
-                                                call.stream);
-        } else {
-          LSTM_CHECK(false, "plans take no group for these products");
-        }
+        launch_group_option_backward<Product>(args, kernel_args, options, plan.persistent);
       });
 }
 
