@@ -45,6 +45,13 @@ class FusedLSTMModule(LSTMModule):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.lstm = convert(self.lstm)
 
+    def make_cudnn_based(self) -> FusedLSTMModule:
+        """Puts a FusedLSTM in the place of an LSTM in Python, as `make_python_based` makes it."""
+        if not isinstance(self.lstm, FusedLSTM):
+            super().make_cudnn_based()
+            self.lstm = convert(self.lstm)
+        return self
+
     @dispatch  # type: ignore[untyped-decorator]
     def forward(self, tensordict: Any) -> Any:
         """As LSTMModule.forward."""

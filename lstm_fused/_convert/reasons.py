@@ -101,7 +101,7 @@ def why_foreign(module: nn.Module) -> str | None:
         return "it is TorchScript: convert first, then trace under torch.no_grad()"
     if kind.__module__.startswith(("torch.ao.nn", "torch.nn.quantized", "torch.nn.quantizable")):
         return "it is made for quantisation"
-    return None
+    return torchrl.why_foreign(module)
 
 
 def why_kept_by(owner: nn.Module) -> str | None:

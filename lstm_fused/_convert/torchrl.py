@@ -7,12 +7,21 @@ from typing import Any
 
 from torch import nn
 
-_NAME = ("torchrl.modules.tensordict_module.rnn", "LSTMModule")
+_MODULE = "torchrl.modules.tensordict_module.rnn"
 
 
 def _of_torchrl(module: nn.Module) -> Any:
     """TorchRL's class, if the module is an instance of it or of a subclass."""
-    return next((c for c in type(module).__mro__ if (c.__module__, c.__name__) == _NAME), None)
+    name = _MODULE, "LSTMModule"
+    return next((c for c in type(module).__mro__ if (c.__module__, c.__name__) == name), None)
+
+
+def why_foreign(module: nn.Module) -> str | None:
+    """Why TorchRL's LSTM in Python, or the cell of it, is left; None for any other module."""
+    kind = type(module)
+    if kind.__module__ != _MODULE or kind.__name__ not in ("LSTM", "LSTMCell"):
+        return None
+    return "it is TorchRL's LSTM in Python: call make_cudnn_based() of the LSTMModule first"
 
 
 def why_kept(module: nn.Module) -> str | None:

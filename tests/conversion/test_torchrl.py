@@ -172,6 +172,21 @@ def test_convert_of_policies() -> None:
     ]
 
 
+def test_python_based_modules() -> None:
+    torch.manual_seed(0)
+    theirs = modules.LSTMModule(D, H, in_key="x", out_key="y", python_based=True).to(F64)
+    data = data_for(theirs, (4, 9), 0.3, "zero")
+    expected = results(theirs, data, True)
+    with pytest.warns(UserWarning, match=r"lstm \(LSTM\): it is TorchRL's LSTM in Python: call"):
+        lstm_fused.convert(theirs)
+    assert_same(results(theirs, data, True), expected)
+    ours = lstm_fused.convert(theirs.make_cudnn_based())
+    for module in (ours, ours.make_cudnn_based(), ours.make_python_based().make_cudnn_based()):
+        assert (type(module), type(module.lstm)) == (FusedLSTMModule, FusedLSTM)
+        assert_same(results(module, data, True), expected)
+    assert_same(results(ours.make_python_based(), data, True), expected)
+
+
 def test_dispatch_and_compile() -> None:
     ours, theirs = twins()
     data = data_for(theirs, (4, 9), 0.3, "zero")
