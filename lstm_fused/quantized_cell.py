@@ -124,7 +124,8 @@ class QuantizedLSTMCell(PackedModule):
         )
         if dtype != torch.float32:
             h, c = h.to(dtype), c.to(dtype)
-        return (h, c) if is_batched else (h.squeeze(0), c.squeeze(0))
+        # Copies, since a view cannot be detached in place, which loops over a cell do.
+        return (h, c) if is_batched else (h.squeeze(0).clone(), c.squeeze(0).clone())
 
     def _check_states(self, hx: Hidden) -> None:
         if isinstance(hx, Tensor):

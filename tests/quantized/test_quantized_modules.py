@@ -290,6 +290,7 @@ def test_cells_are_steps_of_a_layer(weights: torch.dtype, bias: bool) -> None:
     assert_same(hx, (h_n[0], c_n[0]))
     h, c = step(x[0, 0])
     assert h.shape == c.shape == (18,)
+    assert h.detach_() is h and c.detach_() is c, "no views, as loops over a cell want"
     loaded = QuantizedLSTMCell(5, 18, bias, weights=weights)
     loaded.load_state_dict(step.state_dict())
     assert_same(loaded(x[0]), step(x[0]))
