@@ -6,20 +6,13 @@
 #include "cpu/runtime/freed_memory.h"
 
 namespace lstm_fused {
-namespace {
 
-void clear_past_lengths(const CpuLayer& layer, const ForwardTensors& tensors) {
-  if (!layer.is_ragged()) return;
-  fill_with_zeros(tensors.y);
-  fill_with_zeros(tensors.cell_states);
+void clear_saved_rows(const CpuLayer& layer, const Tensor& saved) {
+  if (!layer.is_ragged() || saved.numel() == 0) return;
   const int64_t data_rows = layer.layout.data_rows();
-  for (Tensor saved : {tensors.gates, tensors.cells}) {
-    if (saved.numel() == 0) continue;
-    fill_with_zeros(torch::stable::narrow(saved, 1, data_rows, layer.sequence_rows - data_rows));
-  }
+  Tensor all = saved;
+  fill_with_zeros(torch::stable::narrow(all, 1, data_rows, layer.sequence_rows - data_rows));
 }
-
-}  // namespace
 
 void keep_freed_gradients(const std::vector<Tensor>& grad_weights) {
   int64_t bytes = 0;
@@ -28,7 +21,12 @@ void keep_freed_gradients(const std::vector<Tensor>& grad_weights) {
 }
 
 LstmForwardArgs forward_args(const CpuLayer& layer, const ForwardTensors& tensors) {
-  clear_past_lengths(layer, tensors);
+  if (layer.is_ragged()) {
+    fill_with_zeros(tensors.y);
+    fill_with_zeros(tensors.cell_states);
+  }
+  clear_saved_rows(layer, tensors.gates);
+  clear_saved_rows(layer, tensors.cells);
   LstmForwardArgs args;
   args.shape = layer.shape;
   args.dtype = layer.dtype;

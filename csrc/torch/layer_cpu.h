@@ -7,8 +7,11 @@
 
 namespace lstm_fused {
 
-// A forward's. Zeroes the rows past a length, which no kernel writes: of sequences; and of what is
-// saved, where they are the last rows, so that a backward of other lengths finds no garbage.
+// Zeroes the rows of what a forward saves, (L, rows, …) or empty, that no kernel writes: the last
+// ones, past the rows of data. So a backward of other lengths finds no garbage.
+void clear_saved_rows(const CpuLayer& layer, const Tensor& saved);
+
+// A forward's. Zeroes the rows past a length: of sequences, of gates and of cells.
 LstmForwardArgs forward_args(const CpuLayer& layer, const ForwardTensors& tensors);
 
 // Has malloc keep the gradients' memory for the next backward once they are freed.

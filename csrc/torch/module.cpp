@@ -39,11 +39,19 @@ DType parse_dtype(const std::string& name) {
   fail("dtype must be float32, float64, bfloat16 or float16, got ", name);
 }
 
+// Layers of a stack whose plan is asked for, at most: a bound of the time that making it takes, far
+// beyond any stack in use.
+constexpr int kMaxStackLayers = 1 << 16;
+
+// Checked: no product of its sizes overflows.
 LstmShape make_shape(int64_t steps, int64_t batch, int64_t input_size, int64_t hidden_size,
                      int64_t proj_size, int directions) {
-  return {
+  LSTM_CHECK(proj_size >= 0, "proj_size must be at least 0, got ", proj_size);
+  const LstmShape shape = {
       steps,      batch,        input_size, hidden_size, proj_size > 0 ? proj_size : hidden_size,
       directions, proj_size > 0};
+  check_shape(shape);
+  return shape;
 }
 
 // 0: without options; 1: with some; 2: with layer normalisation.
@@ -62,7 +70,6 @@ std::string plan_text(int64_t steps, int64_t batch, int64_t input_size, int64_t 
   if (!backward) {
     return cpu::explain_forward(shape, type, facts, static_cast<cpu::CellKind>(cell));
   }
-  check_shape(shape);
   const int64_t rows = data_rows.value_or(shape.steps * shape.batch);
   return cpu::explain_layer_backward(shape, rows, type, facts);
 }
@@ -70,11 +77,14 @@ std::string plan_text(int64_t steps, int64_t batch, int64_t input_size, int64_t 
 std::string stack_text(int64_t steps, int64_t batch, int64_t input_size, int64_t hidden_size,
                        int64_t proj_size, int directions, int num_layers, const std::string& dtype,
                        int threads) {
+  LSTM_CHECK(num_layers >= 1 && num_layers <= kMaxStackLayers, "num_layers must be between 1 and ",
+             kMaxStackLayers, ", got ", num_layers);
   std::vector<LstmShape> layers = {
       make_shape(steps, batch, input_size, hidden_size, proj_size, directions)};
-  while (static_cast<int>(layers.size()) < num_layers) {
-    layers.push_back(layers.front());
-    layers.back().input_size = directions * layers.front().output_size;
+  const int64_t output_size = directions * layers.front().output_size;
+  if (num_layers > 1) {
+    layers.resize(num_layers,
+                  make_shape(steps, batch, output_size, hidden_size, proj_size, directions));
   }
   const cpu::CpuFacts facts = cpu::cpu_facts(threads);
   const DType type = parse_dtype(dtype);

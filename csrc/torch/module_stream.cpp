@@ -10,6 +10,7 @@
 #include <array>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "common/error.h"
 #include "cpu/stream/file.h"
 #include "cpu/stream/stream.h"
+#include "torch/guard.h"
 #include "torch/torch_parallel.h"
 
 namespace lstm_fused {
@@ -30,6 +32,8 @@ using Address = uintptr_t;
 // Sizes D, H, P and the addresses of w_ih, w_hh, b_ih, b_hh, w_hr, of which the last three may be
 // 0.
 using LayerTuple = std::tuple<int64_t, int64_t, int64_t, std::array<Address, 5>>;
+// Packed weights: address and bytes.
+using PackedTuple = std::pair<Address, int64_t>;
 
 template <typename T = void>
 T* pointer(Address address) {
@@ -63,17 +67,20 @@ class PyStream {
     return std::make_unique<PyStream>(std::make_unique<Stream>(std::move(model), batch));
   }
 
-  static std::unique_ptr<PyStream> make_packed(
-      const std::vector<std::pair<Address, int64_t>>& layers, int64_t batch) {
+  static std::unique_ptr<PyStream> make_packed(const std::vector<PackedTuple>& layers,
+                                               int64_t batch) {
     std::vector<cpu::StreamPackedWeights> weights;
     weights.reserve(layers.size());
-    for (const auto& [block, bytes] : layers) weights.push_back({pointer(block), bytes});
+    for (const auto& [block, bytes] : layers) {
+      LSTM_CHECK(block != 0, "a stream takes packed weights that have memory, got none");
+      weights.push_back({pointer(block), bytes});
+    }
     auto model =
         std::make_shared<const StreamModel>(weights, cpu::StreamHeadWeights{}, torch_parallel());
     return std::make_unique<PyStream>(std::make_unique<Stream>(std::move(model), batch));
   }
 
-  static std::unique_ptr<PyStream> open(const std::string& bytes, int64_t batch) {
+  static std::unique_ptr<PyStream> open(std::string_view bytes, int64_t batch) {
     auto model = cpu::read_stream_file(bytes.data(), bytes.size(), torch_parallel());
     return std::make_unique<PyStream>(std::make_unique<Stream>(std::move(model), batch));
   }
@@ -103,19 +110,24 @@ class PyStream {
     refuse_busy();
     stream_->reset(pointer<const uint8_t>(mask));
   }
-  // NOTE: sizes and dtype are compared on the Python side.
   void copy_state(const PyStream& other) {
     refuse_busy();
     other.refuse_busy();
+    LSTM_CHECK(stream_->batch() == other.stream_->batch() && sizes() == other.sizes() &&
+                   stream_->model().dtype() == other.stream_->model().dtype(),
+               "a stream takes the state of one of its own sizes, batch and dtype, got another");
     stream_->copy_state(*other.stream_);
   }
   void get_state(int64_t layer, Address h, Address c) const {
     refuse_busy();
+    refuse_null(h, c);
+    refuse_layer(layer);
     stream_->get_state(layer, pointer(h), pointer(c));
   }
   void set_state(int64_t layer, Address h, Address c) {
     refuse_busy();
     refuse_null(h, c);
+    refuse_layer(layer);
     stream_->set_state(layer, pointer(h), pointer(c));
   }
   // D, O, and H and P of each layer.
@@ -139,6 +151,12 @@ class PyStream {
                "a stream takes tensors that have memory, got one without: its storage was freed");
   }
 
+  void refuse_layer(int64_t layer) const {
+    const auto layers = static_cast<int64_t>(stream_->model().layers().size());
+    LSTM_CHECK(layer >= 0 && layer < layers, "layer must be between 0 and ", layers - 1, ", got ",
+               layer);
+  }
+
   const std::unique_ptr<Stream> stream_;
   bool is_busy_ = false;  // read and written under Python's lock
 };
@@ -147,12 +165,24 @@ class PyStream {
 
 void define_stream(py::module_& m) {
   py::class_<PyStream>(m, "Stream", "A stack of layers taken through time; see lstm_fused.stream.")
-      .def(py::init(&PyStream::make), py::arg("dtype"), py::arg("layers"), py::arg("batch"))
+      .def(py::init(
+               [](const std::string& dtype, const std::vector<LayerTuple>& layers, int64_t batch) {
+                 return in_torchs_words([&] { return PyStream::make(dtype, layers, batch); });
+               }),
+           py::arg("dtype"), py::arg("layers"), py::arg("batch"))
       .def_static(
-          "open", [](const py::bytes& data, int64_t batch) { return PyStream::open(data, batch); },
+          "open",
+          [](const py::bytes& data, int64_t batch) {
+            return in_torchs_words([&] { return PyStream::open(std::string_view(data), batch); });
+          },
           py::arg("data"), py::arg("batch"))
-      .def_static("packed", &PyStream::make_packed, py::arg("layers"), py::arg("batch"))
-      .def("clone", &PyStream::clone)
+      .def_static(
+          "packed",
+          [](const std::vector<PackedTuple>& layers, int64_t batch) {
+            return in_torchs_words([&] { return PyStream::make_packed(layers, batch); });
+          },
+          py::arg("layers"), py::arg("batch"))
+      .def("clone", [](const PyStream& s) { return in_torchs_words([&] { return s.clone(); }); })
       .def("step", &PyStream::step, py::arg("x"), py::arg("y"))
       .def("run", &PyStream::run, py::arg("steps"), py::arg("x"), py::arg("y"))
       .def("reset", &PyStream::reset, py::arg("mask"))

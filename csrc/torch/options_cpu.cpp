@@ -25,6 +25,8 @@ OptionForwardResult lstm_options_forward_cpu(
   LstmForwardArgs args = forward_args(layer, tensors);
   args.options = &options.options;
   const NormTensors norms = new_norms(layer, options.gains && save_for_backward && !recompute);
+  clear_saved_rows(layer, norms.normalised);
+  clear_saved_rows(layer, norms.scales);
   for (int d = 0; d < layer.shape.directions; ++d) {
     args.direction[d].options = options.direction(layer, d);
     args.direction[d].norms = norms.direction(layer, d);

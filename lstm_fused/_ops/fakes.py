@@ -26,6 +26,7 @@ from lstm_fused._ops.op_checks import (
     check_samples,
     check_saved,
     check_saved_cell,
+    check_saved_norms,
 )
 
 
@@ -180,6 +181,11 @@ def fake_lstm_options_forward(*arguments: Any) -> tuple[Tensor, ...]:
 def fake_lstm_options_backward(*arguments: Any) -> tuple[Any, ...]:
     given = OptionsBackwardArguments._make(arguments)
     _check_options(given)
+    check_saved_norms(given)
+    require(
+        given.gates.dim() == 3,
+        lambda: f"gates must have 3 dimensions with options, got {given.gates.dim()}",
+    )
     grads = [
         given.input.new_empty((0,) if t is None or not given.need_options else t.shape)
         for t in (given.peephole, given.reset_h, given.reset_c, given.gains, given.cell_norm)

@@ -289,6 +289,24 @@ def check_saved_cell(
             _check_operand(grad, name, h.shape, input)
 
 
+def check_saved_norms(given: OptionsBackwardArguments) -> None:
+    """What the backward op with options checks of a forward's norms. RuntimeErrors."""
+    normalised, scales = given.normalised, given.scales
+    check_device(normalised, "normalised", given.input.device)
+    check_device(scales, "scales", given.input.device)
+    if given.gains is None:
+        return
+    directions, hidden_size = given.h_0.shape[0], given.c_0.shape[2]
+    rows = product(given.input.shape[:-1])
+    sizes = (directions, rows, 2 * GATES * hidden_size)
+    _check_operand(normalised, "normalised", sizes, given.input)
+    check_shape(scales, "scales", (directions, rows, 2))
+    accumulator = accumulator_dtype(given.input.dtype)
+    require(
+        scales.dtype == accumulator, lambda: f"scales must be {accumulator}, got {scales.dtype}"
+    )
+
+
 def _check_cells(cells: Tensor, sizes: Sequence[int], input: Tensor) -> None:
     check_shape(cells, "cells", sizes)
     check_device(cells, "cells", input.device)

@@ -236,7 +236,13 @@ class Stream:
             )
         if out.requires_grad:
             raise RuntimeError("out requires gradients, and a stream has none")
-        begin, end = out.data_ptr(), out.data_ptr() + out.numel() * out.element_size()
+        size, storage = out.numel() * out.element_size(), out.untyped_storage().nbytes()
+        if storage < out.storage_offset() * out.element_size() + size:
+            raise ValueError(
+                f"out must have {size} bytes of storage, got {storage}: its memory was freed or "
+                "resized"
+            )
+        begin, end = out.data_ptr(), out.data_ptr() + size
         if x.data_ptr() < end and begin < x.data_ptr() + x.numel() * x.element_size():
             raise ValueError("out must not overlap x")
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Memory that runs out: in torch's own words and types, which searches for a batch size go by."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,6 +104,45 @@ def test_every_allocation_that_fails_is_told_in_torchs_words(
     assert len(errors) >= 4, errors
     assert all(TORCHS_WORDS in error for error in errors), errors
     assert any("in lstm_fused" in error for error in errors), "no buffer of the kernels failed"
+
+
+# Opens a stream's file with more and more memory.
+LIMITED_STREAM = """
+import ctypes
+import resource
+import torch
+from lstm_fused import FusedLSTM, save_stream
+from lstm_fused._ops import native
+
+save_stream(FusedLSTM(512, 1024, num_layers=2), {path!r}, weights=torch.{weights})
+data = open({path!r}, "rb").read()
+torch.ones(2_000_000).sin().sum()  # starts torch's threads
+ctypes.CDLL(None).malloc_trim(0)  # what the heap has left over would serve
+pages = int(open("/proc/self/statm").read().split()[0])
+errors, most = set(), resource.getrlimit(resource.RLIMIT_AS)[1]
+for mebibytes in range(0, 1024, 16):
+    limit = pages * resource.getpagesize() + (mebibytes << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+    try:
+        native.compiled.Stream.open(data, 64).clone()
+        break
+    except RuntimeError as error:
+        errors.add(str(error))
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+assert mebibytes < 1000, mebibytes
+for error in sorted(errors):
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+def test_memory_for_a_stream_of_a_file(weights: str, tmp_path: Path) -> None:
+    """Its containers' allocations too, which fail by std::bad_alloc."""
+    code = LIMITED_STREAM.format(path=str(tmp_path / "model.stream"), weights=weights)
+    errors = run_python(code).splitlines()
+    assert errors
+    assert all(TORCHS_WORDS in error for error in errors), errors
+    assert any("too many bytes, in lstm_fused" in error for error in errors), errors
 
 
 def test_a_program_without_python_is_told_too() -> None:

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "cpu/gradients/lstm_backward.h"
 
+#include "cpu/runtime/flush_denormals.h"
+
 namespace lstm_fused::cpu {
 
 LstmBackward::LstmBackward(const LstmBackwardArgs& args, const LstmPlan& plan,
@@ -45,6 +47,7 @@ void LstmBackward::run(const BackwardPiece (&pieces)[kMaxDirections], const Para
                       [&](int64_t phase, int partition) { group.run(phase, partition); });
   });
   if (steps_done_[0] < args_.shape.steps) return;
+  const FlushDenormals flush;
   for (const auto& group : groups_) group->store_initial_gradients(lengths_);
   if (args_.options) store_parameter_gradients();
 }

@@ -17,6 +17,9 @@ constexpr float kMaxInt8 = 127;
 // Rows whose largest weight is below it are packed as zeros: scales stay far from denormal numbers,
 // which the kernels flush, and so do their products with an activation's.
 constexpr float kLeastScaled = 0x1p-100f;
+// By how much, of a row's largest weight, one may differ from its integer times a given scale. The
+// product and the division round by some 1e-7.
+constexpr float kScaledTolerance = 1e-3f;
 
 // Positions of a matrix's parts in the block.
 struct MatrixPlace {
@@ -180,9 +183,14 @@ void pack_int8_row(const MatrixSource& source, const float* row, int64_t index, 
   if (largest < kLeastScaled) {
     *scale = 0;
   } else {
-    // NOTE: -128 comes from given scales alone.
+    const float tolerance = largest * kScaledTolerance;
+    // NOTE: what is no int8, or -128, comes from given scales alone.
     for (int64_t k = 0; k < k_size; ++k) {
-      const float value = std::clamp(std::nearbyint(row[k] / *scale), -kMaxInt8 - 1, kMaxInt8);
+      const float value = std::nearbyint(row[k] / *scale);
+      LSTM_CHECK(value >= -kMaxInt8 - 1 && value <= kMaxInt8 &&
+                     (!source.scales || std::fabs(row[k] - value * *scale) <= tolerance),
+                 source.name, " must be integers from -128 to 127 times scales, got ", row[k],
+                 " with scale ", *scale);
       const auto integer = static_cast<int8_t>(value);
       const int64_t at = element_index(WeightType::kInt8, lane, k % 4);
       chunk[k / 4 * kGroupBytes + at] = static_cast<uint8_t>(integer);
