@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +98,6 @@ class FusedLSTM(GeneralPath):
     """
 
     _torch_class: type[nn.Module] = nn.LSTM
-    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,
@@ -310,6 +309,11 @@ class FusedLSTM(GeneralPath):
         return stream
 
     # ---- From and to torch ----
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        if reason := why_not_torchs(self):
+            refuse_script(self, f"nn.LSTM, which can be, has no {reason}")
+        refuse_script(self)
 
     @classmethod
     def from_torch(cls, module: nn.LSTM) -> FusedLSTM:

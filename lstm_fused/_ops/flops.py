@@ -9,7 +9,8 @@ are (the kernels leave out what is past a row's length), of a PackedSequence the
     forward      2·M·4H·(D + P), and 2·M·H·P with a projection
     backward     2·M·4H·P for the states, 2·M·4H·D for the input if that is asked for, again both
                  for the weights if those are, and 2·M·H·P or twice that with a projection;
-                 with `recompute` the gates' 2·M·4H·(D + P) once more
+                 with `recompute` the gates' 2·M·4H·(D + P) once more; of a cell with options,
+                 which runs its forward again, the projection too
 """
 
 from __future__ import annotations

@@ -33,13 +33,15 @@ class PackedModule(nn.Module):
 
     weights: torch.dtype
     _packed_names: tuple[str, ...] = ()
-    __prepare_scriptable__ = refuse_script
 
     def __init__(self, weights: torch.dtype) -> None:
         super().__init__()
         check_weight_dtype(weights)
         self.weights = weights
         self.training = False
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        refuse_script(self, "Script its dequantize().to_torch(), in floating point")
 
     def _headers(self) -> dict[str, Header]:
         """What each buffer holds, by the buffers' names."""

@@ -11,17 +11,26 @@ from torch import Tensor, nn
 
 from lstm_fused._torch.private import is_tracing
 
+_TWIN = (
+    "Script its to_torch(), torch's own module over the same parameters, or "
+    "lstm_fused.revert(model)"
+)
 
-def refuse_script(module: nn.Module) -> NoReturn:
-    """`__prepare_scriptable__` of our modules: torch.jit.script calls it on each module of a model.
+
+def refuse_script(module: nn.Module, instead: str = _TWIN) -> NoReturn:
+    """For `__prepare_scriptable__` of our modules, which torch.jit.script calls on each module of a
+    model.
+
+    Args:
+        module: the one that is to be compiled.
+        instead: what can be compiled in its place, as a sentence without its full stop.
 
     NOTE: a twin given back here would take the module's place in the user's own model, not in the
     script alone.
     """
     name = type(module).__name__
     raise RuntimeError(
-        f"{name} cannot be compiled by torch.jit.script. Script its to_torch(), torch's own module "
-        "over the same parameters, or lstm_fused.revert(model); or use torch.jit.trace under "
+        f"{name} cannot be compiled by torch.jit.script. {instead}; or use torch.jit.trace under "
         "torch.no_grad(), torch.export or torch.compile"
     )
 
@@ -35,7 +44,7 @@ def refuse_trace_with_gradients(
         return
     if torch.is_grad_enabled() and any(t.requires_grad for t in (input, *hx, *weights)):
         raise RuntimeError(
-            "FusedLSTM cannot be traced by torch.jit.trace with gradients. Trace under "
-            "torch.no_grad(); or, where the trace is to be trained, trace its to_torch() or "
-            "lstm_fused.revert(model)"
+            "FusedLSTM and FusedLSTMCell cannot be traced by torch.jit.trace with gradients. Trace "
+            "under torch.no_grad(); or, where the trace is to be trained and the module has no "
+            "option that nn.LSTM lacks, trace its to_torch() or lstm_fused.revert(model)"
         )

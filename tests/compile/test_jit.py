@@ -53,6 +53,21 @@ def test_script_names_the_way_back(index: int, held: bool) -> None:
     assert_same(torch.jit.script(lstm_fused.revert(First(module)))(x), expected)
 
 
+@pytest.mark.parametrize(
+    "options", [{"peephole": True}, {"learned_state": True}, {"weight_dropout": 0.5}], ids=str
+)
+def test_script_names_no_way_that_is_not_there(options: dict[str, Any]) -> None:
+    """torch has no module with these options: to_torch() would raise, and revert leave them."""
+    module = FusedLSTM(D, H, **options).eval()
+    (name,) = options
+    with pytest.raises(RuntimeError, match=rf"has no {name}=.*torch\.no_grad\(\)") as caught:
+        torch.jit.script(First(module))
+    assert "to_torch" not in str(caught.value)
+    x = torch.randn(6, 4, D)
+    with torch.no_grad():
+        assert_same(torch.jit.trace(First(module), x)(x), module(x)[0])
+
+
 @pytest.mark.parametrize("index", range(4))
 def test_trace_with_gradients_names_the_remedies(index: int) -> None:
     module, x, other = modules()[index]

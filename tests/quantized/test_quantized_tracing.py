@@ -86,10 +86,14 @@ def test_fx_takes_it_for_a_leaf() -> None:
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of comparing sizes
 def test_jit_script_is_refused_and_trace_runs() -> None:
-    module = quantize(nn.LSTM(3, 4))
-    with pytest.raises(RuntimeError, match=r"cannot be compiled by torch\.jit\.script"):
-        torch.jit.script(module)
+    module, cell = quantize(nn.LSTM(3, 4)), quantize(nn.LSTMCell(3, 4))
     x = torch.randn(4, 2, 3)
+    for packed, given in ((module, x), (cell, x[0])):
+        with pytest.raises(RuntimeError, match=r"Script its dequantize\(\)\.to_torch\(\)"):
+            torch.jit.script(packed)
+        floats = packed.dequantize()
+        scripted = torch.jit.script(nn.Sequential(floats.to_torch()))  # alone it has no forward
+        torch.testing.assert_close(scripted(given)[0], floats(given)[0])
     with torch.no_grad():
         traced: Any = torch.jit.trace(module, (x,))
         assert_bitwise_equal(traced(x)[0], module(x)[0])
