@@ -8,7 +8,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from types import CellType, FunctionType, MemberDescriptorType, MethodType, ModuleType
+from types import (
+    CellType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 import torch
@@ -214,12 +221,23 @@ class _Walk:
 def _has_fields(value: Any) -> bool:
     if isinstance(value, type | ModuleType | torch.Tensor):
         return False
-    return hasattr(value, "__dict__") or hasattr(value, "__slots__")
+    return _own_dict(value) is not None or hasattr(type(value), "__slots__")
+
+
+def _own_dict(value: Any) -> dict[str, Any] | None:
+    """The attributes of an object, if it has any, without a call of what its class makes of them:
+    proxies raise where there is nothing that they stand for."""
+    for kind in type(value).__mro__:
+        if "__dict__" in vars(kind):
+            descriptor = vars(kind)["__dict__"]
+            is_plain = isinstance(descriptor, GetSetDescriptorType | MemberDescriptorType)
+            return descriptor.__get__(value) if is_plain else None
+    return None
 
 
 def _fields(holder: Any) -> Iterator[tuple[str, Any]]:
     """The attributes of an object, and what its slots hold."""
-    yield from list(getattr(holder, "__dict__", {}).items())
+    yield from list((_own_dict(holder) or {}).items())
     for kind in type(holder).__mro__:
         names = vars(kind).get("__slots__", ())
         for name in (names,) if isinstance(names, str) else names:
@@ -233,8 +251,8 @@ def _fields(holder: Any) -> Iterator[tuple[str, Any]]:
 
 def _set_field(holder: Any, name: str, value: Any) -> None:
     """Past __setattr__, by which a module would register it and a frozen dataclass refuse."""
-    own = getattr(holder, "__dict__", {})
-    if name in own:
+    own = _own_dict(holder)
+    if own is not None and name in own:
         own[name] = value
     else:
         object.__setattr__(holder, name, value)

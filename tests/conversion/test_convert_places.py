@@ -166,6 +166,23 @@ def test_what_programs_hold_is_not_searched() -> None:
     assert model.trainer.a.model is model
 
 
+def test_objects_that_answer_nothing_are_passed_over() -> None:
+    class Proxy:
+        """Stands for nothing yet, as a web framework's proxies do outside of a request."""
+
+        @property
+        def __dict__(self) -> Any:  # type: ignore[override]
+            raise RuntimeError("nothing")
+
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError("nothing")
+
+    model: Any = nn.Module()
+    model.lstm, model.proxy = lstm(), Proxy()
+    assert not left_by(model)
+    assert type(model.lstm) is FusedLSTM
+
+
 def test_models_in_plain_attributes_are_named() -> None:
     class Student(nn.Module):
         def __init__(self, teacher: nn.Module) -> None:
