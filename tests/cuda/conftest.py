@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The emulated device and its sample kernels."""
+"""The emulated device and its sample kernels; and one that nobody has tried, for the product's."""
 
 from collections.abc import Iterator
 
 import pytest
+from kit.emulated import CHECKED_TARGET, emulated_ops
+from kit.tried_device import Tried
 
 from tools.cuda_on_cpu.device import FACTS_H100, Device
 from tools.cuda_on_cpu.samples import ARCHS, Samples, library, the_device
@@ -32,3 +34,14 @@ def samples(device: Device, request: pytest.FixtureRequest) -> Samples:
 def checked(device: Device, request: pytest.FixtureRequest) -> Samples:
     device.set(race_check=1)
     return library("checked", request.param)
+
+
+@pytest.fixture
+def tried() -> Iterator[Tried]:
+    """Persistent kernels are taken whatever the estimates say."""
+    found = Tried(emulated_ops(CHECKED_TARGET))
+    with found.ops.use("persistent"):
+        found.device.set(sm_count=20)
+        found.forget()
+        yield found
+        found.forget()

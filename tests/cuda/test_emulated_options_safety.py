@@ -4,12 +4,10 @@ first use, blocks that never answer, launches that the driver refuses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 
 import pytest
 import torch
-from kit.emulated import CHECKED_TARGET, emulated_ops
 from kit.numeric import Results, assert_within_budget
 from kit.options import OPTION_SETS, Case, make_option_inputs, reference_layer, run_options
 from kit.tried_device import Tried
@@ -22,17 +20,6 @@ WIDE_BLOCK = Case(2, 1, 4, 70)
 # leave no choice, more units in each block of a group.
 KERNELS = ((BLOCK, 20), (WIDE_BLOCK, 20), (GROUP, 40), (Case(2, 3, 4, 136), 6))
 OPTIONS = OPTION_SETS["masks"]
-
-
-@pytest.fixture
-def tried() -> Iterator[Tried]:
-    """Persistent kernels are taken whatever the estimates say."""
-    found = Tried(emulated_ops(CHECKED_TARGET))
-    with found.ops.use("persistent"):
-        found.device.set(sm_count=20)
-        found.forget()
-        yield found
-        found.forget()
 
 
 def run(case: Case, dtype: torch.dtype = torch.float16) -> Results:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What is not of the call itself: earlier calls that fail late, streams that write, settings."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,17 +19,6 @@ GROUP = LayerCase(6, 9, 4, 136, bidirectional=True, lengths=RAGGED, reset=0.3)
 BLOCK = LayerCase(6, 9, 4, 40)
 
 dtypes = pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-
-
-@pytest.fixture
-def tried() -> Iterator[Tried]:
-    """Persistent kernels are taken whatever the estimates say."""
-    found = Tried(emulated_ops(CHECKED_TARGET))
-    with found.ops.use("persistent"):
-        found.device.set(sm_count=20)
-        found.forget()
-        yield found
-        found.forget()
 
 
 # ---- Earlier calls -------------------------------------------------------------------------------

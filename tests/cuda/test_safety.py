@@ -4,7 +4,6 @@ wrong results. The user is told, no result is wrong without a word, and later ca
 """
 
 import re
-from collections.abc import Iterator
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from kit.cases import LayerCase, make_inputs
-from kit.emulated import CHECKED_TARGET, emulated_ops
 from kit.ours import assert_results, expected_of, in_dtype, run_ours
 from kit.tried_device import Tried
 from torch import Tensor
@@ -31,21 +29,6 @@ DTYPES_16_AND_32 = (torch.float16, torch.float32)
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES_16_AND_32, ids=str)
 passes = pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
-
-
-@pytest.fixture(scope="module")
-def tried_once() -> Iterator[Tried]:
-    yield Tried(emulated_ops(CHECKED_TARGET))
-
-
-@pytest.fixture
-def tried(tried_once: Tried) -> Iterator[Tried]:
-    """Persistent kernels are taken whatever the estimates say."""
-    with tried_once.ops.use("persistent"):
-        tried_once.device.set(sm_count=20)
-        tried_once.forget()
-        yield tried_once
-        tried_once.forget()
 
 
 def assert_right(case: LayerCase) -> None:
