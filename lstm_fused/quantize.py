@@ -17,8 +17,7 @@ from lstm_fused._convert.swap import Decision, swap_modules
 from lstm_fused._ops.layer_weights import split_directions
 from lstm_fused._quantized import torch_int8
 from lstm_fused._quantized.packing import check_weight_dtype
-from lstm_fused._torch.module_state import original_class
-from lstm_fused._torch.module_weights import weights_of
+from lstm_fused._torch.module_state import original_class, share_state
 from lstm_fused.cell import FusedLSTMCell
 from lstm_fused.module import FusedLSTM
 from lstm_fused.quantized import QuantizedLSTM
@@ -131,10 +130,9 @@ def _maker_of(module: nn.Module, weights: torch.dtype) -> Callable[[], nn.Module
 
 
 def _pack_lstm(module: Any, weights: torch.dtype) -> nn.Module:
-    names = _names_of(module)
-    flat = [name for group in names for name in group]
-    own = module._weights() if isinstance(module, FusedLSTM) else weights_of(module, flat)
-    return QuantizedLSTM.from_float(module, split_directions(own, len(names)), names, weights)
+    own = module if isinstance(module, FusedLSTM) else share_state(module, FusedLSTM)
+    parts, names = own._weights(), _names_of(module)
+    return QuantizedLSTM.from_float(module, split_directions(parts, len(names)), names, weights)
 
 
 def _names_of(module: Any) -> list[list[str]]:
@@ -151,9 +149,10 @@ def _names_of(module: Any) -> list[list[str]]:
 
 
 def _pack_cell(module: Any, weights: torch.dtype) -> nn.Module:
-    names = _CELL_NAMES if module.bias else _CELL_NAMES[:2]
-    (part,) = split_directions(weights_of(module, names), 1)
-    return QuantizedLSTMCell.from_float(module, part, names, weights)
+    own = module if isinstance(module, FusedLSTMCell) else share_state(module, FusedLSTMCell)
+    parts = own._weights()
+    (part,) = split_directions(parts, 1)
+    return QuantizedLSTMCell.from_float(module, part, _CELL_NAMES[: len(parts)], weights)
 
 
 def _pack_torch_int8(module: Any, weights: torch.dtype) -> nn.Module:

@@ -221,3 +221,34 @@ def test_lost_hooks_are_named() -> None:
     with pytest.warns(UserWarning, match="its hooks"):
         model = quantize(nn.Sequential(lstm))
     assert isinstance(model[0], QuantizedLSTM)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, FusedLSTM])
+def test_weights_in_an_assigned_list_are_packed(kind: Any) -> None:
+    module = kind(4, 8, num_layers=2)
+    x = torch.randn(5, 3, 4)
+    by_name = module(x)[0]
+    module._flat_weights[1] = module._flat_weights[1].detach() * 3
+    expected = module(x)[0]
+    torch.testing.assert_close(quantize(module, torch.float16)(x)[0], expected, rtol=0, atol=2e-3)
+    assert (by_name - expected).abs().max() > 2e-2
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, FusedLSTMCell])
+@pytest.mark.parametrize("names", [["bias_ih"], ["bias_ih", "bias_hh"]])
+def test_cells_without_a_bias_that_was_taken_away(kind: Any, names: list[str]) -> None:
+    cell = kind(4, 8)
+    for name in names:
+        setattr(cell, name, None)
+    x = torch.randn(3, 4)
+    expected = cell(x)
+    for mine, state in zip(quantize(cell, torch.float16)(x), expected, strict=True):
+        torch.testing.assert_close(mine, state, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, FusedLSTM])
+def test_sizes_that_do_not_fit_the_weights_are_refused(kind: Any) -> None:
+    model = nn.Sequential(kind(4, 8))
+    model[0].hidden_size = 9
+    with pytest.raises(RuntimeError, match=r"hidden_size=9, .* weight_ih_l0 of shape \(36, 4\)"):
+        quantize(model)
