@@ -127,7 +127,7 @@ def lstm(
         call: tuple[Tensor, Tensor, Tensor, Tensor | None]
         call = record_function(proxy, lstm, input, hx, weights, **given)
         return call
-    checks.check_stack(hx, weights, num_layers, 2 if bidirectional else 1, dropout)
+    checks.check_stack(input, hx, weights, num_layers, 2 if bidirectional else 1, dropout)
     checks.check_rank(input, "input", 3 if batch_sizes is None else 2, ValueError)
     options = StackOptions(
         num_layers=num_layers,

@@ -317,9 +317,9 @@ def _to_tensor(what: str, value: Any) -> Tensor:
     import numpy as np
 
     if isinstance(value, Tensor):
-        if value.dtype in DTYPES and value.layout == torch.strided:
+        if value.dtype in DTYPES and value.layout == torch.strided and not value.is_nested:
             return value
-        kind = f"{value.dtype}, {value.layout}"
+        kind = "a nested tensor" if value.is_nested else f"{value.dtype}, {value.layout}"
     else:
         kind = value.dtype.name
         array = np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="), copy=False))

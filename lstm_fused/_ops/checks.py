@@ -211,6 +211,7 @@ def check_device(tensor: Tensor, name: str, device: torch.device) -> None:
 
 
 def check_stack(
+    input: Tensor,
     hx: tuple[Tensor, Tensor],
     weights: Sequence[Tensor],
     num_layers: int,
@@ -222,8 +223,14 @@ def check_stack(
         raise ValueError(f"num_layers must be an integer of at least 1, got {num_layers!r}")
     if isinstance(dropout, bool) or not math.isfinite(dropout) or not 0 <= dropout <= 1:
         raise ValueError(f"dropout must be a number between 0 and 1, got {dropout!r}")
-    if isinstance(hx, Tensor) or len(hx) != 2:
-        got = "a tensor" if isinstance(hx, Tensor) else f"{len(hx)} values"
+    if not isinstance(input, Tensor):
+        raise TypeError(
+            f"input must be a tensor, got {type(input).__name__}; of a PackedSequence, its data"
+        )
+    if hx is None or isinstance(hx, Tensor) or len(hx) != 2:
+        got = (
+            "None" if hx is None else "a tensor" if isinstance(hx, Tensor) else f"{len(hx)} values"
+        )
         raise TypeError(f"hx must be two tensors, h_0 and c_0, got {got}")
     for tensor in (*hx, *weights):
         if not isinstance(tensor, Tensor):

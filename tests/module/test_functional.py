@@ -57,6 +57,16 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         TypeError,
         "hx must be two tensors, h_0 and c_0, got a tensor",
     ),
+    "no states": (
+        lambda: lstm(X, None, layer()),  # type: ignore[arg-type]
+        TypeError,
+        "hx must be two tensors, h_0 and c_0, got None",
+    ),
+    "no input": (
+        lambda: lstm(None, states(), layer()),  # type: ignore[arg-type]
+        TypeError,
+        "input must be a tensor, got NoneType",
+    ),
     "one state": (
         lambda: lstm(X, states()[:1], layer()),  # type: ignore[arg-type]
         TypeError,

@@ -225,6 +225,7 @@ def test_bad_values() -> None:
         (cast("R", "float64"), TypeError, "R must have W's dtype"),
         (cast("B", "float16"), TypeError, "B must have W's dtype"),
         (changed("W", torch.zeros(1, 4 * H, D).to_sparse()), TypeError, "torch.sparse_coo"),
+        (changed("W", torch.nested.nested_tensor([torch.zeros(4 * H, D)])), TypeError, "a nested"),
         (changed("R", torch.zeros(1, 4 * H, H, device="meta")), ValueError, "W's device"),
         ([*map(proto, "WRB"), proto("W")], ValueError, "names of their own, got 'W'"),
         (None, TypeError, "got NoneType"),
