@@ -7,6 +7,7 @@
 
 #include "common/error.h"
 #include "common/setting.h"
+#include "cuda/persistent/group_plan.h"
 #include "cuda/stepwise/cost.h"
 #include "cuda/workspace.h"
 
@@ -30,13 +31,33 @@ void choose_products(const LstmShape& shape, DType dtype, bool backward,
                  std::to_string(two) + " with one after the other";
 }
 
+// Puts a plan of groups in the place of one block's by FFMA, where its estimate is lower by more
+// than an eighth: a step of one block takes as long as its SM has FFMA to issue, which groups share
+// out. The eighth is for what groups take besides: a workspace to clear, and more SMs.
+void prefer_groups(const LstmShape& shape, DType dtype, bool backward, const PlanSettings& settings,
+                   bool has_options, PersistentPlan& plan, std::string& reason) {
+  if (plan.group || plan.step_cycles == 0 || !settings.group_refusal.empty()) return;
+  if (settings.choice != VariantChoice::kEstimates) return;
+  PersistentPlan groups;
+  std::string why_not;
+  if (!can_run_groups(shape, dtype, settings.allow_tf32, has_options, backward, settings.facts,
+                      &groups, &why_not) ||
+      groups.step_cycles >= plan.step_cycles - plan.step_cycles / 8) {
+    return;
+  }
+  reason = ", one block " + std::to_string(plan.step_cycles);
+  plan = groups;
+}
+
 // Whether to take the persistent kernel that can take the call, and why. A block that holds all of
 // W_hh is taken wherever it can, by tensor cores: it spares two launches a step, which take longer
 // than the step. Others are, unless the estimates are against them: by more than a sixteenth for a
 // block, for what it spares the host.
 bool prefers_persistent(const LstmShape& shape, DType dtype, bool backward,
-                        const PlanSettings& settings, const PersistentPlan& persistent,
+                        const PlanSettings& settings, bool has_options, PersistentPlan& persistent,
                         std::string* reason) {
+  std::string one_block;
+  prefer_groups(shape, dtype, backward, settings, has_options, persistent, one_block);
   const std::string& refusal = persistent.group ? settings.group_refusal : settings.cta_refusal;
   if (!refusal.empty()) {
     *reason = (persistent.group ? "groups of blocks are off on this device: "
@@ -53,7 +74,7 @@ bool prefers_persistent(const LstmShape& shape, DType dtype, bool backward,
   const int64_t stepwise =
       stepwise_cycles(shape, dtype, settings.allow_tf32, backward, false, settings.facts);
   const std::string figures = "estimated " + std::to_string(cycles) + " cycles a step, stepwise " +
-                              std::to_string(stepwise);
+                              std::to_string(stepwise) + one_block;
   if (settings.choice == VariantChoice::kPersistent) {
     *reason = "LSTM_FUSED_CUDA_VARIANT is persistent; " + figures;
     return true;
@@ -74,7 +95,8 @@ void choose_variant(const LstmShape& shape, DType dtype, bool backward,
     plan.reason = "LSTM_FUSED_CUDA_VARIANT is stepwise";
   } else if (can_run_persistent(shape, dtype, settings.allow_tf32, plan.has_options, settings.facts,
                                 &plan.persistent, &plan.reason)) {
-    if (prefers_persistent(shape, dtype, backward, settings, plan.persistent, &plan.reason)) {
+    if (prefers_persistent(shape, dtype, backward, settings, plan.has_options, plan.persistent,
+                           &plan.reason)) {
       plan.variant = plan.persistent.group ? Variant::kPersistentGroup : Variant::kPersistentCta;
     }
     return;

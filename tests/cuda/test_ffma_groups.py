@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Groups whose forward is by FFMA, on the emulated device: all ways to divide K among lanes."""
 
+import re
+
 import pytest
 import torch
 from kit.cases import LayerCase
-from kit.emulated import TARGETS, EmulatedOps, emulated_ops
+from kit.emulated import CHECKED_TARGET, TARGETS, EmulatedOps, emulated_ops
 from kit.numeric import assert_bitwise_equal
 from kit.ours import assert_results, expected_of, run_ours
 
@@ -34,6 +36,33 @@ def test_results(case: LayerCase, sm_count: int, target: EmulatedOps) -> None:
     with target.use("persistent"):
         target.device.set(sm_count=sm_count)
         assert_results(case, run_ours(expected.inputs, cell_states=True), expected)
+
+
+# What one block could hold, and a group takes less time for: whole warps of units or not, H a
+# multiple of 16 bytes or not, several groups, two directions.
+SMALL = (
+    (LayerCase(3, 9, 4, 64), 132),
+    (LayerCase(3, 5, 4, 96, bidirectional=True, lengths=(3, 0, 2, 3, 1)), 132),
+    (LayerCase(3, 3, 4, 61, reset=0.3), 132),
+    (LayerCase(2, 17, 4, 83), 18),
+)
+
+
+@pytest.mark.parametrize(("case", "sm_count"), SMALL, ids=str)
+def test_sizes_that_fit_one_block(case: LayerCase, sm_count: int, target: EmulatedOps) -> None:
+    """As the estimates choose, of which no variant is asked."""
+    expected = expected_of(case, cell_states=True)
+    with target.use("auto"):
+        target.device.set(sm_count=sm_count)
+        target.device.clear_statistics()
+        target.device.set(statistics=target.target == CHECKED_TARGET)
+        results = run_ours(expected.inputs, cell_states=True)
+        target.device.set(statistics=0)
+        assert_results(case, results, expected)
+    if target.target == CHECKED_TARGET:
+        kernels = " ".join(target.device.statistics)
+        for way in ("forward", "backward"):
+            assert re.search(rf"persistent_group_{way}\w*_kernelI\w*F32Product", kernels), kernels
 
 
 @cases

@@ -8,6 +8,7 @@
 #include "common/error.h"
 #include "common/integers.h"
 #include "cuda/options/persistent/layout.h"
+#include "cuda/persistent/group_plan.h"
 
 namespace lstm_fused::cuda {
 namespace {
@@ -131,9 +132,9 @@ int64_t step_cycles(const PersistentPlan& plan, int64_t base, int64_t bytes, int
          plan.group_tiles * (vectors * pair + shared_vectors * 64);
 }
 constexpr int64_t kForwardBase = 1350, kBackwardBase = 1950;
-// By tensor cores, without options, where a group has one tile: those kernels compute ahead what
-// needs no sums.
-constexpr int64_t kBackwardSingleBase = 900;
+// Without options, where a group has one tile: those kernels compute ahead what needs no sums. By
+// tensor cores, and by FFMA.
+constexpr int64_t kBackwardSingleBase = 900, kBackwardSingleFfmaBase = 1150;
 
 // Partitions the units over a group's blocks and the tiles over groups; false if not all blocks
 // would be resident together. Every block takes an SM for itself, since its threads take all
@@ -224,10 +225,11 @@ bool plan_group_backward(const LstmShape& shape, bool has_options, const DeviceF
     const int64_t part_bytes = int64_t{plan.group_blocks} * units * plan.group_tiles * kTileRows *
                                static_cast<int64_t>(sizeof(float));  // one block's
     set_workspace(shape, 2 * plan.group_blocks * part_bytes, &plan);
-    const bool is_single =
-        plan.group_tiles == 1 && !has_options && plan.product != ProductKind::kFloat32;
-    plan.step_cycles = step_cycles(plan, is_single ? kBackwardSingleBase : kBackwardBase,
-                                   2 * part_bytes, vectors, shared_vectors, 320);
+    const bool is_single = plan.group_tiles == 1 && !has_options;
+    const int64_t single_base =
+        plan.product == ProductKind::kFloat32 ? kBackwardSingleFfmaBase : kBackwardSingleBase;
+    plan.step_cycles = step_cycles(plan, is_single ? single_base : kBackwardBase, 2 * part_bytes,
+                                   vectors, shared_vectors, 320);
     if (best->group && plan.step_cycles >= best->step_cycles) continue;
     *best = plan;
   }
@@ -236,16 +238,24 @@ bool plan_group_backward(const LstmShape& shape, bool has_options, const DeviceF
 
 }  // namespace
 
+bool can_run_groups(const LstmShape& shape, DType dtype, bool allow_tf32, bool has_options,
+                    bool backward, const DeviceFacts& facts, PersistentPlan* plan,
+                    std::string* why_not) {
+  if (!begin_plan(shape, dtype, allow_tf32, facts, plan, why_not)) return false;
+  *why_not = option_group_refusal(*plan, has_options);
+  if (!why_not->empty()) return false;
+  const auto plan_group = backward ? plan_group_backward : plan_group_forward;
+  if (plan_group(shape, has_options, facts, plan)) return true;
+  *why_not = too_large(shape, facts);
+  return false;
+}
+
 bool can_run_persistent_forward(const LstmShape& shape, DType dtype, bool allow_tf32,
                                 bool has_options, const DeviceFacts& facts, PersistentPlan* plan,
                                 std::string* why_not) {
   if (!begin_plan(shape, dtype, allow_tf32, facts, plan, why_not)) return false;
   if (plan_cta(shape, false, has_options, facts, plan)) return true;
-  *why_not = option_group_refusal(*plan, has_options);
-  if (!why_not->empty()) return false;
-  if (plan_group_forward(shape, has_options, facts, plan)) return true;
-  *why_not = too_large(shape, facts);
-  return false;
+  return can_run_groups(shape, dtype, allow_tf32, has_options, false, facts, plan, why_not);
 }
 
 bool can_run_persistent_backward(const LstmShape& shape, DType dtype, bool allow_tf32,
@@ -259,11 +269,7 @@ bool can_run_persistent_backward(const LstmShape& shape, DType dtype, bool allow
     *why_not = "a block lacks shared memory for W_hh and options of the cell";
     return false;
   }
-  *why_not = option_group_refusal(*plan, has_options);
-  if (!why_not->empty()) return false;
-  if (plan_group_backward(shape, has_options, facts, plan)) return true;
-  *why_not = too_large(shape, facts);
-  return false;
+  return can_run_groups(shape, dtype, allow_tf32, has_options, true, facts, plan, why_not);
 }
 
 std::string describe(const PersistentPlan& plan) {
