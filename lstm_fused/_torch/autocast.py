@@ -7,6 +7,7 @@ depends on the kernels that it takes: fused ones cast everything, others keep a 
     on the CPU                                        y, h_n         c_n, every c_t
     padded, input of float32 or bfloat16 (oneDNN)     autocast's     autocast's
     padded, input of float16; a PackedSequence        wider          wider
+    padded, without rows, in eager mode               wider          wider
     with proj_size                                    autocast's     wider
     FusedLSTMCell                                     wider          wider
     on other devices (cuDNN), all                     autocast's     autocast's
@@ -70,8 +71,11 @@ def result_dtypes(
     own = compute_dtype(input)
     if input.device.type != "cpu":
         return own, own
-    is_one_dnn = input.dtype in (torch.float32, torch.bfloat16) and not (
-        packed or projected or cell
+    # NOTE: sizes are not looked at in traces, where they may be unknown.
+    is_one_dnn = (
+        input.dtype in (torch.float32, torch.bfloat16)
+        and not (packed or projected or cell)
+        and (torch.compiler.is_compiling() or input.numel() > 0)
     )
     wider = own if is_one_dnn else torch.promote_types(own, c_0.dtype)
     return own if projected else wider, wider

@@ -157,6 +157,19 @@ def test_results_have_the_dtypes_of_the_table(
             assert_within_budget("result", mine, rival, value, autocast)
 
 
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"proj_size": 2}], ids=str)
+def test_no_rows_have_the_dtypes_of_torch(options: dict[str, Any]) -> None:
+    """oneDNN, which casts everything, does not run."""
+    theirs = nn.LSTM(D, H, **options)
+    ours = lstm_fused.convert(copy.deepcopy(theirs))
+    with torch.autocast("cpu", dtype=BF16):
+        results, rivals = (
+            torch.utils._pytree.tree_leaves(module(torch.randn(6, 0, D)))
+            for module in (ours, theirs)
+        )
+    assert [mine.dtype for mine in results] == [rival.dtype for rival in rivals]
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_float64_keeps_its_dtype_beside_narrower_cell_states(form: str) -> None:
     torch.manual_seed(0)
