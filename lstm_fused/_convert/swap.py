@@ -120,7 +120,7 @@ class _Walk:
 
     def _visit_fields(self, holder: Any, path: str, depth: int) -> None:
         for name, value in _fields(holder):
-            if name not in _NOT_ATTRIBUTES and "hooks" not in name:
+            if name not in _NOT_ATTRIBUTES:
                 swapped = self._swapped(value, _join(path, name), depth)
                 if swapped is not value:
                     _set_field(holder, name, swapped)

@@ -131,6 +131,30 @@ def test_modules_in_other_holders_are_converted(name: str) -> None:
     assert type(look(model.holder)) is nn.LSTM
 
 
+def test_hooks_that_run_a_module_run_the_new_one() -> None:
+    class Counting(nn.LSTM):
+        calls = 0
+
+        def count(self, *args: Any) -> None:
+            self.calls += 1
+
+    model: Any = nn.Sequential(lstm(Counting), nn.Identity())
+    part = model[0]
+    handle = model[1].register_forward_hook(lambda module, args, result: part(args[0])[0])
+    model[1].register_forward_pre_hook(part.count)
+    model[1].register_forward_pre_hook(partial(Counting.count, part))
+    x = some_input()
+    expected = part(x)[0]
+    lstm_fused.convert(model)
+    ours = model[0]
+    asked: list[Any] = []
+    ours.register_forward_hook(lambda *args: asked.append(args))
+    assert_same(model[1](x), expected)
+    assert (len(asked), ours.calls) == (1, 2)
+    handle.remove()
+    assert model[1](x) is x
+
+
 def test_weak_references_follow() -> None:
     model: Any = nn.Module()
     model.lstm, other = lstm(), lstm()

@@ -225,13 +225,14 @@ def test_lost_hooks_are_named() -> None:
 
 @pytest.mark.parametrize("kind", [nn.LSTM, FusedLSTM])
 def test_weights_in_an_assigned_list_are_packed(kind: Any) -> None:
+    torch.manual_seed(0)
     module = kind(4, 8, num_layers=2)
     x = torch.randn(5, 3, 4)
     by_name = module(x)[0]
     module._flat_weights[1] = module._flat_weights[1].detach() * 3
     expected = module(x)[0]
     torch.testing.assert_close(quantize(module, torch.float16)(x)[0], expected, rtol=0, atol=2e-3)
-    assert (by_name - expected).abs().max() > 2e-2
+    assert (by_name - expected).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("kind", [nn.LSTMCell, FusedLSTMCell])
