@@ -267,7 +267,7 @@ def _check_stack(
         known = graph.known_sizes.get(y, [])
         if len(known) == 4:
             free = (known[order[0]], known[order[1]])
-            sizes = [size or other for size, other in zip(free, sizes, strict=True)]
+            sizes = [max(size or 0, 0) or other for size, other in zip(free, sizes, strict=True)]
         if sizes[0] * sizes[1] * features > 1 << 26:
             raise NotImplementedError(
                 f"layers are compared on sizes of the export, got {sizes}, which is too large"

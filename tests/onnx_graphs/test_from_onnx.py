@@ -217,6 +217,9 @@ def test_stacks_of_a_model(between: str) -> None:
     module = lstm_fused.from_onnx(model)
     assert module.num_layers == 2
     assert_as_ort(module, model, H)
+    # Sizes that no export has are as good as none.
+    model.graph.value_info.append(helper.make_tensor_value_info("Y", 1, (-3, 1, 0, H)))
+    assert lstm_fused.from_onnx(model).num_layers == 2
 
 
 def test_models_that_are_no_stack() -> None:
