@@ -74,6 +74,13 @@ def fake_lstm_inference(
     num_layers: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     check_rank(input, "input", 3)
+    require(directions in (1, 2), lambda: f"directions must be 1 or 2, got {directions}")
+    require(num_layers >= 1, lambda: f"num_layers must be at least 1, got {num_layers}")
+    count = len(weights)
+    require(
+        num_layers == 1 or (count % num_layers == 0 and count >= 2 * num_layers),
+        lambda: f"weights must hold as many tensors for each of {num_layers} layers, got {count}",
+    )
     _check_first_weights(weights)
     gates, output_size = weights[1].shape
     batch, blocks = input.shape[1], directions * num_layers

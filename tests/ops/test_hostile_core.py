@@ -113,6 +113,20 @@ def test_fake_norms_of_another_shape() -> None:
             )
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("number", [-(2**63), -1, 0, 3, 2**24, 2**31 - 1, 2**62, 2**63 - 1])
+def test_counts_of_an_inference(number: int, device: str) -> None:
+    """So many layers or directions would take all memory to list."""
+    given = options_arguments()
+    tensors = [given[name].to(device) for name in ("input", "h_0", "c_0")]
+    weights = [weight.to(device) for weight in given["weights"]]
+    few = "must be at least 1" if number < 1 else f"for each of {number} layers"
+    with pytest.raises(RuntimeError, match=f"{few}, got"):
+        ops.lstm_inference(*tensors, weights, 1, number)
+    with pytest.raises(RuntimeError, match=f"directions must be 1 or 2, got {number}"):
+        ops.lstm_inference(*tensors, weights, number)
+
+
 # ------------------------------------------------------------------------------- None for a tensor
 
 
