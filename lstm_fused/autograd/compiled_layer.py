@@ -25,12 +25,12 @@ from lstm_fused._torch.private import (
 )
 from lstm_fused.autograd.arguments import LayerArguments, LayerResults
 from lstm_fused.autograd.composite import composite_layer
-from lstm_fused.autograd.eager_function import LayerFunction, copy_in_trace, guard_output
+from lstm_fused.autograd.eager_function import LayerFunction, copy_arguments_in_trace, guard_output
 from lstm_fused.autograd.function_apply import of_one_level, within_transforms
 from lstm_fused.autograd.vmap import vmap_forward
 
 # NOTE: what `_differentiate` is traced to cannot change under one name: see `copy_op`.
-_NAME = "lstm_layer_v2"
+_NAME = "lstm_layer_v3"
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -56,13 +56,7 @@ class GraphFunction(LayerFunction):
             with below_autograd(), torch.enable_grad():
                 results = lstm_layer_op(*arguments.for_op(weights, True))
         else:
-            arguments = arguments._replace(
-                h_0=copy_in_trace(arguments.h_0),
-                c_0=copy_in_trace(arguments.c_0),
-                lengths=copy_in_trace(arguments.lengths),
-                batch_sizes=copy_in_trace(arguments.batch_sizes),
-                reset_mask=copy_in_trace(arguments.reset_mask),
-            )
+            arguments, weights = copy_arguments_in_trace(arguments, weights)
             results = native.lstm_forward_op(*arguments.for_op(weights, True))
         results = LayerResults._make(results)
         ctx.set_materialize_grads(False)

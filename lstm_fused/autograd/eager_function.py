@@ -18,6 +18,7 @@ from lstm_fused._ops import native
 from lstm_fused._ops.arguments import BackwardArguments
 from lstm_fused._torch.private import are_transforms_active, count_dispatch_modes, version_of
 from lstm_fused.autograd.arguments import (
+    TENSOR_TYPES,
     IncomingGradients,
     LayerArguments,
     LayerGradient,
@@ -80,7 +81,8 @@ def guard_output(y: Tensor, arguments: LayerArguments) -> tuple[Tensor, Tensor, 
     """
     if count_dispatch_modes() > 0 or are_transforms_active() or version_of is None:
         # Versions are not traced. A compiler leaves the copy out where nothing is overwritten.
-        return y, y.clone(), _is_never_overwritten
+        copy = copy_in_trace(y) if _has_one_row_or_step(arguments) else y
+        return y, y.clone() if copy is y else copy, _is_never_overwritten
     if arguments.input.shape[0] == 1 and arguments.batch_sizes is None and y.is_cpu:
         return y.data, y, _is_never_overwritten  # the backward of one step does not read y
     probe, version = y.detach(), version_of(y)
@@ -102,9 +104,43 @@ def copy_in_trace(tensor: Any) -> Any:
     NOTE: by an op of our own, since a partitioner that meets `clone` saves what is cloned, and
     makes the copy in the backward, when it is too late.
     """
-    if tensor is None or count_dispatch_modes() == 0:
-        return tensor
-    return copy_op(tensor)
+    return copy_op(tensor) if _is_of_trace(tensor) else tensor
+
+
+def copy_arguments_in_trace(
+    arguments: LayerArguments, weights: Sequence[Tensor]
+) -> tuple[LayerArguments, Sequence[Tensor]]:
+    """The arguments and the weights of a layer, with copies in a trace of what `copy_in_trace` is
+    for, and of an input or weights that are views of what the graph is given; of the input also
+    where a layer gets no other than a view."""
+    input = arguments.input
+    if _is_view_of_leaf(input) or _has_one_row_or_step(arguments):
+        input = copy_in_trace(input)
+    copied = arguments._replace(
+        input=input,
+        h_0=copy_in_trace(arguments.h_0),
+        c_0=copy_in_trace(arguments.c_0),
+        lengths=copy_in_trace(arguments.lengths),
+        batch_sizes=copy_in_trace(arguments.batch_sizes),
+        reset_mask=copy_in_trace(arguments.reset_mask),
+    )
+    return copied, [copy_in_trace(w) if _is_view_of_leaf(w) else w for w in weights]
+
+
+def _is_of_trace(tensor: Any) -> bool:
+    """Whether a tensor stands for another in a trace, and is not one of a mode that looks on."""
+    return tensor is not None and count_dispatch_modes() > 0 and type(tensor) not in TENSOR_TYPES
+
+
+def _is_view_of_leaf(tensor: Tensor) -> bool:
+    return tensor._is_view() and tensor._base is not None and tensor._base.is_leaf
+
+
+def _has_one_row_or_step(arguments: LayerArguments) -> bool:
+    """Whether `batch_first`, unbatched input and cells give the layer a view, since nothing needs
+    to be moved, and give out a view of y."""
+    sizes = (arguments.h_0.shape[1], arguments.input.shape[0])
+    return any(type(size) is int and size == 1 for size in sizes)
 
 
 def output_was_overwritten(ctx: Any) -> bool:

@@ -36,13 +36,18 @@ from lstm_fused.autograd.arguments import (
 )
 from lstm_fused.autograd.compiled_layer import is_exporting
 from lstm_fused.autograd.composite import check_without_kernels, is_legacy_batched
-from lstm_fused.autograd.eager_function import copy_in_trace, guard_output, output_was_overwritten
+from lstm_fused.autograd.eager_function import (
+    copy_arguments_in_trace,
+    copy_in_trace,
+    guard_output,
+    output_was_overwritten,
+)
 from lstm_fused.autograd.function_apply import within_transforms
 from lstm_fused.packing import pack_rows, packed_lengths, packed_positions, pad_rows
 from lstm_fused.reference_options import OPTION_TENSORS, LayerOptions
 
 # NOTE: what it is traced to cannot change under one name: see `eager_function.copy_op`.
-_NAME = "lstm_options_layer_v1"
+_NAME = "lstm_options_layer_v2"
 
 _ARGUMENTS = len(LayerArguments._fields)
 _OPTIONS = len(LayerOptions._fields)
@@ -245,9 +250,12 @@ _apply_eagerly = single_level_apply(EagerOptionsFunction)
 
 def _run_forward(ctx: Any, flat: Sequence[Any]) -> tuple[Tensor, ...]:
     """Runs the kernels, and saves what the backward reads."""
+    weights: Sequence[Tensor]
     arguments, options, weights = _split(flat)
     if count_dispatch_modes() > 0:
-        arguments, options = _copies_in_trace(arguments, options)
+        copies = map(copy_in_trace, options.tensors)
+        options = LayerOptions._make((*copies, *options[OPTION_TENSORS:]))
+        arguments, weights = copy_arguments_in_trace(arguments, weights)
     y, h_n, c_n, cell_states, *for_backward = native.lstm_options_forward_op(
         *_for_op(arguments, options, weights, True)
     )
@@ -292,21 +300,6 @@ def _composite_gradient(
 def _split(flat: Sequence[Any]) -> tuple[LayerArguments, LayerOptions, list[Any]]:
     arguments, options, weights = unflatten(flat, LayerArguments, LayerOptions)
     return arguments, options, list(weights)
-
-
-def _copies_in_trace(
-    arguments: LayerArguments, options: LayerOptions
-) -> tuple[LayerArguments, LayerOptions]:
-    """With copies of all but the input: see `copy_in_trace`."""
-    copied = arguments._replace(
-        h_0=copy_in_trace(arguments.h_0),
-        c_0=copy_in_trace(arguments.c_0),
-        lengths=copy_in_trace(arguments.lengths),
-        batch_sizes=copy_in_trace(arguments.batch_sizes),
-        reset_mask=copy_in_trace(arguments.reset_mask),
-    )
-    tensors = map(copy_in_trace, options.tensors)
-    return copied, LayerOptions._make((*tensors, *options[OPTION_TENSORS:]))
 
 
 def _for_op(

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lstm_fused import FusedLSTM, FusedLSTMCell, reference
 
@@ -205,6 +206,32 @@ def test_second_derivative_of_tensors_without_values(device: str) -> None:
         (gradient,) = torch.autograd.grad(y.sum(), x, create_graph=True)
         (along,) = torch.autograd.grad(gradient.square().sum(), module.weight_hh_l0)
         assert along.shape == module.weight_hh_l0.shape
+
+
+class LookOn(TorchDispatchMode):
+    """A mode that changes nothing, as those that count or log."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("options", [{}, {"peephole": True}, {"layer_norm": True}], ids=str)
+def test_second_derivatives_under_a_mode_that_looks_on(options: dict[str, Any]) -> None:
+    module = FusedLSTM(2, 3, **options).double()
+    leaves = [torch.randn(s, dtype=F64, requires_grad=True) for s in ((4, 2, 2), (1, 2, 3))]
+
+    def second() -> list[Tensor]:
+        x, h = leaves
+        y, (_, c_n) = module(x[1:], (h, h * 0.5))
+        first = torch.autograd.grad(y.pow(2).sum() + c_n.sum(), leaves, create_graph=True)
+        total = torch.stack([g.sin().sum() for g in first]).sum()
+        return list(torch.autograd.grad(total, [*leaves, *module.parameters()]))
+
+    expected = second()
+    with LookOn():
+        found = second()
+    for k, (ours, right) in enumerate(zip(found, expected, strict=True)):
+        assert_within_budget(f"gradient {k}", ours, None, right, F64)
 
 
 def test_gradient_through_a_step_of_descent() -> None:
