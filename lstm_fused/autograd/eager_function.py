@@ -111,10 +111,9 @@ def copy_arguments_in_trace(
     arguments: LayerArguments, weights: Sequence[Tensor]
 ) -> tuple[LayerArguments, Sequence[Tensor]]:
     """The arguments and the weights of a layer, with copies in a trace of what `copy_in_trace` is
-    for, and of an input or weights that are views of what the graph is given; of the input also
-    where a layer gets no other than a view."""
+    for, and of an input and weights that are views."""
     input = arguments.input
-    if _is_view_of_leaf(input) or _has_one_row_or_step(arguments):
+    if input._is_view():
         input = copy_in_trace(input)
     copied = arguments._replace(
         input=input,
@@ -124,7 +123,7 @@ def copy_arguments_in_trace(
         batch_sizes=copy_in_trace(arguments.batch_sizes),
         reset_mask=copy_in_trace(arguments.reset_mask),
     )
-    return copied, [copy_in_trace(w) if _is_view_of_leaf(w) else w for w in weights]
+    return copied, [copy_in_trace(w) if w._is_view() else w for w in weights]
 
 
 def _is_of_trace(tensor: Any) -> bool:
@@ -132,13 +131,9 @@ def _is_of_trace(tensor: Any) -> bool:
     return tensor is not None and count_dispatch_modes() > 0 and type(tensor) not in TENSOR_TYPES
 
 
-def _is_view_of_leaf(tensor: Tensor) -> bool:
-    return tensor._is_view() and tensor._base is not None and tensor._base.is_leaf
-
-
 def _has_one_row_or_step(arguments: LayerArguments) -> bool:
-    """Whether `batch_first`, unbatched input and cells give the layer a view, since nothing needs
-    to be moved, and give out a view of y."""
+    """Whether callers may get a view of y, of which nothing needs to be moved for `batch_first` or
+    unbatched input."""
     sizes = (arguments.h_0.shape[1], arguments.input.shape[0])
     return any(type(size) is int and size == 1 for size in sizes)
 

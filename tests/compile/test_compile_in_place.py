@@ -2,6 +2,7 @@
 """Saved tensors that are changed in place under torch.compile, inside the region or after it: the
 gradients are those of the values that the forward used, or torch refuses."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ def gradients_or_refusal(call: Callable[[], list[Tensor]]) -> list[Tensor] | Non
     try:
         return call()
     except RuntimeError as error:
-        assert "modified by an inplace operation" in str(error)
+        assert re.search("modified (by an )?inplace", str(error))
         return None
 
 
@@ -254,7 +255,7 @@ def test_views_of_what_the_graph_is_given(changed: str, backend: str) -> None:
     with torch.no_grad():
         (buffer if changed == "x" else flat).mul_(3)
     found = gradients_or_refusal(lambda: list(torch.autograd.grad(found_loss, flat)))
-    assert found is not None or backend == "eager"
+    assert found is not None or backend == "eager" or changed == "weight"
     if found is not None:
         close(found, list(expected))
 
