@@ -72,7 +72,7 @@ def vmap_backward(
 
 
 class _QuantizedArguments(NamedTuple):
-    """Of the op lstm_quantized."""
+    """Arguments of the op lstm_quantized."""
 
     input: Any
     h_0: Any

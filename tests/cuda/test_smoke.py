@@ -65,7 +65,7 @@ def plans_of(case: smoke.SmokeCase, device: str) -> list[Plan]:
 
 @devices
 def test_smoke_calls_reach_every_kernel_with_every_product(device: str) -> None:
-    """Of those compiled: options have no groups of float32 products."""
+    """Products are those that are compiled: options have no groups of float32 products."""
     reached = {plan.kernel for case in smoke.CASES for plan in plans_of(case, device)}
     families = {tuple(re.split("[<,>]", kernel)[:2]) for kernel in reached}
     wanted = {(name, product) for name in persistent_kernels() for product in PRODUCTS.values()}
@@ -101,7 +101,7 @@ def test_smoke_calls_reach_groups_of_one_tile_and_of_several(device: str) -> Non
 
 @devices
 def test_smoke_calls_reach_stepwise(device: str) -> None:
-    """Of each cell, with projection and without."""
+    """Stepwise calls of each cell, with projection and without."""
     found = {
         (case.cell, case.dtype, case.projection > 0, bool(backward))
         for case in smoke.CASES

@@ -168,7 +168,7 @@ def test_weights_are_a_snapshot() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_refresh_keeps_every_bit_of_the_state(dtype: torch.dtype) -> None:
-    """Of c, too, which 16-bit streams keep in float32, and `state` rounds."""
+    """Bits of c too, which 16-bit streams keep in float32, and `state` rounds."""
     stream = make(dtype, num_layers=2).stream(2)
     x = torch.randn(9, 2, D).to(dtype)
     stream.run(x[:4])

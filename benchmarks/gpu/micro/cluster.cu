@@ -12,7 +12,7 @@ namespace {
 constexpr int kSteps = 300, kThreads = 256, kWarp = 32;
 constexpr int kMostBlocks = 16;          // of a cluster
 constexpr int kSliceBytes = kWarp * 16;  // what a block sends to each other one, by one warp
-// Of shared memory, what a block of a recurrence takes; and what is left for the kernels' own.
+// Bytes of shared memory that a block of a recurrence takes, and those left for the kernels' own.
 constexpr int kWeightsBytes = 200 * 1024, kOwnBytes = 20 * 1024;
 constexpr int kLoads = 256;
 

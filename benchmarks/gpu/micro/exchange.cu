@@ -49,7 +49,7 @@ struct TaggedWord {
   }
 };
 
-// The same by each lane of a warp: 256 bytes.
+// A tagged word of each lane of a warp goes there and back: 256 bytes.
 struct TaggedWords : TaggedWord {
   static constexpr int kBlockThreads = kWarp;
   static __device__ bool receive(const char* at, uint32_t hop) {
@@ -155,7 +155,7 @@ __global__ void flag_barrier_kernel(uint32_t* flags, int polling_warps, Result* 
   if (blockIdx.x == 0) result->cycles = clock64() - start;
 }
 
-// The same warps read the same flags, and nobody writes them.
+// The warps that poll in the kernel above read their flags once more, and nobody writes them.
 __global__ void poll_kernel(uint32_t* flags, int polling_warps, Result* result) {
   const int blocks = static_cast<int>(gridDim.x);
   if (threadIdx.x == 0) store_release(flags + blockIdx.x, 1);

@@ -44,7 +44,7 @@ Bench make_bench();
 void measure(Bench& bench, const std::string& name, const std::string& what, double operations,
              const std::function<void()>& launch);
 
-// The same for several launches that differ, as those of pairs of SMs: the median over all.
+// Measures several launches that differ, as those of pairs of SMs, and prints the median over all.
 void measure_all(Bench& bench, const std::string& name, const std::string& what, double operations,
                  const std::vector<std::function<void()>>& launches);
 
