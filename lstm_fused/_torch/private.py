@@ -151,6 +151,9 @@ version_of: Callable[[Tensor], int] | None = getattr(
     _find("torch.Tensor._version"), "__get__", None
 )
 
+# Whether a tensor shows the memory of another. Fallback: each may, and is copied in traces.
+is_view: Callable[[Tensor], bool] = _find("torch.Tensor._is_view") or (lambda tensor: True)
+
 # ---- The transforms of torch.func, of which `function_apply` does the work itself ----
 
 # The innermost transform; all of them; and their kinds.

@@ -16,7 +16,12 @@ from torch import Tensor
 
 from lstm_fused._ops import native
 from lstm_fused._ops.arguments import BackwardArguments
-from lstm_fused._torch.private import are_transforms_active, count_dispatch_modes, version_of
+from lstm_fused._torch.private import (
+    are_transforms_active,
+    count_dispatch_modes,
+    is_view,
+    version_of,
+)
 from lstm_fused.autograd.arguments import (
     TENSOR_TYPES,
     IncomingGradients,
@@ -113,7 +118,7 @@ def copy_arguments_in_trace(
     """The arguments and the weights of a layer, with copies in a trace of what `copy_in_trace` is
     for, and of an input and weights that are views."""
     input = arguments.input
-    if input._is_view():
+    if is_view(input):
         input = copy_in_trace(input)
     copied = arguments._replace(
         input=input,
@@ -123,7 +128,7 @@ def copy_arguments_in_trace(
         batch_sizes=copy_in_trace(arguments.batch_sizes),
         reset_mask=copy_in_trace(arguments.reset_mask),
     )
-    return copied, [copy_in_trace(w) if w._is_view() else w for w in weights]
+    return copied, [copy_in_trace(w) if is_view(w) else w for w in weights]
 
 
 def _is_of_trace(tensor: Any) -> bool:
