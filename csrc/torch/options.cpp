@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "torch/options.h"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "common/error.h"
 
@@ -78,6 +80,12 @@ OptionTensors check_options(const Layer& layer, const std::optional<Tensor>& pee
   const LstmShape& s = layer.shape;
   OptionTensors out;
   out.options = options;
+  if (options.cell_clip > 0) {
+    // NOTE: what is less is 0 to the kernels, which is no limit.
+    const double least = layer.dtype == DType::kFloat64 ? std::numeric_limits<double>::min()
+                                                        : std::numeric_limits<float>::min();
+    out.options.cell_clip = std::max(options.cell_clip, least);
+  }
   LSTM_CHECK(options.cell_clip >= 0 && std::isfinite(options.cell_clip),
              "cell_clip must be a finite number of at least 0, got ", options.cell_clip);
   check_probability(options.zoneout_c, "zoneout_c");

@@ -41,3 +41,13 @@ def test_gradients_of_parameters(
         denormal = (grad != 0) & (grad.abs() < torch.finfo(dtype).tiny)
         assert not denormal.any(), f"{name}: {grad[denormal][0].item()}"
         assert torch.equal(grad, flushing[name]), name
+
+
+@pytest.mark.parametrize("clip", [5e-324, 1e-50, 1e-39])
+@pytest.mark.parametrize("dtype", BIASES, ids=str)
+def test_a_limit_below_the_smallest_number_is_one(dtype: torch.dtype, clip: float) -> None:
+    """As a float32 it is 0, which stands for no limit."""
+    module = FusedLSTM(3, 4, cell_clip=clip, dtype=dtype)
+    y, (_, c_n) = module(torch.randn(5, 2, 3, dtype=dtype))
+    assert c_n.abs().max() <= max(clip, torch.finfo(dtype).tiny)
+    assert y.abs().max() <= max(clip, torch.finfo(dtype).tiny)
