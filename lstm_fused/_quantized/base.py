@@ -22,6 +22,7 @@ from lstm_fused._torch.autocast import is_autocast_enabled
 from lstm_fused._torch.jit import refuse_script
 from lstm_fused._torch.lstm_checks import Hidden
 from lstm_fused._torch.private import is_forward_mode_on
+from lstm_fused._torch.sizes import is_new_size
 
 
 class PackedModule(nn.Module):
@@ -42,6 +43,15 @@ class PackedModule(nn.Module):
 
     def __prepare_scriptable__(self) -> NoReturn:
         refuse_script(self, "Script its dequantize().to_torch(), in floating point")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuses another size than that of the packed weights, which would change nothing."""
+        if is_new_size(self, name, value):
+            raise AttributeError(
+                f"{type(self).__name__}.{name} must stay {vars(self)[name]!r}, as its weights were "
+                f"packed, got {value!r}: quantize a module of that size"
+            )
+        super().__setattr__(name, value)
 
     def _headers(self) -> dict[str, Header]:
         """What each buffer holds, by the buffers' names."""

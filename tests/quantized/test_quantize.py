@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """lstm_fused.quantize: what it finds, what it leaves, and what it refuses."""
 
+import copy
 import warnings
 from typing import Any
 
@@ -253,3 +254,23 @@ def test_sizes_that_do_not_fit_the_weights_are_refused(kind: Any) -> None:
     model[0].hidden_size = 9
     with pytest.raises(RuntimeError, match=r"hidden_size=9, .* weight_ih_l0 of shape \(36, 4\)"):
         quantize(model)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *[("input_size", 3), ("hidden_size", 5), ("num_layers", 1), ("bias", False)],
+        *[("bidirectional", True), ("proj_size", 2)],
+    ],
+)
+def test_sizes_of_packed_weights_stay(name: str, value: Any) -> None:
+    """They would change nothing, or be refused by the kernel without the name."""
+    modules: list[Any] = [quantize(FusedLSTM(4, 6, 2)), QuantizedLSTM(4, 6, 2)]
+    if hasattr(nn.LSTMCell(4, 6), name):
+        modules += [quantize(FusedLSTMCell(4, 6)), QuantizedLSTMCell(4, 6)]
+    for module in modules:
+        had = getattr(module, name)
+        with pytest.raises(AttributeError, match=rf"{name} must stay {had}, .*, got {value}"):
+            setattr(module, name, value)
+        setattr(module, name, had)
+        assert copy.deepcopy(module).extra_repr() == module.extra_repr()
