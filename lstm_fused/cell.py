@@ -135,7 +135,7 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         own: Any = self._parameters
         weights = zip(_NAMES[:2], (self.input_size, self.hidden_size), strict=True)
         lacks = self.bias and any(name in own and own[name] is None for name in _NAMES[2:])
-        if lacks or any(w != own[k].shape[1] for k, w in weights if own.get(k) is not None):
+        if lacks or any((w,) != own[k].shape[1:] for k, w in weights if own.get(k) is not None):
             self.__dict__["_is_resized"] = True
 
     def _check_arguments(self, input: Tensor, hx: tuple[Tensor, Tensor] | None) -> None:

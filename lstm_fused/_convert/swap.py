@@ -131,15 +131,18 @@ class _Walk:
         Args:
             depth: how many objects that are neither modules nor containers lie above it.
         """
+        if type(value) in weakref.ProxyTypes:
+            # Asked for its class, one of an object that is gone raises.
+            own = self._followed(_behind(value))
+            return value if own is None else weakref.proxy(own)
         if isinstance(value, nn.Module):
             return self._loose(value, path)
         if isinstance(value, MethodType):
             own = self._swapped(value.__self__, path, depth)
             return value if own is value.__self__ else getattr(own, value.__name__)
         if type(value) is weakref.ref:
-            # Who holds a module weakly follows one that was swapped, and has none swapped itself.
-            _, own, _ = self.met.get(id(value()), (None, None, None))
-            return value if own is None or own is value() else weakref.ref(own)
+            own = self._followed(value())
+            return value if own is None else weakref.ref(own)
         if isinstance(value, partial):
             parts = (value.func, value.args, value.keywords)
             func, args, keywords = (self._swapped(part, path, depth) for part in parts)
@@ -163,6 +166,12 @@ class _Walk:
             self.seen.add(id(value))
             self._visit_fields(value, path, depth + 1)
         return value
+
+    def _followed(self, held: Any) -> nn.Module | None:
+        """What took the place of a module that is held weakly, if anything did. Who holds a module
+        so follows one that was swapped, and has none swapped itself."""
+        _, own, _ = self.met.get(id(held), (None, None, None))
+        return None if own is held else own
 
     def _visit_container(self, value: Any, path: str, depth: int) -> None:
         if isinstance(value, set):
@@ -216,6 +225,14 @@ class _Walk:
             if decision.make is not None or decision.reason is not None:
                 own = Left(_join(path, name), type(part).__name__, decision.reason or _LOOSE)
                 self.report.left.append(own)
+
+
+def _behind(proxy: Any) -> Any:
+    """The module that a weakref.proxy stands for; None for anything else."""
+    try:
+        return getattr(getattr(proxy, "modules", None), "__self__", None)
+    except Exception:  # it is gone, or what it stands for raises
+        return None
 
 
 def _has_fields(value: Any) -> bool:

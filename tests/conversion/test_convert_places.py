@@ -165,6 +165,19 @@ def test_weak_references_follow() -> None:
     assert model.weak[1]() is other
 
 
+def test_proxies_follow_and_may_be_dead() -> None:
+    model: Any = nn.Module()
+    model.lstm, other, gone = lstm(), lstm(), nn.Identity()
+    held = {"lstm": model.lstm, "other": other, "model": model, "gone": gone}
+    model.holder = SimpleNamespace(**{name: weakref.proxy(value) for name, value in held.items()})
+    del held, gone
+    assert not left_by(model)
+    assert model.holder.lstm.forward.__self__ is model.lstm
+    assert type(model.lstm) is FusedLSTM
+    assert model.holder.other.forward.__self__ is other
+    assert model.holder.model.modules.__self__ is model
+
+
 def test_slots_and_classes_of_modules() -> None:
     class Holding(nn.Module):
         __slots__ = ("hidden",)

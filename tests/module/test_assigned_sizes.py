@@ -165,6 +165,21 @@ def test_cells_compute_or_raise_as_nn_lstm_cell(bias: bool, change: Callable[[An
                     assert_same(result, expected)
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.LSTMCell])
+def test_weights_may_be_away_in_a_conversion(kind: type[Any]) -> None:
+    """As with DeepSpeed's ZeRO-3, whose parameters are empty until a call gathers them."""
+    module = kind(D, H)
+    whole = [parameter.data for parameter in module.parameters()]
+    for parameter in module.parameters():
+        parameter.data = torch.empty(0)
+    model = lstm_fused.convert(nn.Sequential(module))
+    assert type(model[0]) in (FusedLSTM, FusedLSTMCell)
+    for parameter, data in zip(module.parameters(), whole, strict=True):
+        parameter.data = data
+    input = torch.randn(6, D)
+    assert_same(model(input), module(input))
+
+
 @pytest.mark.parametrize("fullgraph", [False, True])
 def test_a_compiled_module_notices(fullgraph: bool) -> None:
     ours = FusedLSTM(D, H, dtype=F64)
