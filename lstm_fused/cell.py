@@ -114,16 +114,20 @@ class FusedLSTMCell(nn.modules.rnn.RNNCellBase):
         return h.clone(), c.clone()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if is_new_size(self, name, value) or (value is None and name in _NAMES[2:]):
+        is_new_bias = name in _NAMES[2:] and (value is None) == self.bias
+        if is_new_bias or is_new_size(self, name, value):
             self.__dict__["_is_resized"] = True
         super().__setattr__(name, value)
 
     def _weights(self) -> list[Any]:
-        if self.bias and not self._is_resized:
-            return weights_of(self, _NAMES)
+        own = self._parameters
+        if not self._is_resized:
+            if self.bias:
+                return weights_of(self, _NAMES)
+            if own.get("bias_ih") is None and own.get("bias_hh") is None:
+                return weights_of(self, _NAMES[:2])
         weights = weights_of(self, _NAMES[:2])
         # As in nn.LSTMCell the biases that are there count, and not the attribute.
-        own = self._parameters
         given = [own[name] if name in own else getattr(self, name, None) for name in _NAMES[2:]]
         there = [bias for bias in given if bias is not None]
         if there:

@@ -186,7 +186,7 @@ class _Walk:
             value.clear()
             value.update((self._swapped(key, path, depth), item) for key, item in items)
         for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
-            swapped = self._swapped(item, f"{path}[{key!r}]", depth)
+            swapped = self._swapped(item, f"{path}[{_label(key)}]", depth)
             if swapped is not item:
                 value[key] = swapped
 
@@ -233,6 +233,11 @@ def _behind(proxy: Any) -> Any:
         return getattr(getattr(proxy, "modules", None), "__self__", None)
     except Exception:  # it is gone, or what it stands for raises
         return None
+
+
+def _label(key: Any) -> str:
+    # NOTE: the repr of a tensor, which an optimiser's state has for keys, takes a millisecond.
+    return repr(key) if isinstance(key, str | int) else type(key).__name__
 
 
 def _has_fields(value: Any) -> bool:

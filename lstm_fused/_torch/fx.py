@@ -21,6 +21,9 @@ _OUR_MODULES = (
     *("lstm_fused.quantized", "lstm_fused.quantized_cell"),
 )
 
+# What arguments are where nothing is traced. Asked for first, since every call asks.
+_PLAIN_TYPES = frozenset([torch.Tensor, nn.Parameter, type(None)])
+
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
@@ -42,6 +45,8 @@ def find_proxy(*values: Any) -> Proxy | None:
     if torch.compiler.is_compiling():
         return None
     for value in values:
+        if type(value) in _PLAIN_TYPES:
+            continue
         if isinstance(value, Proxy):
             return value
         if isinstance(value, tuple | list):

@@ -169,6 +169,41 @@ def test_the_stateless_form_is_one_node(tracer: type[fx.Tracer], lengths: Tensor
             assert_bitwise_equal(result, expected)
 
 
+class OfOneArgument(nn.Module):
+    """The stateless form, of whose arguments a tracer sees one."""
+
+    def __init__(self, argument: str) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(FusedLSTM(D, H, dtype=F64).parameters())
+        self.argument = argument
+
+    def forward(self, value: Tensor) -> Any:
+        rows = 11 if self.argument == "batch_sizes" else (6, 4)
+        x = torch.ones(rows, dtype=F64).unsqueeze(-1).repeat_interleave(D, -1)
+        h = torch.zeros(1, 4, H, dtype=F64)
+        given = {self.argument: value}
+        return lstm_fused.functional.lstm(x, (h, h), list(self.weights), recompute=True, **given)[0]
+
+
+@tracers
+@pytest.mark.parametrize(
+    "argument, value",
+    [
+        ("lengths", torch.tensor([2, 5, 1, 6])),
+        ("batch_sizes", torch.tensor([4, 4, 2, 1])),
+        ("reset_mask", torch.arange(24).view(6, 4) % 5 == 0),
+    ],
+)
+def test_a_proxy_in_any_argument_of_the_stateless_form_is_seen(
+    tracer: type[fx.Tracer], argument: str, value: Tensor
+) -> None:
+    model = OfOneArgument(argument)
+    graph = traced_by(tracer, model)
+    (call,) = [n for n in graph.graph.nodes if n.target is lstm_fused.functional.lstm]
+    assert call.kwargs["recompute"] is True
+    assert_bitwise_equal(graph(value), model(value))
+
+
 def test_hooks_run_once_in_a_leaf() -> None:
     model = nn.Sequential(FusedLSTM(D, H, dtype=F64))
     model[0].register_forward_pre_hook(lambda module, args: (2 * args[0],))

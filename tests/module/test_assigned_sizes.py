@@ -64,6 +64,25 @@ def test_lstms_compute_or_raise_as_nn_lstm(options: dict[str, Any], name: str) -
                     assert_same(result, expected)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"proj_size": 2}, {"bias": False}, {"num_layers": 2, "bidirectional": True}),
+        {"num_layers": 3, "bidirectional": True, "proj_size": 2},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_a_size_that_is_assigned_back_fits(options: dict[str, Any]) -> None:
+    ours, theirs = make_twins(**options)
+    x = torch.randn(6, 4, D, dtype=F64)
+    ours.hidden_size = H + 1
+    with pytest.raises(RuntimeError, match="must have a weight_ih_l0 of shape"):
+        ours(x)
+    ours.hidden_size = H
+    assert_same(ours(x), theirs(x))
+
+
 def test_the_error_names_sizes_and_weights() -> None:
     ours, _ = make_twins()
     x = torch.randn(6, 4, D, dtype=F64)
@@ -114,9 +133,13 @@ def test_modules_that_do_not_fit_do_not_after_conversion() -> None:
     cell = nn.LSTMCell(D, H, dtype=F64)
     cell.hidden_size = H + 1
     x = torch.randn(6, 4, D, dtype=F64)
-    for module, input in ((theirs, x), (cell, x[0])):
+    deeper = nn.LSTM(D, H, dtype=F64)
+    deeper.num_layers = 2
+    lacking = nn.LSTM(D, H, dtype=F64)
+    lacking.bias_hh_l0 = None
+    for module, input in ((theirs, x), (cell, x[0]), (deeper, x), (lacking, x)):
         ours = lstm_fused.convert(module)
-        with pytest.raises(RuntimeError, match="hidden_size"):
+        with pytest.raises(RuntimeError, match=r"hidden_size|bias_hh_l0"):
             ours(input)
 
 
