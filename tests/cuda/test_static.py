@@ -153,7 +153,9 @@ def test_plans_are_read_from_their_text() -> None:
         *(384, 2),
         "persistent_backward_kernel<Tf32Product, 6, false, false>",
     )
-    assert plan_of("fp32", 9, 96, True, DEVICES["A100"]) is None
+    many = plan_of("fp32", 9, 96, True, DEVICES["A100"])
+    assert many is not None and many.group
+    assert (many.threads, many.groups, many.group_blocks, many.units) == (256, 2, 6, 16)
     assert plan_of("fp32", 64, 4096, False, DEVICES["A100"]) is None
 
 
