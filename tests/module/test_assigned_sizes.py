@@ -188,6 +188,13 @@ def test_cells_compute_or_raise_as_nn_lstm_cell(bias: bool, change: Callable[[An
                     assert_same(result, expected)
 
 
+def test_a_conversion_has_its_own_list_of_names() -> None:
+    theirs = nn.LSTM(D, H)
+    ours = lstm_fused.convert(theirs)
+    theirs._all_weights.clear()
+    assert ours._all_weights == FusedLSTM(D, H)._all_weights
+
+
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.LSTMCell])
 def test_weights_may_be_away_in_a_conversion(kind: type[Any]) -> None:
     """As with DeepSpeed's ZeRO-3, whose parameters are empty until a call gathers them."""

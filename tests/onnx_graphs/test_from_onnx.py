@@ -121,6 +121,8 @@ def assert_as_ort(module: Any, model: Any, inputs: int = D) -> None:
 
 
 NODE = helper.make_node
+# The integers of a quantized W.
+INTEGERS = np.arange(4 * H * D).reshape(1, 4 * H, D)
 CHAINS: dict[str, tuple[list[Any], dict[str, Any], int]] = {
     "constant": (
         [NODE("Constant", [], ["W"], value=numpy_helper.from_array(weights()["W"]))],
@@ -159,13 +161,13 @@ CHAINS: dict[str, tuple[list[Any], dict[str, Any], int]] = {
     ),
     "quantized": (
         [NODE("DequantizeLinear", ["q", "s"], ["W"])],
-        {"q": np.arange(4 * H * D, dtype=np.int8).reshape(1, 4 * H, D), "s": np.float32(0.01)},
+        {"q": INTEGERS.astype(np.int8), "s": np.float32(0.01)},
         19,
     ),
     "quantized_rows": (
         [NODE("DequantizeLinear", ["q", "s", "z"], ["W"], axis=1)],
         {
-            "q": np.arange(4 * H * D, dtype=np.int8).reshape(1, 4 * H, D),
+            "q": INTEGERS.astype(np.int8),
             "s": np.linspace(0.01, 0.03, 4 * H, dtype=np.float32),
             "z": np.arange(4 * H, dtype=np.int8),
         },
@@ -173,7 +175,7 @@ CHAINS: dict[str, tuple[list[Any], dict[str, Any], int]] = {
     ),
     "quantized_early": (
         [NODE("DequantizeLinear", ["q", "s"], ["W"])],
-        {"q": np.arange(4 * H * D, dtype=np.uint8).reshape(1, 4 * H, D), "s": np.float32(0.01)},
+        {"q": INTEGERS.astype(np.uint8), "s": np.float32(0.01)},
         10,
     ),
     "domain_by_name": (
